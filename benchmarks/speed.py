@@ -1,0 +1,87 @@
+"""How fast is sdax beside one `asyncio.TaskGroup` per level? Interleaved, in one process.
+
+    python benchmarks/speed.py [--rounds 20] [--loop uvloop]
+
+Prints the best nanoseconds per function of many rounds, and the ratio raw / sdax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import sdax
+import workloads
+from workloads import Contestant, Workload, suspends_once, waits_1ms
+
+WORKLOADS = [
+    Workload("1 level of 1000", (1000,)),
+    Workload("100 levels of 10", (10,) * 100),
+    Workload("1000 levels of 1", (1,) * 1000),
+    Workload("100 x 10, three phases", (10,) * 100, phases=3),
+    Workload("1 x 1000, timeout=5", (1000,), timeout=5),
+    Workload("1 x 1000, retries=3", (1000,), retries=3),
+    Workload("3-2-2, one after another", (3, 2, 2), repeat=100),
+    Workload("3-2-2, 500 at once", (3, 2, 2), concurrent=500),
+    Workload("sleep(0), 1 x 1000", (1000,), suspends_once),
+    Workload("sleep(0), 100 x 10", (10,) * 100, suspends_once),
+    Workload("sleep(0), 1 x 1000, timeout=5", (1000,), suspends_once, timeout=5),
+    Workload("1 ms, 3-2-2, 500 at once", (3, 2, 2), waits_1ms, concurrent=500),
+]
+
+
+async def best_of(rounds: int, contestants: Sequence[Contestant]) -> list[float]:
+    """Time each contestant `rounds` times in turn and return the best seconds of each."""
+    best = [float("inf")] * len(contestants)
+    for contestant in contestants:
+        await contestant()
+    for _ in range(rounds):
+        for number, contestant in enumerate(contestants):
+            gc.collect()
+            gc.disable()
+            start = time.perf_counter()
+            await contestant()
+            best[number] = min(best[number], time.perf_counter() - start)
+            gc.enable()
+    return best
+
+
+async def measure(rounds: int, wanted: str) -> None:
+    """Measure every workload and print a table."""
+    print(f"{'work':32} {'sdax':>8} {'raw':>8} {'floor':>8} {'raw/sdax':>9}   (ns per function)")
+    for work in WORKLOADS:
+        if wanted not in work.name:
+            continue
+        contestants = [workloads.sdax(work), workloads.raw(work)]
+        sequential = work.function is workloads.returns_at_once
+        if sequential:
+            contestants.append(workloads.floor(work))
+        each = [seconds * 1e9 / work.functions for seconds in await best_of(rounds, contestants)]
+        floor = f"{each[2]:8.0f}" if sequential else " " * 8
+        print(f"{work.name:32} {each[0]:8.0f} {each[1]:8.0f} {floor} {each[1] / each[0]:9.2f}")
+
+
+def main() -> None:
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    parser.add_argument("--only", default="", help="workloads with this in their name")
+    args = parser.parse_args()
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if args.loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    version = sys.version.split()[0]
+    print(f"sdax {sdax.__version__} ({sdax.IMPLEMENTATION}), CPython {version}, {args.loop}")
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(measure(args.rounds, args.only))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A small shop: the parts of the endpoint that ``examples/endpoint.py`` shows."""

@@ -1,0 +1,682 @@
+"""The engine in Python: what `_core.pyx` does, to be read by people.
+
+A `Run` decides what may be called next; a `Driver` is what an `asyncio.Task` gets in place of
+a coroutine, and calls it. So the usual cost of a child task is not paid, a pass through the
+event loop to start it, a callback when it is done and another pass to wake the parent:
+
+- A run's `pump` makes a driver and an `asyncio.Task` for each function that may be called, and
+  the first step is taken there and then.
+- A function that returns without suspending leaves its `asyncio.Task` to the next one. One that
+  suspends keeps it until it ends.
+- Whoever finishes a stage opens the next one, in the same callback of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import CancelledError, Task, current_task
+from asyncio.tasks import _enter_task, _leave_task, _unregister_task
+from collections.abc import Callable, Generator, Iterator
+from contextvars import Context, copy_context
+from heapq import heappop, heappush
+from random import uniform
+from sys import getrefcount
+from types import CoroutineType, coroutine
+from typing import Any, Final
+from weakref import getweakrefcount
+
+from .calls import as_coroutine, hide_engine
+from .plan import EXECUTE, PHASES, POST, PRE, Call, Phase, Plan
+from .report import Record
+from .tasks import TaskFunction
+
+__all__ = ["Run"]
+
+NEXT: Final = object()  # what a driver's body yields between two functions
+ENDED: Final = iter(()).__next__  # the step of a driver that has nothing left to do
+
+EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
+AWAITED_BY: Final = sys.version_info >= (3, 14)  # asyncio can be told who waits for whom
+
+
+class Run:
+    """One run of a plan.
+
+    `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
+    when the run is over. `cancel` asks it to end early. Then `values` has what functions
+    returned, by the plan's keys, and `record` everything else that is not a plain success;
+    both are None while empty.
+    """
+
+    __slots__ = (
+        "aborted",
+        "context",
+        "ctx",
+        "deadlines",
+        "due",
+        "loop",
+        "opened",
+        "over",
+        "parent",
+        "pending",
+        "phase",
+        "plan",
+        "pumping",
+        "ready",
+        "record",
+        "suspended",
+        "uncalled",
+        "untouched",
+        "values",
+        "waiter",
+    )
+
+    def __init__(self, plan: Plan, ctx: Any) -> None:
+        self.plan = plan
+        self.ctx = ctx
+        self.loop = loop = asyncio.get_running_loop()
+        self.parent = current_task(loop)
+        self.context = copy_context()
+        self.waiter: asyncio.Future[None] | None = None
+        self.values: dict[int, Any] | None = None
+        self.record: Record | None = None
+        self.over = False
+        self.phase = plan.phases[PRE]
+        self.opened = 0  # how many stages of the phase
+        self.ready: Iterator[int] = iter(())  # opened, not yet called
+        self.pending = 0  # opened, not yet finished
+        self.suspended: dict[Driver, None] = {}
+        self.pumping = False
+        # Reference counts of an asyncio.Task that no function has taken hold of.
+        self.untouched: tuple[int, int] | None = None
+        self.aborted = False  # nothing of this phase is opened or called any more
+        self.uncalled: list[int] = []
+        self.due: set[int] | None = None  # the tasks to clean up; None is all
+        self.deadlines: Deadlines | None = None
+
+    def start(self) -> bool:
+        """Run until all that is left is suspended, and tell whether the run is over."""
+        self.advance()
+        self.pump()
+        return self.over
+
+    def cancel(self) -> None:
+        """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
+        self.abort()
+
+    def pump(self) -> None:
+        """Call all that may be called now, each in an `asyncio.Task`."""
+        self.pumping = True
+        factory = self.loop.get_task_factory()
+        if factory is None or factory is EAGER_FACTORY:
+            start_ready(self)
+        else:
+            start_ready_by_factory(self)
+        self.pumping = False
+
+    def advance(self) -> None:
+        """Open the next stage, of the next phase if need be, or end the run.
+
+        Called when nothing that was opened is unfinished.
+        """
+        while not self.pending:
+            phase = self.phase
+            if self.opened < len(phase.stages) and not self.aborted:
+                stage = phase.stages[self.opened]
+                self.opened += 1
+                if self.due is not None:
+                    stage = tuple(index for index in stage if index in self.due)
+                self.pending = len(stage)
+                self.ready = iter(stage)
+            elif phase.number == POST:
+                self.finish()
+                return
+            else:
+                self.begin_next_phase()
+
+    def begin_next_phase(self) -> None:
+        number = self.phase.number
+        if self.aborted:
+            if number == PRE:
+                self.due = self.plan.started(self.opened, self.uncalled)
+            self.note().skipped_after(number, self.opened, self.due)
+            number = EXECUTE
+        self.phase = self.plan.phases[number + 1]
+        self.opened = 0
+        self.aborted = False
+
+    def finish(self) -> None:
+        self.over = True
+        if self.deadlines is not None:
+            self.deadlines.close()
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def failed(self, index: int, error: BaseException, attempts: Attempts | None) -> None:
+        """Take note of what left a function for good, and stop the phase."""
+        hide_engine(error)
+        number = self.phase.number
+        made = 1 if attempts is None else attempts.number
+        if isinstance(error, CancelledError) and (self.aborted or self.is_cancelled()):
+            self.note().cancelled(number, index, made)
+        else:
+            timed_out = attempts is not None and attempts.timed_out
+            self.note().failed(number, index, made, error, self.loop, timed_out=timed_out)
+        self.abort()
+        self.finished_one()
+
+    def never_called(self, index: int, error: BaseException) -> None:
+        """Take note of a function whose `asyncio.Task` did not come to its first step."""
+        self.uncalled.append(index)
+        if self.aborted and isinstance(error, CancelledError):
+            self.note().skipped(self.phase.number, [index])
+            self.finished_one()
+        else:
+            self.failed(index, error, None)
+        if not self.pumping:
+            self.pump()
+
+    def finished_one(self) -> None:
+        self.pending -= 1
+        if not self.pending:
+            self.advance()
+
+    def is_cancelled(self) -> bool:
+        """Tell whether the caller has just been cancelled, and will hear of it soon.
+
+        Whoever cancels all tasks of a loop may get to a function before its run.
+        """
+        return (
+            self.phase.number != POST and self.waiter is not None and self.waiter.cancelled()
+        )
+
+    def abort(self) -> None:
+        """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
+        if self.aborted or self.phase.number == POST:
+            return
+        self.aborted = True
+        uncalled = list(self.ready)
+        self.uncalled += uncalled
+        self.pending -= len(uncalled)
+        self.note().skipped(self.phase.number, uncalled)
+        for driver in list(self.suspended):
+            driver.task.cancel()
+
+    def note(self) -> Record:
+        if self.record is None:
+            self.record = Record(self.plan)
+        return self.record
+
+
+class Driver:
+    """What an `asyncio.Task` runs: one function after another, the last of which may suspend.
+
+    It stands in for the coroutine of the function that it is at: `repr(task)`, stacks and
+    debuggers show the user's code. Its `__next__` is a slot, so that each driver has the one
+    that its next step needs; a step of a suspended function is then a step of `body` and
+    nothing more.
+    """
+
+    __slots__ = (
+        "__next__",
+        "attempts",
+        "body",
+        "context",
+        "coroutine",
+        "index",
+        "run",
+        "shared",
+        "task",
+    )
+
+    __next__: Callable[[], Any]
+
+    def __init__(self, run: Run, index: int, context: Context | None = None) -> None:
+        self.run = run
+        self.index: int | None = index
+        self.context = context  # None: that of the asyncio.Task
+        self.shared = True
+        self.attempts: Attempts | None = None
+        self.coroutine: Any = None
+        self.task: Task[Any] | None = None
+        self.body = self.call_functions()
+        self.__next__ = self.begin
+
+    @coroutine
+    def call_functions(self) -> Generator[Any, None, None]:
+        """Call a function, then after each NEXT the one that `index` has by then."""
+        run = self.run
+        while self.index is not None:
+            call, limits, _ = run.phase.work[self.index]  # type: ignore[misc]
+            error = value = None
+            try:
+                if limits is None:
+                    awaitable = call(run.ctx)
+                    if type(awaitable) is not CoroutineType:
+                        awaitable = self.as_coroutine(awaitable)
+                    self.coroutine = awaitable
+                    value = yield from awaitable
+                else:
+                    self.attempts = Attempts(self, limits)
+                    value = yield from self.attempts.make(call)
+                    error = self.attempts.error
+            except BaseException as exception:
+                if isinstance(exception, GeneratorExit) and self.is_closing():
+                    raise
+                error = exception
+            if error is not None:
+                run.failed(self.index, error, self.attempts)
+                error = None
+            else:
+                if value is not None:
+                    self.keep(value)
+                if self.attempts is not None and self.attempts.number > 1:
+                    run.note().succeeded(run.phase.number, self.index, self.attempts.number)
+                run.pending -= 1
+                if not run.pending:
+                    run.advance()
+            self.attempts = None
+            if not self.shared:
+                self.release()
+                if not run.pumping:
+                    run.pump()
+                return
+            yield NEXT
+
+    def begin(self) -> Any:
+        return self.take_first_step(current_task(self.run.loop))
+
+    def take_first_step(self, task: Any) -> Any:
+        """Call functions until one suspends, and return the future that it waits for.
+
+        A function leaves the `asyncio.Task` to the next only where nobody could tell that the
+        two shared it. Raises `StopIteration` when nothing is left to call.
+        """
+        run = self.run
+        self.task = task
+        if run.untouched is None:
+            run.untouched = getrefcount(self.task), getweakrefcount(task)
+        send = self.body.send
+        yielded = send(None)
+        while yielded is NEXT:
+            if (
+                (getrefcount(self.task), getweakrefcount(task)) != run.untouched
+                or task.cancelling()
+                or task._callbacks
+                or task._must_cancel
+            ):
+                self.index = None
+            else:
+                self.index = next(run.ready, None)
+            if self.index is None:
+                self.release()
+                return send(None)
+            task.set_name(run.phase.work[self.index][2])
+            self.context = run.context.copy()
+            yielded = self.context.run(send, None)
+        self.suspend()
+        return yielded
+
+    def suspend(self) -> None:
+        """Keep the `asyncio.Task` for this function, from its first suspension on."""
+        run = self.run
+        self.shared = False
+        run.suspended[self] = None
+        if AWAITED_BY and run.parent is not None:
+            asyncio.future_add_to_awaited_by(self.task, run.parent)
+        if self.attempts is not None:
+            self.attempts.set_timer()
+            self.__next__ = self.resume
+        elif self.context is not None:
+            self.__next__ = self.resume
+        else:
+            self.__next__ = self.body.__next__
+
+    def resume(self) -> Any:
+        if self.context is None:
+            yielded = self.body.send(None)
+        else:
+            yielded = self.context.run(self.body.send, None)
+        if self.attempts is not None:
+            self.attempts.set_timer()
+        return yielded
+
+    def release(self) -> None:
+        """Let go of everything: there is nothing more to call."""
+        run = self.run
+        if not self.shared:
+            run.suspended.pop(self, None)
+            if AWAITED_BY and run.parent is not None:
+                asyncio.future_discard_from_awaited_by(self.task, run.parent)
+        self.run = self.task = self.coroutine = None
+        self.__next__ = ENDED
+
+    def keep(self, value: Any) -> None:
+        run = self.run
+        if run.values is None:
+            run.values = {}
+        run.values[run.plan.key(run.phase.number, self.index)] = value
+
+    def as_coroutine(self, returned: Any) -> Any:
+        plan = self.run.plan
+        return as_coroutine(returned, plan.names[self.index], PHASES[self.run.phase.number])
+
+    def is_closing(self) -> bool:
+        # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
+        # other time is no function's own, but the interpreter dropping what will never run on.
+        return current_task(self.run.loop) is not self.task
+
+    # The rest of what asyncio.Task asks of a coroutine.
+
+    def send(self, value: Any) -> Any:
+        return self.__next__()
+
+    def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
+        if self.context is None:
+            yielded = self.body.throw(exception)
+        else:
+            yielded = self.context.run(self.body.throw, exception)
+        if self.attempts is not None:
+            self.attempts.set_timer()
+        return yielded
+
+    def close(self) -> None:
+        self.body.close()
+
+    def __await__(self) -> Driver:
+        return self
+
+    def __iter__(self) -> Driver:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # cr_frame, cr_await, cr_code, __qualname__ and the like.
+        return getattr(self.coroutine, name)
+
+
+class EarlyDriver(Driver):
+    """A driver for Python 3.11, whose `asyncio.Task` has no eager start.
+
+    Its first step is taken before the loop gets to it, and what came of it is held until then.
+    """
+
+    __slots__ = ("held",)
+
+    def begin_early(self, task: Task[Any]) -> None:
+        try:
+            held = self.take_first_step(task)
+        except StopIteration:
+            return
+        # None is a bare yield, which waits for one pass of the loop: no need to hold it.
+        if held is not None:
+            self.held = held
+            self.__next__ = self.hand_over
+
+    def hand_over(self) -> Any:
+        """Give the held future to the `asyncio.Task`, as `await` would have."""
+        held = self.held
+        del self.held
+        if self.attempts is None and self.context is None:
+            self.__next__ = self.body.__next__
+        else:
+            self.__next__ = self.resume
+        if asyncio.isfuture(held):
+            held._asyncio_future_blocking = True
+        return held
+
+    def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
+        held = getattr(self, "held", None)
+        if held is not None:
+            # As Task.cancel() does it: who owns the future hears of it first.
+            future = self.hand_over()
+            if asyncio.isfuture(held) and isinstance(exception, CancelledError):
+                if held.cancel(*exception.args):
+                    return future
+        elif self.__next__ is ENDED:
+            raise StopIteration
+        return super().throw(exception)
+
+
+class LoneDriver(Driver):
+    """A driver whose `asyncio.Task` the loop's task factory makes, and starts when it likes."""
+
+    __slots__ = ("begun",)
+
+    def __init__(self, run: Run, index: int, context: Context) -> None:
+        super().__init__(run, index, context)
+        self.shared = False
+        self.begun = False
+
+    def begin(self) -> Any:
+        self.begun = True
+        self.task = current_task(self.run.loop)
+        if self.task is not None:
+            self.task.set_name(self.run.phase.work[self.index][2])
+        self.suspend()
+        return self.resume()
+
+    def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
+        if self.begun:
+            return super().throw(exception)
+        run, index = self.run, self.index
+        self.release()
+        run.never_called(index, exception)
+        raise exception
+
+
+class Attempts:
+    """The attempts at one function that has a timeout or retries."""
+
+    __slots__ = (
+        "deadline",
+        "driver",
+        "error",
+        "expired",
+        "limits",
+        "number",
+        "pause",
+        "serial",
+        "timed_out",
+    )
+
+    def __init__(self, driver: Driver, limits: TaskFunction[Any]) -> None:
+        self.driver = driver
+        self.limits = limits
+        self.number = 0
+        self.error: BaseException | None = None  # what left the last attempt
+        self.timed_out = False
+        self.expired = False
+        self.deadline: float | None = None  # wanted, but no timer is set yet
+        self.serial = 0  # of the timer that is set
+        self.pause: asyncio.Future[None] | None = None
+
+    @coroutine
+    def make(self, call: Call) -> Generator[Any, None, Any]:
+        """Try until an attempt succeeds, and return its value, or none is left: see `error`."""
+        driver, limits = self.driver, self.limits
+        run = driver.run
+        while True:
+            self.number += 1
+            error = value = None
+            if limits.timeout is not None:
+                self.deadline = run.loop.time() + limits.timeout
+            try:
+                awaitable = call(run.ctx)
+                if type(awaitable) is not CoroutineType:
+                    awaitable = driver.as_coroutine(awaitable)
+                driver.coroutine = awaitable
+                value = yield from awaitable
+            except BaseException as exception:
+                if isinstance(exception, GeneratorExit) and driver.is_closing():
+                    raise
+                error = exception
+            self.deadline = None
+            self.serial = 0
+            if self.expired:
+                error = self.timeout_of(error)
+            if error is None:
+                return value
+            hide_engine(error)
+            self.error = error
+            error = None
+            if not self.may_retry():
+                return None
+            delay = limits.backoff(self.number - 1) * uniform(0.5, 1.0)
+            try:
+                if delay > 0:
+                    self.deadline = run.loop.time() + delay
+                    self.pause = run.loop.create_future()
+                    yield from self.pause
+                else:
+                    yield None
+            except CancelledError:
+                return None
+            finally:
+                self.deadline = self.pause = None
+                self.serial = 0
+            self.error = None
+
+    def timeout_of(self, error: BaseException | None) -> BaseException | None:
+        """Tell what an expired attempt leaves, as `asyncio.timeout()` does."""
+        self.expired = False
+        others = self.driver.task.uncancel()
+        if others or not isinstance(error, CancelledError):
+            return error
+        self.timed_out = True
+        timeout = TimeoutError(f"timed out after {self.limits.timeout} s")
+        timeout.__cause__ = error
+        hide_engine(error)
+        return timeout
+
+    def may_retry(self) -> bool:
+        run, error = self.driver.run, self.error
+        if run.aborted or self.number > self.limits.retries or not isinstance(error, Exception):
+            return False
+        try:
+            retry = self.limits.is_retryable(error)
+        except BaseException as exception:  # out of a predicate of the user's
+            self.error = exception
+            exception.__context__ = error
+            self.timed_out = retry = False
+        self.timed_out = self.timed_out and not retry
+        return retry
+
+    def set_timer(self) -> None:
+        """Set the timer, if one is due: only what suspends can take long."""
+        if self.deadline is None:
+            return
+        run = self.driver.run
+        if self.pause is None and self.limits.timeout == 0:
+            self.deadline = None
+            self.expire()
+            return
+        if run.deadlines is None:
+            run.deadlines = Deadlines(run.loop, run.context)
+        self.serial = run.deadlines.add(self.deadline, self)
+        self.deadline = None
+
+    def expire(self) -> None:
+        if self.pause is None:
+            self.expired = True
+            self.driver.task.cancel()
+        elif not self.pause.done():
+            self.pause.set_result(None)
+
+
+class Deadlines:
+    """The timeouts and pauses of a run, on one timer of the loop: that of the earliest."""
+
+    __slots__ = ("context", "entries", "loop", "serial", "timer", "when")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self.loop = loop
+        self.context = context
+        self.entries: list[tuple[float, int, Attempts]] = []
+        self.serial = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.when = 0.0
+
+    def add(self, when: float, attempts: Attempts) -> int:
+        self.serial += 1
+        heappush(self.entries, (when, self.serial, attempts))
+        if self.timer is None or when < self.when:
+            self.set_timer(when)
+        return self.serial
+
+    def set_timer(self, when: float) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.when = when
+        self.timer = self.loop.call_at(when, self.fire, context=self.context)
+
+    def fire(self) -> None:
+        self.timer = None
+        now = max(self.when, self.loop.time())  # a loop may be early by its clock's resolution
+        entries = self.entries
+        while entries:
+            when, serial, attempts = entries[0]
+            if attempts.serial == serial and when > now:
+                self.set_timer(when)
+                break
+            heappop(entries)
+            if attempts.serial == serial:
+                attempts.expire()
+
+    def close(self) -> None:
+        self.entries.clear()
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def start_ready_eagerly(run: Run) -> None:
+    """Start a driver in a new `asyncio.Task` while there is something to call."""
+    while (index := next(run.ready, None)) is not None:
+        Task(
+            Driver(run, index),
+            loop=run.loop,
+            name=run.phase.work[index][2],
+            context=run.context.copy(),
+            eager_start=True,
+        )
+
+
+def start_ready_early(run: Run) -> None:
+    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers."""
+    loop = run.loop
+    current = current_task(loop)
+    if current is not None:
+        _leave_task(loop, current)
+    while (index := next(run.ready, None)) is not None:
+        driver = EarlyDriver(run, index)
+        context = run.context.copy()
+        task = Task(driver, loop=loop, name=run.phase.work[index][2], context=context)
+        _enter_task(loop, task)
+        context.run(driver.begin_early, task)
+        _leave_task(loop, task)
+        if driver.__next__ is ENDED:
+            # Only its first step is still in the loop's queue: nobody need see it.
+            _unregister_task(task)
+            task._log_destroy_pending = False
+    if current is not None:
+        _enter_task(loop, current)
+
+
+def start_ready_by_factory(run: Run) -> None:
+    """Let the loop's task factory make an `asyncio.Task` for each function."""
+    while (index := next(run.ready, None)) is not None:
+        context = run.context.copy()
+        driver = LoneDriver(run, index, context)
+        error = None
+        try:
+            task = context.run(run.loop.create_task, driver)
+        except BaseException as exception:
+            error = exception
+        if error is not None:
+            run.never_called(index, error)
+        elif not driver.begun:
+            driver.task = task
+            run.suspended[driver] = None
+
+
+start_ready: Final = start_ready_eagerly if sys.version_info >= (3, 12) else start_ready_early

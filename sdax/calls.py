@@ -1,0 +1,48 @@
+"""Around the call of a user's function: what both engines share and do rarely."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from .tasks import SdaxTaskGroup
+
+
+def with_task_group(
+    function: Callable[[Any, SdaxTaskGroup], Awaitable[Any]],
+) -> Callable[[Any], Awaitable[Any]]:
+    """Make a function of the context alone: each call gets a task group of its own."""
+
+    async def call(ctx: Any) -> Any:
+        async with SdaxTaskGroup() as group:
+            return await function(ctx, group)
+
+    return call
+
+
+def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, Any]:
+    """Make a coroutine of whatever a function returned, or refuse it with a `TypeError`."""
+    if inspect.isawaitable(returned):
+        return _await(returned)
+    raise TypeError(
+        f"{phase} of task {name!r} must return an awaitable, but its function returned "
+        f"{returned!r}, a {type(returned).__qualname__}; define it with 'async def'"
+    )
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def hide_engine(exception: BaseException) -> None:
+    """Drop the engine's frames off a traceback: it starts at the user's function then, and
+    holds no frame that knows the run, which would be a reference cycle."""
+    traceback = exception.__traceback__
+    while traceback is not None and _is_ours(traceback.tb_frame.f_globals.get("__name__")):
+        traceback = traceback.tb_next
+    exception.__traceback__ = traceback
+
+
+def _is_ours(module: object) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == __package__

@@ -1,0 +1,123 @@
+"""Every exception that sdax raises or knows, one copy for both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .report import RunReport
+
+
+class RetryableException(Exception):
+    """Raise this, or a subclass, to ask for another attempt.
+
+    It is one of the exceptions that `TaskFunction` retries by default:
+
+    >>> async def fetch(ctx):
+    ...     raise RetryableException("the service is starting")
+    """
+
+
+class TaskCancelledError(Exception):
+    """A function was cancelled, or cancelled itself, although the run did not ask for it.
+
+    The task did not succeed, so this is a failure; `__cause__` is the original
+    `asyncio.CancelledError`.
+    """
+
+
+class TaskFailure(NamedTuple):
+    """One failure of a run: which task, in which phase, after how many attempts, and why."""
+
+    name: Hashable
+    phase: str
+    attempts: int
+    exception: Exception
+
+
+def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions inside a group, however deeply nested, or the exception itself."""
+    stack = [exception]
+    while stack:
+        current = stack.pop()
+        if isinstance(current, BaseExceptionGroup):
+            stack.extend(reversed(current.exceptions))
+        else:
+            yield current
+
+
+def flatten_exceptions(exception: BaseException) -> list[BaseException]:
+    """Return the leaves of an exception group in order; of any other exception, itself alone.
+
+    >>> flatten_exceptions(ExceptionGroup("", [OSError(1), ExceptionGroup("", [KeyError(2)])]))
+    [OSError(1), KeyError(2)]
+    """
+    return list(iter_leaves(exception))
+
+
+class SdaxExecutionError(ExceptionGroup[Exception]):
+    """What a failed run raises, after its last cleanup.
+
+    `exceptions` are the very objects that the functions raised, flat, in the order in which
+    they failed; an exception group that a function raised stays one member. `failures` says
+    for each of them which task and phase it left, `report` what happened to every task.
+    `except*`, `split` and `subgroup` give groups of this type again.
+
+    >>> try:
+    ...     await processor.process_tasks(ctx)
+    ... except SdaxExecutionError as error:
+    ...     for name, phase, attempts, exception in error.failures:
+    ...         print(f"{name} failed in {phase}: {exception!r}")
+    """
+
+    _failures: tuple[TaskFailure, ...] = ()
+    _report: RunReport[Any] | None = None
+
+    @classmethod
+    def from_failures(
+        cls, failures: Sequence[TaskFailure], report: RunReport[Any] | None
+    ) -> SdaxExecutionError:
+        """Make the error of a run out of its failures."""
+        first = failures[0]
+        message = f"{first.phase} of task {first.name!r} failed"
+        if len(failures) > 1:
+            message = f"{len(failures)} failures, the first: {message}"
+        error = cls(message, [failure.exception for failure in failures])
+        error._failures = tuple(failures)
+        error._report = report
+        return error
+
+    @property
+    def failures(self) -> tuple[TaskFailure, ...]:
+        """`(name, phase, attempts, exception)` of each member, in the order of `exceptions`."""
+        return self._failures
+
+    @property
+    def report(self) -> RunReport[Any] | None:
+        """What happened to every task of the run; None for a group made by hand."""
+        return self._report
+
+    def derive(self, excs: Sequence[Exception], /) -> SdaxExecutionError:  # type: ignore[override]
+        """Make a group of the same type with some of the members (see `ExceptionGroup`)."""
+        error = type(self)(self.message, excs)
+        failures = (_failure_of(member, self._failures) for member in excs)
+        error._failures = tuple(failure for failure in failures if failure is not None)
+        error._report = self._report
+        return error
+
+    def leaf_exceptions(self) -> list[BaseException]:
+        """Return the single exceptions, those inside groups that functions raised included."""
+        return flatten_exceptions(self)
+
+
+def _failure_of(member: Exception, failures: Sequence[TaskFailure]) -> TaskFailure | None:
+    # A member that is a group is a new object after split(): its leaves tell whose it is.
+    leaves = {id(leaf) for leaf in iter_leaves(member)}
+    for failure in failures:
+        if failure.exception is member:
+            return failure
+    for failure in failures:
+        if leaves.issubset(id(leaf) for leaf in iter_leaves(failure.exception)):
+            return failure._replace(exception=member)
+    return None

@@ -1,0 +1,207 @@
+"""What a run leaves behind: its record while it runs, its report afterwards."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, CancelledError
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+
+from .errors import SdaxExecutionError, TaskCancelledError, TaskFailure
+from .plan import EXECUTE, PHASES, POST, PRE, Plan
+
+K = TypeVar("K", bound=Hashable)
+
+
+class State(StrEnum):
+    """What became of one phase of a task."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"  # it has a function, which was not called
+    ABSENT = "absent"  # it has no function
+
+
+class PhaseReport(NamedTuple):
+    """What became of one phase of a task: state, attempts made, and what it returned or raised.
+
+    `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
+    (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
+    """
+
+    state: State
+    attempts: int = 0
+    value: Any = None
+    exception: BaseException | None = None
+
+
+class TaskReport(NamedTuple):
+    """What became of a task, phase by phase."""
+
+    pre_execute: PhaseReport
+    execute: PhaseReport
+    post_execute: PhaseReport
+
+
+_ABSENT = PhaseReport(State.ABSENT)
+_SKIPPED = PhaseReport(State.SKIPPED)
+_SUCCEEDED = PhaseReport(State.SUCCEEDED, 1)
+
+
+class RunReport(Mapping[K, TaskReport], Generic[K]):
+    """What happened in a run: a read-only mapping from task name to `TaskReport`.
+
+    >>> report = await processor.process_tasks(ctx)
+    >>> report["UserData"].execute.value
+    """
+
+    __slots__ = ("_plan", "_records", "_values")
+
+    def __init__(
+        self,
+        plan: Plan,
+        values: Mapping[int, Any] | None,
+        records: Mapping[int, PhaseReport] | None,
+    ) -> None:
+        self._plan = plan
+        self._values = values
+        self._records = records
+
+    def __getitem__(self, name: K) -> TaskReport:
+        index = self._plan.index_of[name]
+        return TaskReport(*(self._phase_report(number, index) for number in range(len(PHASES))))
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._plan.index_of)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._plan.names)
+
+    def __repr__(self) -> str:
+        return f"<RunReport of {len(self)} tasks>"
+
+    def _phase_report(self, number: int, index: int) -> PhaseReport:
+        if self._plan.phases[number].work[index] is None:
+            return _ABSENT
+        key = self._plan.key(number, index)
+        report = self._records.get(key, _SUCCEEDED) if self._records else _SUCCEEDED
+        if self._values and key in self._values:
+            return report._replace(value=self._values[key])
+        return report
+
+
+class Record:
+    """Everything of a run but the plain successes, which cost nothing.
+
+    Both engines make one only when there is something to write down.
+    """
+
+    __slots__ = ("_plan", "failures", "fatal", "phases")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.phases: dict[int, PhaseReport] = {}
+        self.failures: list[TaskFailure] = []
+        self.fatal: BaseException | None = None
+
+    def succeeded(self, number: int, index: int, attempts: int) -> None:
+        """Note a success that took more than one attempt."""
+        self.phases[self._plan.key(number, index)] = PhaseReport(State.SUCCEEDED, attempts)
+
+    def cancelled(self, number: int, index: int, attempts: int) -> None:
+        """Note a function that was cancelled by the run."""
+        self.phases[self._plan.key(number, index)] = PhaseReport(State.CANCELLED, attempts)
+
+    def skipped(self, number: int, indices: Iterable[int]) -> None:
+        """Note functions that are not called."""
+        key = self._plan.key
+        self.phases.update(dict.fromkeys([key(number, index) for index in indices], _SKIPPED))
+
+    def skipped_after(self, number: int, opened: int, started: set[int] | None) -> None:
+        """Note what an aborted phase, with so many stages opened, leaves uncalled after it."""
+        phases = self._plan.phases
+        for stage in phases[number].stages[opened:]:
+            self.skipped(number, stage)
+        if number == PRE:
+            for stage in phases[EXECUTE].stages:
+                self.skipped(EXECUTE, stage)
+        if started is not None:
+            for stage in phases[POST].stages:
+                self.skipped(POST, [index for index in stage if index not in started])
+
+    def failed(
+        self,
+        number: int,
+        index: int,
+        attempts: int,
+        exception: BaseException,
+        loop: AbstractEventLoop,
+        *,
+        timed_out: bool = False,
+    ) -> None:
+        """Note what left a function for good."""
+        name = self._plan.names[index]
+        phase = PHASES[number]
+        if isinstance(exception, CancelledError):
+            original = exception
+            exception = TaskCancelledError(
+                f"{phase} of task {name!r} was cancelled, but not by its run: the function "
+                f"cancelled itself, or other code cancelled its asyncio.Task"
+            )
+            exception.__cause__ = original
+        state = State.TIMED_OUT if timed_out else State.FAILED
+        key = self._plan.key(number, index)
+        # What is no Exception is raised as it is, out of a frame that knows this record: to
+        # keep it here would close a reference cycle.
+        reported = exception if isinstance(exception, Exception) else None
+        self.phases[key] = PhaseReport(state, attempts, None, reported)
+        _add_note(exception, self._plan, number, index, attempts)
+        if isinstance(exception, Exception):
+            self.failures.append(TaskFailure(name, phase, attempts, exception))
+        elif self.fatal is None:
+            self.fatal = exception
+        else:
+            loop.call_exception_handler(
+                {
+                    "message": f"sdax: {phase} of task {name!r} raised {exception!r} after "
+                    f"another function had raised {self.fatal!r}",
+                    "exception": exception,
+                }
+            )
+
+    def raise_failures(self, report: RunReport[Any]) -> None:
+        """Raise what the run has to raise, if anything."""
+        if self.fatal is None:
+            if self.failures:
+                raise SdaxExecutionError.from_failures(self.failures, report)
+        elif not self.failures:
+            self._raise_fatal()
+        else:
+            try:
+                raise SdaxExecutionError.from_failures(self.failures, report)
+            except SdaxExecutionError:
+                self._raise_fatal()
+
+    def _raise_fatal(self) -> NoReturn:
+        # No name may keep it in this frame: its traceback leads here.
+        raise self._take_fatal()
+
+    def _take_fatal(self) -> BaseException:
+        fatal, self.fatal = self.fatal, None
+        assert fatal is not None
+        return fatal
+
+
+def _add_note(
+    exception: BaseException, plan: Plan, number: int, index: int, attempts: int
+) -> None:
+    work = plan.phases[number].work[index]
+    assert work is not None
+    allowed = 1 if work[1] is None else work[1].retries + 1
+    note = f"task {plan.names[index]!r}, {PHASES[number]}, attempt {attempts} of {allowed}"
+    # An exception class may forbid it, and that must not cost the exception itself.
+    with suppress(Exception):
+        exception.add_note(note)

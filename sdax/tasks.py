@@ -1,0 +1,224 @@
+"""What users describe: task functions and the tasks made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import FrozenInstanceError, dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from .errors import RetryableException, iter_leaves
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+Function: TypeAlias = Callable[[T], Awaitable[Any]]
+GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
+Retryable: TypeAlias = (
+    tuple[type[Exception], ...] | type[Exception] | Callable[[Exception], bool]
+)
+
+RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
+    TimeoutError,
+    ConnectionError,
+    RetryableException,
+)
+
+
+class SdaxTaskGroup(asyncio.TaskGroup):
+    """The task group that a function with `has_task_group_argument` gets, new for each attempt.
+
+    It is an `asyncio.TaskGroup`: what is created in it is awaited before the attempt ends,
+    cancelled with it, and fails it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFunction(Generic[T]):
+    """One phase of a task: a function, and how often and how long to try it.
+
+    - `function`: takes the context and returns an awaitable (an `async def`, as a rule).
+    - `timeout`: seconds that one attempt may take; None means no limit, 0 expires at the
+      attempt's first suspension.
+    - `retries`: how many more attempts may follow the first.
+    - `initial_delay`, `backoff_factor`, `max_delay`: the delay in seconds before retry k
+      (0, 1, 2 ...) is `min(max_delay, initial_delay * backoff_factor**k)` times a random
+      number between 0.5 and 1.0; `max_delay=None` sets no bound.
+    - `retryable_exceptions`: exception types that earn another attempt, or a predicate that
+      is asked with the exception. A group is retried when all its leaves are.
+    - `has_task_group_argument`: call `function(ctx, group)` with an `SdaxTaskGroup`.
+
+    Raises `TypeError` or `ValueError`, naming field and value, for what cannot work.
+
+    >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1)
+    """
+
+    function: Function[T] | GroupFunction[T]
+    timeout: float | None = None
+    retries: int = 0
+    initial_delay: float = 1.0
+    backoff_factor: float = 2.0
+    retryable_exceptions: Retryable = RETRYABLE_BY_DEFAULT
+    has_task_group_argument: bool = False
+    max_delay: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            hint = ""
+            if isinstance(self.function, Awaitable):
+                hint = "; pass the function itself, without calling it"
+                if asyncio.iscoroutine(self.function):
+                    self.function.close()
+            raise TypeError(
+                f"TaskFunction.function must be callable with the context, "
+                f"got {self.function!r}{hint}"
+            )
+        if self.timeout is not None:
+            _check_number("timeout", self.timeout)
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
+            raise TypeError(f"TaskFunction.retries must be an integer, got {self.retries!r}")
+        if self.retries < 0:
+            raise ValueError(f"TaskFunction.retries must not be negative, got {self.retries!r}")
+        _check_number("initial_delay", self.initial_delay)
+        _check_number("backoff_factor", self.backoff_factor)
+        if self.backoff_factor == 0:
+            raise ValueError(
+                f"TaskFunction.backoff_factor must be greater than 0, got {self.backoff_factor!r}"
+            )
+        if self.max_delay is not None:
+            _check_number("max_delay", self.max_delay)
+        retryable = _checked_retryable(self.retryable_exceptions)
+        object.__setattr__(self, "retryable_exceptions", retryable)
+        if self.retries and retryable == ():
+            raise ValueError(
+                f"TaskFunction.retryable_exceptions is empty, so retries={self.retries} "
+                f"could never happen; name an exception type or leave retries at 0"
+            )
+        if not isinstance(self.has_task_group_argument, bool):
+            raise TypeError(
+                f"TaskFunction.has_task_group_argument must be a bool, "
+                f"got {self.has_task_group_argument!r}"
+            )
+
+    def is_retryable(self, exception: BaseException) -> bool:
+        """Tell whether the exception earns another attempt, were one left."""
+        kinds = self.retryable_exceptions
+        if isinstance(kinds, tuple):
+            if isinstance(exception, kinds):
+                return True
+            if not isinstance(exception, BaseExceptionGroup):
+                return False
+            return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
+        return all(
+            isinstance(leaf, Exception) and bool(kinds(leaf)) for leaf in iter_leaves(exception)
+        )
+
+    def backoff(self, retry: int) -> float:
+        """Return the seconds before retry number `retry` (from 0), before the random factor."""
+        longest = math.inf if self.max_delay is None else float(self.max_delay)
+        try:
+            delay = self.initial_delay * float(self.backoff_factor) ** retry
+        except OverflowError:
+            delay = math.inf if self.initial_delay else 0.0
+        return min(longest, delay)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncTask(Generic[T, K]):
+    """A named unit of work with up to three phases, each a `TaskFunction`.
+
+    `name` is any hashable and unique in its processor. `pre_execute` acquires, `execute`
+    works, `post_execute` gives back: it runs for every task that has started, whatever became
+    of it, so it must cope with a `pre_execute` that got only half way.
+
+    Raises `TypeError` for an unhashable name or a phase that is no `TaskFunction`, and
+    `ValueError` for a task with no phase at all.
+
+    >>> AsyncTask("Database", pre_execute=TaskFunction(connect), post_execute=TaskFunction(close))
+    """
+
+    name: K
+    pre_execute: TaskFunction[T] | None = None
+    execute: TaskFunction[T] | None = None
+    post_execute: TaskFunction[T] | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            hash(self.name)
+        except TypeError as error:
+            raise TypeError(f"AsyncTask.name must be hashable, got {self.name!r}") from error
+        phases = {
+            "pre_execute": self.pre_execute,
+            "execute": self.execute,
+            "post_execute": self.post_execute,
+        }
+        for phase, function in phases.items():
+            if function is not None and not isinstance(function, TaskFunction):
+                hint = f"; did you mean TaskFunction({function!r})?" if callable(function) else ""
+                raise TypeError(
+                    f"{phase} of task {self.name!r} must be a TaskFunction, got {function!r}{hint}"
+                )
+        if not any(phases.values()) and type(self) is not _Join:
+            raise ValueError(
+                f"task {self.name!r} has no phase; give it a pre_execute, an execute or a "
+                f"post_execute, or make an empty node with join({self.name!r})"
+            )
+
+
+class _Join(AsyncTask[Any, K]):
+    """A task with no phase: it orders others and does nothing itself."""
+
+    __slots__ = ()
+
+
+def join(name: K) -> AsyncTask[Any, K]:
+    """Make an empty task on purpose.
+
+    >>> builder.add_task(join("all loaded"), level=2)
+    """
+    return _Join(name)
+
+
+def _refuse_change(self: object, name: str, value: object) -> None:
+    raise FrozenInstanceError(f"{type(self).__name__} is immutable: cannot set {name!r}")
+
+
+# What dataclass() generates for frozen classes with slots fails with a TypeError on Python 3.11
+# where typing sets __orig_class__, as in TaskFunction[Context](...).
+for _frozen in (TaskFunction, AsyncTask):
+    setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
+
+
+def _check_number(field: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"TaskFunction.{field} must be a number, got {value!r}")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite or value < 0:
+        raise ValueError(f"TaskFunction.{field} must be finite and not negative, got {value!r}")
+
+
+def _checked_retryable(
+    retryable: Any,
+) -> tuple[type[Exception], ...] | Callable[[Exception], bool]:
+    if isinstance(retryable, type):
+        retryable = (retryable,)
+    elif isinstance(retryable, (list, set, frozenset)):
+        retryable = tuple(retryable)
+    if isinstance(retryable, tuple):
+        for kind in retryable:
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                raise TypeError(
+                    f"TaskFunction.retryable_exceptions must hold subclasses of Exception, "
+                    f"got {kind!r}"
+                )
+        return retryable
+    if callable(retryable):
+        return retryable  # type: ignore[no-any-return]
+    raise TypeError(
+        f"TaskFunction.retryable_exceptions must be a tuple of exception types or a "
+        f"predicate, got {retryable!r}"
+    )
