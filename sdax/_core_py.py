@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import CancelledError, Task, current_task
-from asyncio.tasks import _enter_task, _leave_task, _unregister_task
+from asyncio.tasks import _current_tasks, _enter_task, _leave_task, _unregister_task
 from collections.abc import Callable, Generator, Iterator
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from random import uniform
 from sys import getrefcount
-from types import CoroutineType, coroutine
+from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final
 from weakref import getweakrefcount
 
@@ -34,7 +34,8 @@ from .tasks import TaskFunction
 __all__ = ["Run"]
 
 NEXT: Final = object()  # what a driver's body yields between two functions
-ENDED: Final = iter(()).__next__  # the step of a driver that has nothing left to do
+NONE_READY: Iterator[int] = iter(())
+ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
 AWAITED_BY: Final = sys.version_info >= (3, 14)  # asyncio can be told who waits for whom
@@ -84,7 +85,7 @@ class Run:
         self.over = False
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
-        self.ready: Iterator[int] = iter(())  # opened, not yet called
+        self.ready = NONE_READY  # opened, not yet called
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
@@ -113,6 +114,7 @@ class Run:
             start_ready(self)
         else:
             start_ready_by_factory(self)
+        self.ready = NONE_READY
         self.pumping = False
 
     def advance(self) -> None:
@@ -220,6 +222,7 @@ class Driver:
 
     __slots__ = (
         "__next__",
+        "__qualname__",
         "attempts",
         "body",
         "context",
@@ -231,6 +234,7 @@ class Driver:
     )
 
     __next__: Callable[[], Any]
+    __qualname__: str
 
     def __init__(self, run: Run, index: int, context: Context | None = None) -> None:
         self.run = run
@@ -238,7 +242,7 @@ class Driver:
         self.context = context  # None: that of the asyncio.Task
         self.shared = True
         self.attempts: Attempts | None = None
-        self.coroutine: Any = None
+        self.coroutine: CoroutineType[Any, Any, Any] | None = None
         self.task: Task[Any] | None = None
         self.body = self.call_functions()
         self.__next__ = self.begin
@@ -256,6 +260,7 @@ class Driver:
                     if type(awaitable) is not CoroutineType:
                         awaitable = self.as_coroutine(awaitable)
                     self.coroutine = awaitable
+                    self.__qualname__ = awaitable.__qualname__
                     value = yield from awaitable
                 else:
                     self.attempts = Attempts(self, limits)
@@ -279,7 +284,7 @@ class Driver:
             self.attempts = None
             if not self.shared:
                 self.release()
-                if not run.pumping:
+                if run.ready is not NONE_READY and not run.pumping:
                     run.pump()
                 return
             yield NEXT
@@ -390,9 +395,32 @@ class Driver:
     def __iter__(self) -> Driver:
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        # cr_frame, cr_await, cr_code, __qualname__ and the like.
-        return getattr(self.coroutine, name)
+    # What tools ask of a coroutine that they show. (A __getattr__ would do for all of it, and
+    # would make every other attribute slow.)
+
+    @property
+    def __name__(self) -> str:
+        return self.__qualname__.rpartition(".")[2]
+
+    @property
+    def cr_frame(self) -> FrameType | None:
+        return getattr(self.coroutine, "cr_frame", None)
+
+    @property
+    def cr_code(self) -> CodeType | None:
+        return getattr(self.coroutine, "cr_code", None)
+
+    @property
+    def cr_await(self) -> Any:
+        return getattr(self.coroutine, "cr_await", None)
+
+    @property
+    def cr_running(self) -> bool:
+        return getattr(self.coroutine, "cr_running", False)
+
+    @property
+    def cr_suspended(self) -> bool:
+        return getattr(self.coroutine, "cr_suspended", False)
 
 
 class EarlyDriver(Driver):
@@ -421,8 +449,10 @@ class EarlyDriver(Driver):
             self.__next__ = self.body.__next__
         else:
             self.__next__ = self.resume
-        if asyncio.isfuture(held):
+        try:
             held._asyncio_future_blocking = True
+        except AttributeError:
+            pass  # no future at all: the asyncio.Task will say so
         return held
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
@@ -506,15 +536,17 @@ class Attempts:
                 if type(awaitable) is not CoroutineType:
                     awaitable = driver.as_coroutine(awaitable)
                 driver.coroutine = awaitable
+                driver.__qualname__ = awaitable.__qualname__
                 value = yield from awaitable
             except BaseException as exception:
                 if isinstance(exception, GeneratorExit) and driver.is_closing():
                     raise
                 error = exception
-            self.deadline = None
-            self.serial = 0
-            if self.expired:
-                error = self.timeout_of(error)
+            if limits.timeout is not None:
+                self.deadline = None
+                self.serial = 0
+                if self.expired:
+                    error = self.timeout_of(error)
             if error is None:
                 return value
             hide_engine(error)
@@ -644,7 +676,7 @@ def start_ready_eagerly(run: Run) -> None:
 def start_ready_early(run: Run) -> None:
     """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers."""
     loop = run.loop
-    current = current_task(loop)
+    current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
     while (index := next(run.ready, None)) is not None:
