@@ -96,6 +96,23 @@ def floor(work: Workload) -> Contestant:
     return once
 
 
+def eager_tasks(work: Workload) -> Contestant:
+    """A bare eagerly started `asyncio.Task` per function (Python 3.12+): the floor for functions
+    that suspend, with no structure at all."""
+
+    async def once() -> None:
+        loop = asyncio.get_running_loop()
+        for width in work.shape:
+            tasks = [
+                asyncio.Task(work.function(None), loop=loop, eager_start=True)  # type: ignore
+                for _ in range(width)
+            ]
+            for task in tasks:
+                await task
+
+    return _repeated(work, once)
+
+
 def _with_timeout(function: Function, timeout: float) -> Function:
     async def limited(ctx: Any) -> Any:
         async with asyncio.timeout(timeout):

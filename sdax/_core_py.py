@@ -16,10 +16,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import CancelledError, Task, current_task
-from asyncio.tasks import _current_tasks, _enter_task, _leave_task, _unregister_task
 from collections.abc import Callable, Generator, Iterator
 from contextvars import Context, copy_context
-from heapq import heappop, heappush
 from random import uniform
 from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType, coroutine
@@ -27,9 +25,13 @@ from typing import Any, Final
 from weakref import getweakrefcount
 
 from .calls import as_coroutine, hide_engine
+from .deadlines import Deadlines
 from .plan import EXECUTE, PHASES, POST, PRE, Call, Phase, Plan
 from .report import Record
 from .tasks import TaskFunction
+
+if sys.version_info < (3, 12):
+    from asyncio.tasks import _current_tasks, _enter_task, _leave_task, _unregister_task
 
 __all__ = ["Run"]
 
@@ -528,6 +530,7 @@ class Attempts:
         run = driver.run
         while True:
             self.number += 1
+            self.timed_out = False
             error = value = None
             if limits.timeout is not None:
                 self.deadline = run.loop.time() + limits.timeout
@@ -591,7 +594,6 @@ class Attempts:
             self.error = exception
             exception.__context__ = error
             self.timed_out = retry = False
-        self.timed_out = self.timed_out and not retry
         return retry
 
     def set_timer(self) -> None:
@@ -614,51 +616,6 @@ class Attempts:
             self.driver.task.cancel()
         elif not self.pause.done():
             self.pause.set_result(None)
-
-
-class Deadlines:
-    """The timeouts and pauses of a run, on one timer of the loop: that of the earliest."""
-
-    __slots__ = ("context", "entries", "loop", "serial", "timer", "when")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        self.loop = loop
-        self.context = context
-        self.entries: list[tuple[float, int, Attempts]] = []
-        self.serial = 0
-        self.timer: asyncio.TimerHandle | None = None
-        self.when = 0.0
-
-    def add(self, when: float, attempts: Attempts) -> int:
-        self.serial += 1
-        heappush(self.entries, (when, self.serial, attempts))
-        if self.timer is None or when < self.when:
-            self.set_timer(when)
-        return self.serial
-
-    def set_timer(self, when: float) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.when = when
-        self.timer = self.loop.call_at(when, self.fire, context=self.context)
-
-    def fire(self) -> None:
-        self.timer = None
-        now = max(self.when, self.loop.time())  # a loop may be early by its clock's resolution
-        entries = self.entries
-        while entries:
-            when, serial, attempts = entries[0]
-            if attempts.serial == serial and when > now:
-                self.set_timer(when)
-                break
-            heappop(entries)
-            if attempts.serial == serial:
-                attempts.expire()
-
-    def close(self) -> None:
-        self.entries.clear()
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 def start_ready_eagerly(run: Run) -> None:

@@ -1,0 +1,811 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The compiled engine: what `_core_py.py` does, without the interpreter.
+
+Read that one first. The same run and drivers are here, but a driver steps coroutines itself
+(`PyIter_Send`) where the Python one lets a generator do it, and looks at an `asyncio.Task`
+through asyncio's own C functions.
+"""
+
+import asyncio
+import sys
+from asyncio import CancelledError, Task, current_task, get_running_loop
+from random import uniform
+from types import CoroutineType
+
+cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+
+from .calls import as_coroutine, hide_engine
+from .deadlines import Deadlines
+from .plan import PHASES
+from .report import Record
+
+__all__ = ["Run"]
+
+cdef extern from *:
+    """
+    /* asyncio.Task is asked after each function whether it left a trace: the C functions behind
+       its methods and attributes are called without the way through the interpreter. */
+    static PyCFunction sdax_task_cancelling;
+    static PyCFunction sdax_task_set_name;
+    static PyGetSetDef *sdax_task_callbacks;
+    static PyGetSetDef *sdax_task_must_cancel;
+
+    static PyCFunction sdax_method(PyObject *type, const char *name, int flags) {
+        PyCFunction function = NULL;
+        PyObject *method = PyObject_GetAttrString(type, name);
+        if (method == NULL)
+            return NULL;
+        if (Py_IS_TYPE(method, &PyMethodDescr_Type)
+            && ((PyMethodDescrObject *)method)->d_method->ml_flags == flags)
+            function = ((PyMethodDescrObject *)method)->d_method->ml_meth;
+        else
+            PyErr_Format(PyExc_ImportError, "asyncio.Task.%s is not what it is in CPython", name);
+        Py_DECREF(method);
+        return function;
+    }
+
+    static PyGetSetDef *sdax_attribute(PyObject *type, const char *name) {
+        PyGetSetDef *attribute = NULL;
+        PyObject *descriptor = PyObject_GetAttrString(type, name);
+        if (descriptor == NULL)
+            return NULL;
+        if (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type))
+            attribute = ((PyGetSetDescrObject *)descriptor)->d_getset;
+        else
+            PyErr_Format(PyExc_ImportError, "asyncio.Task.%s is not what it is in CPython", name);
+        Py_DECREF(descriptor);
+        return attribute;
+    }
+
+    static int sdax_know_task(PyObject *type) {
+        if ((sdax_task_cancelling = sdax_method(type, "cancelling", METH_NOARGS)) == NULL
+            || (sdax_task_set_name = sdax_method(type, "set_name", METH_O)) == NULL
+            || (sdax_task_callbacks = sdax_attribute(type, "_callbacks")) == NULL
+            || (sdax_task_must_cancel = sdax_attribute(type, "_must_cancel")) == NULL)
+            return -1;
+        return 0;
+    }
+
+    /* Whether something asked of a Task answers with anything but None, False or 0. */
+    static inline int sdax_answers(PyObject *answer) {
+        int truth;
+        if (answer == NULL)
+            return -1;
+        truth = PyObject_IsTrue(answer);
+        Py_DECREF(answer);
+        return truth;
+    }
+
+    static inline int sdax_is_marked(PyObject *task) {
+        int marked = sdax_answers(sdax_task_cancelling(task, NULL));
+        if (marked == 0)
+            marked = sdax_answers(sdax_task_callbacks->get(task, sdax_task_callbacks->closure));
+        if (marked == 0)
+            marked = sdax_answers(
+                sdax_task_must_cancel->get(task, sdax_task_must_cancel->closure));
+        return marked;
+    }
+
+    static inline int sdax_set_name(PyObject *task, PyObject *name) {
+        PyObject *none = sdax_task_set_name(task, name);
+        Py_XDECREF(none);
+        return none == NULL ? -1 : 0;
+    }
+
+    /* The head of the list of weak references changes with each that comes. */
+    static inline void *sdax_weakrefs(PyObject *task) {
+        return *(void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
+    }
+
+    static PyObject *sdax_take_error(void);
+
+    static PyObject *sdax_take_returned(void) {
+        PyObject *stop = sdax_take_error();
+        PyObject *value = ((PyStopIterationObject *)stop)->value;
+        Py_XINCREF(value);
+        Py_DECREF(stop);
+        return value;
+    }
+
+    static PyObject *sdax_take_error(void) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        if (traceback != NULL)
+            PyException_SetTraceback(error, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        return error;
+    #endif
+    }
+    """
+    int sdax_know_task(object type) except -1
+    int sdax_is_marked(object task) except -1
+    int sdax_set_name(object task, object name) except -1
+    void *sdax_weakrefs(object task) noexcept
+    object sdax_take_error()
+    PyObject *sdax_take_returned() noexcept
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object) noexcept
+    PyObject *PyObject_CallOneArg(object, object) noexcept
+    PyObject *PyObject_CallMethodOneArg(object, object, object) noexcept
+    PyObject *PyObject_CallFunctionObjArgs(object, PyObject *, PyObject *, PyObject *, void *) noexcept
+    PyObject *PyTuple_GET_ITEM(tuple, Py_ssize_t) noexcept
+    int PyErr_ExceptionMatches(object) noexcept
+    # With an error, these two leave it to be taken by sdax_take_error().
+    int PyIter_Send(object, object, PyObject **) noexcept
+    object PyContext_Copy(object)
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
+
+cdef enum:
+    RETURNED = 0
+    RAISED = -1
+    YIELDED = 1
+
+cdef enum How:
+    CALL
+    SEND
+    THROW
+
+cdef enum:
+    PRE = 0
+    EXECUTE = 1
+    POST = 2
+
+cdef bint EAGER_START = sys.version_info >= (3, 12)
+cdef bint AWAITED_BY = sys.version_info >= (3, 14)
+cdef object EAGER_FACTORY = getattr(asyncio, "eager_task_factory", None)
+cdef object NOTHING = object()  # what a driver holds when there is nothing to hand over
+cdef object THROW_METHOD = "throw"
+cdef object add_to_awaited_by = None
+cdef object discard_from_awaited_by = None
+cdef object enter_task = None
+cdef object leave_task = None
+cdef object unregister_task = None
+cdef dict current_tasks = None
+
+if AWAITED_BY:
+    add_to_awaited_by = asyncio.future_add_to_awaited_by
+    discard_from_awaited_by = asyncio.future_discard_from_awaited_by
+if not EAGER_START:
+    enter_task = asyncio.tasks._enter_task
+    leave_task = asyncio.tasks._leave_task
+    unregister_task = asyncio.tasks._unregister_task
+    current_tasks = asyncio.tasks._current_tasks
+
+sdax_know_task(Task)
+
+
+@cython.final
+@cython.freelist(32)
+cdef class Run:
+    """One run of a plan.
+
+    `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
+    when the run is over. `cancel` asks it to end early. Then `values` has what functions
+    returned, by the plan's keys, and `record` everything else that is not a plain success;
+    both are None while empty.
+    """
+
+    cdef readonly object loop
+    cdef readonly object record
+    cdef readonly dict values
+    cdef readonly bint over
+    cdef public object waiter
+    cdef object plan
+    cdef object ctx
+    cdef object parent
+    cdef object context
+    cdef int number  # of the phase
+    cdef tuple names
+    cdef tuple work
+    cdef tuple stages
+    cdef Py_ssize_t opened  # how many stages of the phase
+    cdef tuple stage
+    cdef Py_ssize_t position  # in the stage: what comes from there on is not yet called
+    cdef Py_ssize_t pending  # opened, not yet finished
+    cdef dict suspended
+    cdef bint pumping
+    cdef bint aborted  # nothing of this phase is opened or called any more
+    cdef list uncalled
+    cdef set due  # the tasks to clean up; None is all
+    cdef object deadlines
+
+    def __init__(self, plan, ctx):
+        self.plan = plan
+        self.names = plan.names
+        self.ctx = ctx
+        self.loop = get_running_loop()
+        if AWAITED_BY:
+            self.parent = current_task(self.loop)
+        self.context = PyContext_CopyCurrent()
+        self.stage = ()
+        self.enter_phase(PRE)
+
+    def start(self):
+        """Run until all that is left is suspended, and tell whether the run is over."""
+        self.advance()
+        self.pump()
+        return self.over
+
+    def cancel(self):
+        """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
+        self.abort()
+
+    cdef int enter_phase(self, int number) except -1:
+        phase = self.plan.phases[number]
+        self.number = number
+        self.work = phase.work
+        self.stages = phase.stages
+        self.opened = 0
+        self.aborted = False
+        return 0
+
+    cdef int pump(self) except -1:
+        """Call all that may be called now, each in an `asyncio.Task`."""
+        self.pumping = True
+        factory = self.loop.get_task_factory()
+        if factory is not None and factory is not EAGER_FACTORY:
+            start_ready_by_factory(self)
+        elif EAGER_START:
+            start_ready_eagerly(self)
+        else:
+            start_ready_early(self)
+        self.pumping = False
+        return 0
+
+    cdef inline Py_ssize_t take(self) noexcept:
+        """Return the index of the next task to call, or -1."""
+        cdef Py_ssize_t index
+        if self.position == len(self.stage):
+            return -1
+        index = self.stage[self.position]
+        self.position += 1
+        return index
+
+    cdef int advance(self) except -1:
+        """Open the next stage, of the next phase if need be, or end the run.
+
+        Called when nothing that was opened is unfinished.
+        """
+        cdef tuple stage
+        while not self.pending:
+            if self.opened < len(self.stages) and not self.aborted:
+                stage = self.stages[self.opened]
+                self.opened += 1
+                if self.due is not None:
+                    stage = tuple([index for index in stage if index in self.due])
+                self.pending = len(stage)
+                self.stage = stage
+                self.position = 0
+            elif self.number == POST:
+                self.finish()
+                return 0
+            else:
+                self.begin_next_phase()
+        return 0
+
+    cdef int begin_next_phase(self) except -1:
+        cdef int number = self.number
+        if self.aborted:
+            if number == PRE:
+                self.due = self.plan.started(self.opened, self.uncalled)
+            self.note().skipped_after(number, self.opened, self.due)
+            number = EXECUTE
+        self.enter_phase(number + 1)
+        return 0
+
+    cdef int finish(self) except -1:
+        self.over = True
+        if self.deadlines is not None:
+            self.deadlines.close()
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+        return 0
+
+    cdef int failed(self, Py_ssize_t index, error, Py_ssize_t attempts, bint timed_out) except -1:
+        """Take note of what left a function for good, and stop the phase."""
+        hide_engine(error)
+        if isinstance(error, CancelledError) and (self.aborted or self.is_cancelled()):
+            self.note().cancelled(self.number, index, attempts)
+        else:
+            self.note().failed(
+                self.number, index, attempts, error, self.loop, timed_out=timed_out
+            )
+        self.abort()
+        self.finished_one()
+        return 0
+
+    cdef int never_called(self, Py_ssize_t index, error) except -1:
+        """Take note of a function whose `asyncio.Task` did not come to its first step."""
+        if self.uncalled is None:
+            self.uncalled = []
+        self.uncalled.append(index)
+        if self.aborted and isinstance(error, CancelledError):
+            self.note().skipped(self.number, [index])
+            self.finished_one()
+        else:
+            self.failed(index, error, 1, False)
+        if not self.pumping:
+            self.pump()
+        return 0
+
+    cdef inline int finished_one(self) except -1:
+        self.pending -= 1
+        if not self.pending:
+            self.advance()
+        return 0
+
+    cdef bint is_cancelled(self) except -1:
+        """Tell whether the caller has just been cancelled, and will hear of it soon.
+
+        Whoever cancels all tasks of a loop may get to a function before its run.
+        """
+        return self.number != POST and self.waiter is not None and self.waiter.cancelled()
+
+    cdef int abort(self) except -1:
+        """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
+        cdef tuple uncalled
+        if self.aborted or self.number == POST:
+            return 0
+        self.aborted = True
+        uncalled = self.stage[self.position:]
+        self.position = len(self.stage)
+        if self.uncalled is None:
+            self.uncalled = []
+        self.uncalled.extend(uncalled)
+        self.pending -= len(uncalled)
+        self.note().skipped(self.number, uncalled)
+        if self.suspended is not None:
+            for driver in list(self.suspended):
+                (<Driver>driver).task.cancel()
+        return 0
+
+    cdef object note(self):
+        if self.record is None:
+            self.record = Record(self.plan)
+        return self.record
+
+
+@cython.final
+@cython.freelist(128)
+cdef class Driver:
+    """What an `asyncio.Task` runs: one function after another, the last of which may suspend.
+
+    It stands in for the coroutine of the function that it is at: `repr(task)`, stacks and
+    debuggers show the user's code.
+    """
+
+    cdef Run run  # None: it has ended
+    cdef Py_ssize_t index
+    cdef object task
+    cdef object context  # None: that of the asyncio.Task
+    cdef object coroutine
+    cdef object held  # on 3.11: what the first step, taken early, has to hand over
+    cdef bint holding
+    cdef bint begun
+    cdef bint lone  # in an asyncio.Task of a task factory's
+    cdef bint shared  # as long as no function has suspended
+    cdef void *weakrefs  # of the asyncio.Task that no function has taken hold of
+    cdef Py_ssize_t references
+    # The attempts at a function that has a timeout or retries.
+    cdef Py_ssize_t attempts
+    cdef object error  # what left the last one
+    cdef object pause
+    cdef double deadline
+    cdef bint wants_timer  # none is set yet for the deadline
+    cdef bint pausing
+    cdef bint expired
+    cdef bint timed_out
+    cdef readonly long serial  # of the timer that is set
+    cdef object __weakref__
+
+    cdef object begin(self, task):
+        """Call functions until one suspends, and return the future that it waits for."""
+        self.begun = True
+        self.task = task
+        self.weakrefs = sdax_weakrefs(task)
+        self.references = Py_REFCNT(self.task)
+        yielded = self.step(CALL, None)
+        if self.run is not None:
+            self.suspend()
+        return yielded
+
+    cdef int suspend(self) except -1:
+        """Keep the `asyncio.Task` for this function, from its first suspension on."""
+        cdef Run run = self.run
+        self.shared = False
+        if run.suspended is None:
+            run.suspended = {}
+        run.suspended[self] = None
+        if AWAITED_BY and run.parent is not None:
+            add_to_awaited_by(self.task, run.parent)
+        return 0
+
+    cdef int release(self) except -1:
+        """Let go of everything: there is nothing more to call."""
+        cdef Run run = self.run
+        if not self.shared:
+            run.suspended.pop(self, None)
+            if AWAITED_BY and run.parent is not None:
+                discard_from_awaited_by(self.task, run.parent)
+        self.run = None
+        self.task = None
+        self.coroutine = None
+        return 0
+
+    cdef object step(self, How how, exception):
+        """Call a function, or go on with it; return what it waits for.
+
+        In its first step a driver calls one function after another. A function leaves the
+        `asyncio.Task` to the next only where nobody could tell that the two shared it. When
+        nothing is left to call, the driver lets go of the run.
+        """
+        cdef Run run = self.run
+        cdef PyObject *outcome
+        cdef int status
+        while True:
+            outcome = NULL
+            limits = (<tuple>run.work[self.index])[1]
+            if how == CALL and limits is not None:
+                self.begin_attempt(limits)
+            if self.context is not None:
+                PyContext_Enter(self.context)
+            if how == SEND:
+                status = PyIter_Send(self.coroutine, None, &outcome)
+            elif how == CALL:
+                status = self.call_function(&outcome)
+            else:
+                status = self.throw_into(exception, &outcome)
+            error = sdax_take_error() if status == RAISED else None
+            if self.context is not None:
+                PyContext_Exit(self.context)
+            value = None
+            if outcome is not NULL:
+                value = <object>outcome
+                Py_XDECREF(outcome)
+            if status == YIELDED:
+                if self.wants_timer:
+                    self.set_timer()
+                return value
+            if limits is not None:
+                error = self.settle_attempt(limits, error)
+                if error is not None:
+                    last, error = error, self.retried(limits, error)
+                    if error is None:
+                        return self.begin_pause(limits, last)
+            if not self.shared:
+                return self.finish(value, error)
+            self.end_function(value, error)
+            if (
+                Py_REFCNT(self.task) != self.references
+                or sdax_weakrefs(self.task) != self.weakrefs
+                or sdax_is_marked(self.task)
+            ):
+                self.index = -1
+            else:
+                self.index = run.take()
+            if self.index < 0:
+                self.release()
+                return None
+            sdax_set_name(self.task, (<tuple>run.work[self.index])[2])
+            self.context = PyContext_Copy(run.context)
+            how = CALL
+
+    cdef int call_function(self, PyObject **outcome) noexcept:
+        """Call the function and step its coroutine once."""
+        cdef PyObject *returned
+        returned = PyObject_CallOneArg((<tuple>self.run.work[self.index])[0], self.run.ctx)
+        if returned is NULL:
+            return RAISED
+        self.coroutine = <object>returned
+        Py_XDECREF(returned)
+        if type(self.coroutine) is not CoroutineType and self.make_coroutine() < 0:
+            return RAISED
+        return PyIter_Send(self.coroutine, None, outcome)
+
+    cdef int make_coroutine(self) noexcept:
+        """Make a coroutine of what the function returned instead of one."""
+        cdef PyObject *made = PyObject_CallFunctionObjArgs(
+            as_coroutine,
+            <PyObject *>self.coroutine,
+            PyTuple_GET_ITEM(self.run.names, self.index),
+            PyTuple_GET_ITEM(PHASES, self.run.number),
+            NULL,
+        )
+        if made is NULL:
+            return -1
+        self.coroutine = <object>made
+        Py_XDECREF(made)
+        return 0
+
+    cdef int throw_into(self, exception, PyObject **outcome) noexcept:
+        """Throw into the coroutine; the outcomes are those of PyIter_Send."""
+        outcome[0] = PyObject_CallMethodOneArg(self.coroutine, THROW_METHOD, exception)
+        if outcome[0] is not NULL:
+            return YIELDED
+        if not PyErr_ExceptionMatches(StopIteration):
+            return RAISED
+        outcome[0] = sdax_take_returned()
+        return RETURNED
+
+    cdef int begin_attempt(self, limits) except -1:
+        self.attempts += 1
+        if limits.timeout is not None:
+            self.deadline = <double>self.run.loop.time() + <double>limits.timeout
+            self.wants_timer = True
+        return 0
+
+    cdef object settle_attempt(self, limits, error):
+        """Return what an attempt leaves: of one that has expired, as `asyncio.timeout()` does."""
+        self.wants_timer = False
+        self.serial = 0
+        self.timed_out = False
+        if not self.expired:
+            return error
+        self.expired = False
+        others = self.task.uncancel()
+        if others or not isinstance(error, CancelledError):
+            return error
+        self.timed_out = True
+        timeout = TimeoutError(f"timed out after {limits.timeout} s")
+        timeout.__cause__ = error
+        hide_engine(error)
+        return timeout
+
+    cdef object retried(self, limits, error):
+        """Return None when another attempt is to follow this error, else what is left of it."""
+        if (
+            self.run.aborted
+            or self.attempts > limits.retries
+            or not isinstance(error, Exception)
+        ):
+            return error
+        try:
+            if limits.is_retryable(error):
+                return None
+        except BaseException as exception:  # out of a predicate of the user's
+            self.timed_out = False
+            exception.__context__ = error
+            return exception
+        return error
+
+    cdef object begin_pause(self, limits, error):
+        """Wait before the next attempt: return what to wait for."""
+        cdef Run run = self.run
+        cdef double delay = limits.backoff(self.attempts - 1) * uniform(0.5, 1.0)
+        hide_engine(error)
+        self.error = error
+        self.pausing = True
+        if delay <= 0:
+            return None
+        self.pause = run.loop.create_future()
+        self.deadline = <double>run.loop.time() + delay
+        self.set_timer()
+        self.pause._asyncio_future_blocking = True
+        return self.pause
+
+    cdef int set_timer(self) except -1:
+        """Set the timer for the deadline: only what suspends can take long."""
+        cdef Run run = self.run
+        self.wants_timer = False
+        if self.pause is None and (<tuple>run.work[self.index])[1].timeout == 0:
+            self.expire()
+            return 0
+        if run.deadlines is None:
+            run.deadlines = Deadlines(run.loop, run.context)
+        self.serial = run.deadlines.add(self.deadline, self)
+        return 0
+
+    cpdef expire(self):
+        """Hear that the deadline has come."""
+        if self.pause is None:
+            self.expired = True
+            self.task.cancel()
+        elif not self.pause.done():
+            self.pause.set_result(None)
+
+    cdef int end_function(self, value, error) except -1:
+        """Take note of how the function has ended."""
+        cdef Run run = self.run
+        cdef Py_ssize_t attempts = self.attempts
+        cdef bint timed_out = self.timed_out
+        if attempts:
+            self.attempts = 0
+            self.timed_out = False
+        if error is not None:
+            run.failed(self.index, error, attempts or 1, timed_out)
+            return 0
+        if value is not None:
+            if run.values is None:
+                run.values = {}
+            run.values[run.plan.key(run.number, self.index)] = value
+        if attempts > 1:
+            run.note().succeeded(run.number, self.index, attempts)
+        run.finished_one()
+        return 0
+
+    cdef object resume(self, How how, exception):
+        """Go on after a suspension."""
+        if self.pausing:
+            self.pausing = False
+            self.pause = None
+            self.serial = 0
+            error, self.error = self.error, None
+            if how == SEND:
+                how = CALL
+            else:
+                # The attempt that failed is the last one then. What came is a cancellation.
+                return self.finish(None, error)
+        return self.step(how, exception)
+
+    cdef object finish(self, value, error):
+        """End a function that had suspended, and go on with what it opens."""
+        cdef Run run = self.run
+        self.end_function(value, error)
+        self.release()
+        if not run.pumping and run.position < len(run.stage):
+            run.pump()
+        return None
+
+    # On 3.11, where no asyncio.Task starts eagerly, the first step is taken before the loop
+    # gets to it, and what came of it is held until then.
+
+    cdef int begin_early(self, task) except -1:
+        yielded = self.begin(task)
+        # None is a bare yield, which waits for one pass of the loop: no need to hold it.
+        if self.run is not None and yielded is not None:
+            self.held = yielded
+            self.holding = True
+        return 0
+
+    cdef object hand_over(self):
+        """Give the held future to the `asyncio.Task`, as `await` would have."""
+        held, self.held = self.held, None
+        self.holding = False
+        try:
+            held._asyncio_future_blocking = True
+        except AttributeError:
+            pass  # no future at all: the asyncio.Task will say so
+        return held
+
+    # What asyncio.Task asks of a coroutine.
+
+    def __next__(self):
+        if self.holding:
+            return self.hand_over()
+        if self.run is not None:
+            if self.begun:
+                yielded = self.resume(SEND, None)
+            elif self.lone:
+                yielded = self.begin_alone()
+            else:
+                yielded = self.begin(current_task(self.run.loop))
+            if self.run is not None:
+                return yielded
+        raise StopIteration
+
+    def send(self, value):
+        return self.__next__()
+
+    def throw(self, exception, value=None, traceback=None):
+        if self.holding:
+            # As Task.cancel() does it: who owns the future hears of it first.
+            held = self.hand_over()
+            if isinstance(exception, CancelledError) and asyncio.isfuture(held):
+                if held.cancel(*exception.args):
+                    return held
+        if self.run is not None:
+            if not self.begun:
+                run, index = self.run, self.index
+                self.release()
+                (<Run>run).never_called(index, exception)
+                raise exception
+            yielded = self.resume(THROW, exception)
+            if self.run is not None:
+                return yielded
+        raise StopIteration
+
+    def close(self):
+        if self.coroutine is not None:
+            self.coroutine.close()
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __getattr__(self, name):
+        # What tools ask of a coroutine that they show: cr_frame, __qualname__ and the like.
+        return getattr(self.coroutine, name)
+
+    cdef object begin_alone(self):
+        """Take the first step in an `asyncio.Task` of a task factory's, shared with no other."""
+        self.begun = True
+        self.task = current_task(self.run.loop)
+        if self.task is not None:
+            self.task.set_name((<tuple>self.run.work[self.index])[2])
+        self.suspend()
+        return self.step(CALL, None)
+
+
+cdef inline Driver new_driver(Run run, Py_ssize_t index):
+    cdef Driver driver = Driver.__new__(Driver)
+    driver.run = run
+    driver.index = index
+    driver.shared = True
+    return driver
+
+
+cdef int start_ready_eagerly(Run run) except -1:
+    """Start a driver in a new `asyncio.Task` while there is something to call."""
+    cdef Py_ssize_t index
+    while (index := run.take()) >= 0:
+        Task(
+            new_driver(run, index),
+            loop=run.loop,
+            name=(<tuple>run.work[index])[2],
+            context=PyContext_Copy(run.context),
+            eager_start=True,
+        )
+    return 0
+
+
+cdef int start_ready_early(Run run) except -1:
+    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers."""
+    cdef Py_ssize_t index
+    cdef Driver driver
+    loop = run.loop
+    current = current_tasks.get(loop)
+    if current is not None:
+        leave_task(loop, current)
+    while (index := run.take()) >= 0:
+        driver = new_driver(run, index)
+        context = PyContext_Copy(run.context)
+        task = Task(driver, loop=loop, name=(<tuple>run.work[index])[2], context=context)
+        enter_task(loop, task)
+        PyContext_Enter(context)
+        driver.begin_early(task)
+        PyContext_Exit(context)
+        leave_task(loop, task)
+        if driver.run is None:
+            # Only its first step is still in the loop's queue: nobody need see it.
+            unregister_task(task)
+            task._log_destroy_pending = False
+    if current is not None:
+        enter_task(loop, current)
+    return 0
+
+
+cdef int start_ready_by_factory(Run run) except -1:
+    """Let the loop's task factory make an `asyncio.Task` for each function."""
+    cdef Py_ssize_t index
+    cdef Driver driver
+    while (index := run.take()) >= 0:
+        context = PyContext_Copy(run.context)
+        driver = new_driver(run, index)
+        driver.context = PyContext_Copy(run.context)
+        driver.shared = False
+        driver.lone = True
+        error = task = None
+        try:
+            task = context.run(run.loop.create_task, driver)
+        except BaseException as exception:
+            error = exception
+        if error is not None:
+            run.never_called(index, error)
+        elif not driver.begun:
+            driver.task = task
+            if run.suspended is None:
+                run.suspended = {}
+            run.suspended[driver] = None
+    return 0

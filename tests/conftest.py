@@ -1,0 +1,176 @@
+"""Every async test runs on each engine, and on each kind of event loop that users may have.
+
+A plain `async def test_...` needs no mark. Marks narrow the kinds of loops:
+
+- `virtual_clock`: loops whose time jumps to the next timer, for tests of timeouts and delays;
+- `loop_kinds("asyncio", ...)`: only these.
+
+A test that is no coroutine and runs a processor asks for the fixture `engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, NoReturn
+
+import pytest
+
+from virtual_clock import VirtualClockLoop
+
+ENGINES = {"python": "sdax._core_py", "compiled": "sdax._core"}
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One of the engines."""
+
+    name: str
+    module: ModuleType
+
+
+@dataclass(frozen=True)
+class LoopKind:
+    """A way to make an event loop."""
+
+    name: str
+    new_loop: Callable[[], asyncio.AbstractEventLoop]
+    task_factory: Any = None
+    debug: bool = False
+
+    def make(self) -> asyncio.AbstractEventLoop:
+        loop = self.new_loop()
+        loop.set_task_factory(self.task_factory)
+        return loop
+
+
+def _plain_factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def _new_uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+def _kinds() -> list[LoopKind]:
+    kinds = [
+        LoopKind("asyncio", asyncio.new_event_loop),
+        LoopKind("debug", asyncio.new_event_loop, debug=True),
+        LoopKind("factory", asyncio.new_event_loop, _plain_factory),
+    ]
+    if sys.version_info >= (3, 12):
+        kinds.append(LoopKind("eager", asyncio.new_event_loop, asyncio.eager_task_factory))
+    if sys.platform != "win32":
+        kinds.append(LoopKind("uvloop", _new_uvloop))
+    return kinds
+
+
+LOOP_KINDS = _kinds()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine",
+        choices=[*ENGINES, "both"],
+        default="both",
+        help="the engine to test (default: both); one that is missing fails",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "virtual_clock: run on loops whose time jumps")
+    config.addinivalue_line("markers", "loop_kinds(*names): run on these kinds of loops only")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
+    if name.startswith("test_") and inspect.iscoroutinefunction(obj):
+        pytest.mark.usefixtures("engine", "loop_kind", "loop_errors")(obj)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("engine")
+        names = list(ENGINES) if chosen == "both" else [chosen]
+        metafunc.parametrize("engine", names, indirect=True)
+    if "loop_kind" in metafunc.fixturenames:
+        kinds = LOOP_KINDS
+        for mark in metafunc.definition.iter_markers("loop_kinds"):
+            kinds = [kind for kind in kinds if kind.name in mark.args]
+        if metafunc.definition.get_closest_marker("virtual_clock"):
+            kinds = [
+                replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
+            ]
+        metafunc.parametrize("loop_kind", kinds, ids=lambda kind: kind.name, indirect=True)
+
+
+def _no_engine(*_: Any) -> NoReturn:
+    pytest.fail("a test that runs a processor must use the fixture 'engine'")
+
+
+@pytest.fixture(autouse=True)
+def _engine_is_chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may run on whatever engine happens to be installed."""
+    if "engine" not in request.fixturenames:
+        monkeypatch.setattr("sdax.processor.Run", _no_engine)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Implementation:
+    """The engine under test, in place of the one that was chosen at import."""
+    name = request.param
+    try:
+        module = importlib.import_module(ENGINES[name])
+    except ImportError as error:
+        pytest.fail(
+            f"the {name} engine was asked for, and cannot be imported: {error!r}; build it, or "
+            f"run with --engine python",
+            pytrace=False,
+        )
+    assert module.Run.__module__ == ENGINES[name]
+    monkeypatch.setattr("sdax.processor.Run", module.Run)
+    return Implementation(name, module)
+
+
+@pytest.fixture
+def loop_kind(request: pytest.FixtureRequest) -> LoopKind:
+    """The kind of event loop under an async test."""
+    kind: LoopKind = request.param
+    return kind
+
+
+@pytest.fixture
+def loop_errors() -> Iterator[list[dict[str, Any]]]:
+    """What the loop's exception handler was called with; a test takes out what it expects."""
+    errors: list[dict[str, Any]] = []
+    yield errors
+    assert errors == []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    fixtures = pyfuncitem.funcargs
+    arguments = {name: fixtures[name] for name in inspect.signature(test).parameters}
+    kind, errors = fixtures["loop_kind"], fixtures["loop_errors"]
+
+    async def check_what_is_left() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        await test(**arguments)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        timers = getattr(loop, "_scheduled", ())  # asyncio's own loops; uvloop shows none
+        assert [timer for timer in timers if not timer.cancelled()] == []
+
+    with asyncio.Runner(loop_factory=kind.make, debug=kind.debug or None) as runner:
+        runner.run(check_what_is_left())
+    return True

@@ -1,0 +1,202 @@
+"""What the tests are written in: short builders of processors, and a record of what happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NoReturn
+
+import pytest
+
+from sdax import AsyncTask, AsyncTaskProcessor, RunReport, SdaxExecutionError, State, TaskFunction
+
+Function = Callable[[Any], Any]
+Phase = Function | TaskFunction[Any] | None
+
+# For tests of what a loop's task factory rightly changes: it may start functions later, and
+# every one gets an asyncio.Task of its own.
+without_factory = pytest.mark.loop_kinds("asyncio", "debug", "eager", "uvloop")
+
+PHASES = ("pre_execute", "execute", "post_execute")
+
+
+def task(
+    name: Any, pre: Phase = None, execute: Phase = None, post: Phase = None
+) -> AsyncTask[Any, Any]:
+    """A task of plain functions, or of `TaskFunction`s where limits matter."""
+    return AsyncTask(name, *(_task_function(phase) for phase in (pre, execute, post)))
+
+
+def _task_function(phase: Phase) -> TaskFunction[Any] | None:
+    return phase if phase is None or isinstance(phase, TaskFunction) else TaskFunction(phase)
+
+
+def task_in(
+    phase: str, function: Phase, *, name: Any = "A", post: Phase = None
+) -> AsyncTask[Any, Any]:
+    """A task with this function in this phase, and, in the other phases, at most a cleanup."""
+    phases = {"post_execute": _task_function(post)} if post else {}
+    return AsyncTask(name, **{**phases, phase: _task_function(function)})  # type: ignore[arg-type]
+
+
+def build(*levels: Iterable[AsyncTask[Any, Any]]) -> AsyncTaskProcessor[Any, Any]:
+    """A processor of levels 1, 2, 3 ..., each given as its tasks."""
+    builder = AsyncTaskProcessor.builder()
+    for level, tasks in enumerate(levels, 1):
+        for member in tasks:
+            builder.add_task(member, level)
+    return builder.build()
+
+
+def solo(pre: Phase = None, execute: Phase = None, post: Phase = None) -> Any:
+    """A processor of the task "A" alone."""
+    return build([task("A", pre, execute, post)])
+
+
+async def failure_of(
+    processor: AsyncTaskProcessor[Any, Any], ctx: Any = None
+) -> SdaxExecutionError:
+    """Run a processor that must fail."""
+    with pytest.raises(SdaxExecutionError) as caught:
+        await processor.process_tasks(ctx)
+    error = caught.value
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    return error
+
+
+async def error_of(awaitable: Awaitable[Any]) -> BaseException | None:
+    """Await, and return what was raised, if anything."""
+    try:
+        await awaitable
+    except BaseException as error:
+        return error
+    return None
+
+
+def spawn(processor: AsyncTaskProcessor[Any, Any], ctx: Any = None) -> asyncio.Task[RunReport[Any]]:
+    """Start a run in an `asyncio.Task` that may be cancelled."""
+    return asyncio.get_running_loop().create_task(processor.process_tasks(ctx))
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let others run until the condition holds."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("what was waited for never came")
+
+
+async def passes(number: int) -> None:
+    """Let the loop pass so many times."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def forever(ctx: Any = None) -> NoReturn:
+    """Wait for what never comes."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+async def nothing(ctx: Any) -> None:
+    """Return at once."""
+
+
+def states(report: RunReport[Any] | None) -> dict[Any, str]:
+    """What became of each task, as letters, a phase each: see `LETTERS`."""
+    assert report is not None
+    return {
+        name: "".join(LETTERS[phase.state] for phase in phases) for name, phases in report.items()
+    }
+
+
+LETTERS = {
+    State.SUCCEEDED: "+",
+    State.FAILED: "F",
+    State.TIMED_OUT: "T",
+    State.CANCELLED: "C",
+    State.SKIPPED: "s",
+    State.ABSENT: "-",
+}
+
+
+class Trace(list[str]):
+    """The events of a run in order, and functions that write them.
+
+    Each function writes its label when it is called.
+    """
+
+    def quick(self, label: str, value: Any = None) -> Function:
+        """Return at once."""
+
+        async def function(ctx: Any) -> Any:
+            self.append(label)
+            return value
+
+        return function
+
+    def pausing(self, label: str, number: int = 1, value: Any = None) -> Function:
+        """Suspend for so many passes of the loop, write "<label> done" and return."""
+
+        async def function(ctx: Any) -> Any:
+            self.append(label)
+            await passes(number)
+            self.append(f"{label} done")
+            return value
+
+        return function
+
+    def failing(self, label: str, error: BaseException, number: int = 0) -> Function:
+        """Raise, after so many passes of the loop."""
+
+        async def function(ctx: Any) -> None:
+            self.append(label)
+            await passes(number)
+            raise error
+
+        return function
+
+    def waiting(self, label: str, event: asyncio.Event | None = None) -> Function:
+        """Wait for the event, or for ever, and write "<label> done" or "<label> cancelled"."""
+
+        async def function(ctx: Any) -> None:
+            self.append(label)
+            try:
+                await (event.wait() if event else forever())
+            except asyncio.CancelledError:
+                self.append(f"{label} cancelled")
+                raise
+            self.append(f"{label} done")
+
+        return function
+
+    def stubborn(self, label: str, value: Any = None) -> Function:
+        """Wait for ever; swallow the cancellation and return."""
+
+        async def function(ctx: Any) -> Any:
+            self.append(label)
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                self.append(f"{label} swallowed")
+            return value
+
+        return function
+
+    def spiteful(self, label: str, error: BaseException) -> Function:
+        """Wait for ever; answer the cancellation with another exception."""
+
+        async def function(ctx: Any) -> None:
+            self.append(label)
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                raise error from None
+
+        return function
+
+    def task(self, name: str, phases: str = "pre execute post", number: int = 0) -> Any:
+        """A task whose functions, in these phases, suspend for so many passes of the loop."""
+        make = self.pausing if number else lambda label, _: self.quick(label)
+        return task(name, **{phase: make(f"{name}.{phase}", number) for phase in phases.split()})
