@@ -13,7 +13,7 @@ from random import uniform
 from types import CoroutineType
 
 cimport cython
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
 from .calls import as_coroutine, hide_engine
@@ -212,7 +212,9 @@ cdef class Run:
     cdef tuple stage
     cdef Py_ssize_t position  # in the stage: what comes from there on is not yet called
     cdef Py_ssize_t pending  # opened, not yet finished
-    cdef dict suspended
+    cdef Driver first  # of the suspended ones, in the order in which they were called
+    cdef Driver last
+    cdef dict task_arguments  # for each new asyncio.Task: name and context change
     cdef bint pumping
     cdef bint aborted  # nothing of this phase is opened or called any more
     cdef list uncalled
@@ -354,6 +356,8 @@ cdef class Run:
     cdef int abort(self) except -1:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
         cdef tuple uncalled
+        cdef Driver driver = self.first
+        cdef list suspended = []
         if self.aborted or self.number == POST:
             return 0
         self.aborted = True
@@ -364,9 +368,35 @@ cdef class Run:
         self.uncalled.extend(uncalled)
         self.pending -= len(uncalled)
         self.note().skipped(self.number, uncalled)
-        if self.suspended is not None:
-            for driver in list(self.suspended):
-                (<Driver>driver).task.cancel()
+        while driver is not None:
+            suspended.append(driver.task)
+            driver = driver.following
+        for task in suspended:
+            task.cancel()
+        return 0
+
+    cdef int link(self, Driver driver) except -1:
+        """Count a driver among the suspended ones."""
+        driver.linked = True
+        if self.last is None:
+            self.first = driver
+        else:
+            self.last.following = driver
+            driver.preceding = self.last
+        self.last = driver
+        return 0
+
+    cdef int unlink(self, Driver driver) except -1:
+        driver.linked = False
+        if driver.preceding is None:
+            self.first = driver.following
+        else:
+            driver.preceding.following = driver.following
+        if driver.following is None:
+            self.last = driver.preceding
+        else:
+            driver.following.preceding = driver.preceding
+        driver.preceding = driver.following = None
         return 0
 
     cdef object note(self):
@@ -390,6 +420,9 @@ cdef class Driver:
     cdef object context  # None: that of the asyncio.Task
     cdef object coroutine
     cdef object held  # on 3.11: what the first step, taken early, has to hand over
+    cdef Driver preceding
+    cdef Driver following
+    cdef bint linked  # among the suspended ones of the run
     cdef bint holding
     cdef bint begun
     cdef bint lone  # in an asyncio.Task of a task factory's
@@ -423,9 +456,8 @@ cdef class Driver:
         """Keep the `asyncio.Task` for this function, from its first suspension on."""
         cdef Run run = self.run
         self.shared = False
-        if run.suspended is None:
-            run.suspended = {}
-        run.suspended[self] = None
+        if not self.linked:
+            run.link(self)
         if AWAITED_BY and run.parent is not None:
             add_to_awaited_by(self.task, run.parent)
         return 0
@@ -434,7 +466,8 @@ cdef class Driver:
         """Let go of everything: there is nothing more to call."""
         cdef Run run = self.run
         if not self.shared:
-            run.suspended.pop(self, None)
+            if self.linked:
+                run.unlink(self)
             if AWAITED_BY and run.parent is not None:
                 discard_from_awaited_by(self.task, run.parent)
         self.run = None
@@ -749,14 +782,15 @@ cdef inline Driver new_driver(Run run, Py_ssize_t index):
 cdef int start_ready_eagerly(Run run) except -1:
     """Start a driver in a new `asyncio.Task` while there is something to call."""
     cdef Py_ssize_t index
+    cdef dict arguments = run.task_arguments
+    if arguments is None:
+        arguments = run.task_arguments = {"loop": run.loop, "eager_start": True}
     while (index := run.take()) >= 0:
-        Task(
-            new_driver(run, index),
-            loop=run.loop,
-            name=(<tuple>run.work[index])[2],
-            context=PyContext_Copy(run.context),
-            eager_start=True,
-        )
+        name = (<tuple>run.work[index])[2]
+        context = PyContext_Copy(run.context)
+        arguments["name"] = name
+        arguments["context"] = context
+        PyObject_Call(Task, (new_driver(run, index),), arguments)
     return 0
 
 
@@ -805,7 +839,5 @@ cdef int start_ready_by_factory(Run run) except -1:
             run.never_called(index, error)
         elif not driver.begun:
             driver.task = task
-            if run.suspended is None:
-                run.suspended = {}
-            run.suspended[driver] = None
+            run.link(driver)
     return 0

@@ -204,8 +204,8 @@ class Run:
         self.uncalled += uncalled
         self.pending -= len(uncalled)
         self.note().skipped(self.phase.number, uncalled)
-        for driver in list(self.suspended):
-            driver.task.cancel()
+        for task in [driver.task for driver in self.suspended]:
+            task.cancel()
 
     def note(self) -> Record:
         if self.record is None:
