@@ -15,7 +15,7 @@ from setuptools.errors import BaseError, CCompilerError
 WITHOUT = """
 *** sdax: the compiled engine could not be built: {error}
 *** sdax will work all the same, on its engine in pure Python: the same behaviour, but more time
-*** spent per function. For the compiled one, install a C compiler (Debian: gcc and libc6-dev;
+*** spent per function. For the compiled one, install a C compiler (Debian: gcc and python3-dev;
 *** macOS: xcode-select --install; Windows: Visual Studio's C++ build tools) and install again."""
 
 

@@ -23,6 +23,8 @@ import pytest
 
 from virtual_clock import VirtualClockLoop
 
+HANGS_AFTER = 10  # seconds
+
 ENGINES = {"python": "sdax._core_py", "compiled": "sdax._core"}
 
 
@@ -159,18 +161,35 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = pyfuncitem.obj
     if not inspect.iscoroutinefunction(test):
         return None
-    fixtures = pyfuncitem.funcargs
+    fixtures: dict[str, Any] = pyfuncitem.funcargs
     arguments = {name: fixtures[name] for name in inspect.signature(test).parameters}
     kind, errors = fixtures["loop_kind"], fixtures["loop_errors"]
 
+    runner = asyncio.Runner(loop_factory=kind.make, debug=kind.debug or None)
+    loop = runner.get_loop()
+    watchdog = None
+    hangs = False
+
+    def stop() -> None:
+        nonlocal hangs
+        hangs = True
+        loop.stop()
+
     async def check_what_is_left() -> None:
-        loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: errors.append(context))
         await test(**arguments)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         timers = getattr(loop, "_scheduled", ())  # asyncio's own loops; uvloop shows none
-        assert [timer for timer in timers if not timer.cancelled()] == []
+        assert [each for each in timers if each is not watchdog and not each.cancelled()] == []
 
-    with asyncio.Runner(loop_factory=kind.make, debug=kind.debug or None) as runner:
+    if not isinstance(loop, VirtualClockLoop):  # which raises as soon as it cannot go on
+        watchdog = loop.call_later(HANGS_AFTER, stop)
+    try:
         runner.run(check_what_is_left())
+    finally:
+        if hangs:
+            # What hangs would also hang when it is cancelled.
+            loop.close()
+            pytest.fail(f"the test hangs: it was given up after {HANGS_AFTER} s", pytrace=False)
+        runner.close()
     return True

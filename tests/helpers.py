@@ -36,7 +36,7 @@ def task_in(
 ) -> AsyncTask[Any, Any]:
     """A task with this function in this phase, and, in the other phases, at most a cleanup."""
     phases = {"post_execute": _task_function(post)} if post else {}
-    return AsyncTask(name, **{**phases, phase: _task_function(function)})  # type: ignore[arg-type]
+    return AsyncTask(name, **{**phases, phase: _task_function(function)})
 
 
 def build(*levels: Iterable[AsyncTask[Any, Any]]) -> AsyncTaskProcessor[Any, Any]:

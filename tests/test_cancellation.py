@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from helpers import (
     PHASES,
     Trace,
@@ -20,7 +21,6 @@ from helpers import (
     task_in,
     until,
 )
-
 from sdax import SdaxExecutionError, TaskFunction
 
 RUN_CANCELLED = "sdax: a run that was cancelled had failures as well"
@@ -192,9 +192,7 @@ async def test_a_cancellation_in_every_pass_of_the_loop() -> None:
         await asyncio.sleep(0)
     assert run.cancelled()
     posts = [event for event in trace if ".post" in event]
-    assert posts == [
-        f"{name}.post{done}" for name in "CBA" for done in ("", " done")
-    ]
+    assert posts == [f"{name}.post{done}" for name in "CBA" for done in ("", " done")]
 
 
 async def test_siblings_are_cancelled_once() -> None:
@@ -413,7 +411,8 @@ async def test_a_failing_run_in_a_task_group() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.TaskGroup() as group:
             group.create_task(solo(Trace().failing("A", Broken(), 1)).process_tasks(None))
-            group.create_task(solo(trace.waiting("B"), post=trace.quick("post")).process_tasks(None))
+            other = solo(trace.waiting("B"), post=trace.quick("post"))
+            group.create_task(other.process_tasks(None))
     (error,) = caught.value.exceptions
     assert isinstance(error, SdaxExecutionError)
     assert trace == ["B", "B cancelled", "post"]

@@ -8,6 +8,7 @@ from types import coroutine
 from typing import Any
 
 import pytest
+
 from helpers import (
     PHASES,
     Trace,
@@ -24,7 +25,6 @@ from helpers import (
     until,
     without_factory,
 )
-
 from sdax import SdaxExecutionError, TaskCancelledError, TaskFunction
 
 # After how many passes of the loop a function fails: before and after its first suspension.
@@ -50,21 +50,21 @@ async def test_failing_pre_execute(number: int) -> None:
             [
                 task("waiting", trace.waiting("waiting"), post=trace.quick("waiting.post")),
                 task("done", trace.quick("done"), trace.quick("done.execute")),
-                task("failing", trace.failing("failing", broken, number), post=trace.quick("f.post")),
+                task("bad", trace.failing("bad", broken, number), post=trace.quick("bad.post")),
             ],
             [trace.task("higher")],
         )
     )
     assert error.exceptions == (broken,)
     assert trace == [
-        *("lower.pre", "waiting", "done", "failing", "waiting cancelled"),
-        *("waiting.post", "f.post", "lower.post"),
+        *("lower.pre", "waiting", "done", "bad", "waiting cancelled"),
+        *("waiting.post", "bad.post", "lower.post"),
     ]
     assert states(error.report) == {
         "lower": "+s+",
         "waiting": "C-+",
         "done": "+s-",
-        "failing": "F-+",
+        "bad": "F-+",
         "higher": "sss",
     }
 
@@ -118,17 +118,17 @@ async def test_without_pre_execute_a_task_starts_when_its_level_opens() -> None:
             [
                 task("failing", trace.failing("failing", Broken())),
                 task("beside", post=trace.quick("beside.post")),
-                task("executes", execute=trace.quick("executes"), post=trace.quick("executes.post")),
+                task("works", execute=trace.quick("works"), post=trace.quick("works.post")),
             ],
             [task("above", post=trace.quick("above.post"))],
         )
     )
-    assert trace == ["failing", "beside.post", "executes.post", "below.post"]
+    assert trace == ["failing", "beside.post", "works.post", "below.post"]
     assert states(error.report) == {
         "below": "--+",
         "failing": "F--",
         "beside": "--+",
-        "executes": "-s+",
+        "works": "-s+",
         "above": "--s",
     }
 
@@ -139,7 +139,8 @@ async def test_cleanup_of_opened_levels_only(failing_level: int) -> None:
     levels = []
     for level in (1, 2, 3, 4):
         if level == failing_level:
-            levels.append([task("bad", trace.failing("bad", Broken()), post=trace.quick("bad.post"))])
+            failing = trace.failing("bad", Broken())
+            levels.append([task("bad", failing, post=trace.quick("bad.post"))])
         else:
             # Odd levels have functions to call first, even ones open without.
             pre = trace.quick(f"{level}.pre") if level % 2 else None
@@ -826,8 +827,8 @@ async def test_tracebacks_show_the_functions_frames() -> None:
         raises()
 
     for function in (sync_part, suspended, callable_part):
-        for limits in ({}, {"timeout": 60.0}):
-            error = await failure_of(solo(TaskFunction(function, **limits)))
+        for timeout in (None, 60):
+            error = await failure_of(solo(TaskFunction(function, timeout)))
             traceback = error.exceptions[0].__traceback__
             names = []
             while traceback is not None:

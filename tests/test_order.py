@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from helpers import PHASES, Trace, build, solo, spawn, task, task_in, until, without_factory
 
+from helpers import PHASES, Trace, build, solo, spawn, task, task_in, until, without_factory
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction, join
 
 
@@ -194,8 +194,10 @@ async def test_functions_that_never_suspend_never_go_through_the_loop(
 
     function = TaskFunction(look, **limits)
     await build(
-        *([AsyncTask(f"{level}{name}", function, function, function) for name in "ABC"]
-          for level in range(3))
+        *(
+            [AsyncTask(f"{level}{name}", function, function, function) for name in "ABC"]
+            for level in range(3)
+        )
     ).process_tasks(None)
     assert seen == [False] * 27
     assert passed == []
@@ -260,8 +262,10 @@ async def test_each_function_is_called_once(number: int) -> None:
     trace = Trace()
     names = [f"{level}-{index}" for level in range(5) for index in range(5)]
     await build(
-        *([trace.task(name, number=number) for name in names if name[0] == str(level)]
-          for level in range(5))
+        *(
+            [trace.task(name, number=number) for name in names if name[0] == str(level)]
+            for level in range(5)
+        )
     ).process_tasks(None)
     called = [event for event in trace if not event.endswith("done")]
     assert sorted(called) == sorted(

@@ -54,3 +54,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._clock.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass as if a function had computed for so long."""
+        self._clock.now += seconds

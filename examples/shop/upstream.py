@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -11,7 +11,7 @@ from yarl import URL
 
 
 @asynccontextmanager
-async def listening(application: web.Application) -> AsyncIterator[URL]:
+async def listening(application: web.Application) -> AsyncGenerator[URL, None]:
     """Serve an application on a free port of 127.0.0.1 for the length of a block."""
     # aiohttp leaves a handler running when its client has gone, unless told otherwise.
     runner = web.AppRunner(application, handler_cancellation=True, access_log=None)

@@ -1,0 +1,58 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILT := $(VENV)/.built
+
+.DEFAULT_GOAL := help
+.PHONY: help install build test test-debug lint format types check bench dist clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	SDAX_REQUIRE_EXTENSIONS=1 $(BIN)/pip install -q -e ".[dev]"
+	@touch $@ $(BUILT)
+
+$(BUILT): sdax/_core.pyx setup.py | $(INSTALLED)
+	SDAX_REQUIRE_EXTENSIONS=1 $(BIN)/pip install -q --no-deps -e .
+	@touch $@
+
+install: $(INSTALLED) ## make .venv with sdax (editable) and all that development needs
+
+build: ## compile the engine in place
+	@rm -f $(BUILT)
+	@$(MAKE) --no-print-directory $(BUILT)
+
+test: $(BUILT) ## run the tests on both engines
+	$(BIN)/python -m pytest
+
+test-debug: $(BUILT) ## run them in Python's development mode, with asyncio's debug mode
+	$(BIN)/python -X dev -m pytest
+
+lint: $(INSTALLED) ## check style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(INSTALLED) ## mend what of the style can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(INSTALLED) ## check types with mypy and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check: lint types test ## lint, types and tests
+
+bench: $(BUILT) ## measure sdax beside asyncio.TaskGroup, with both engines
+	$(BIN)/python benchmarks/speed.py
+	SDAX_NO_EXTENSIONS=1 $(BIN)/python benchmarks/speed.py
+
+dist: $(INSTALLED) ## build the source distribution, and the wheel from it
+	SDAX_REQUIRE_EXTENSIONS=1 $(BIN)/python -m build
+
+clean: ## remove what was built, but not .venv
+	rm -rf build dist sdax.egg-info sdax/_core*.so sdax/_core*.pyd sdax/_core.c $(BUILT)
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find sdax tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

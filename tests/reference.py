@@ -1,0 +1,234 @@
+"""The reference model: what the contract says, on plain asyncio, slow and obvious.
+
+Every function gets an `asyncio.Task` from `create_task`, every timeout is an
+`asyncio.timeout()`, every delay before a retry an `asyncio.sleep()`. Nothing of the engines is
+used, only what describes tasks, reports and errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from asyncio import CancelledError
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple
+
+from sdax import (
+    AsyncTask,
+    SdaxExecutionError,
+    SdaxTaskGroup,
+    TaskCancelledError,
+    TaskFailure,
+    TaskFunction,
+)
+from sdax.report import PhaseReport, State, TaskReport
+
+PRE, EXECUTE, POST = PHASES = ("pre_execute", "execute", "post_execute")
+
+Report = dict[Hashable, TaskReport]
+
+
+class Ending(NamedTuple):
+    """How the last attempt at a function ended."""
+
+    attempts: int
+    value: Any = None
+    error: BaseException | None = None
+    timed_out: bool = False
+
+
+class Reference:
+    """A processor for one run: `process_tasks(ctx)` returns or raises what the contract says.
+
+    `failed_at` has the time at which each function failed, by task name and phase: where two
+    failed at the same time, the contract does not say which comes first.
+    """
+
+    def __init__(
+        self, added: Iterable[tuple[AsyncTask[Any, Any], int]], random_factor: float
+    ) -> None:
+        self.added = list(added)
+        self.random_factor = random_factor
+        self.failed_at: dict[tuple[Hashable, str], float] = {}
+        self.failures: list[TaskFailure] = []
+        self.fatal: BaseException | None = None
+        self.surplus: list[BaseException] = []  # fatal too, but not the first
+        self.interruption: CancelledError | None = None
+        self.phase = PRE
+        self.stopped = False  # nothing more of pre_execute and execute is called
+        self.running: set[asyncio.Task[None]] = set()
+        self.started: set[Hashable] = set()
+        self.reports = {
+            (task.name, phase): PhaseReport(State.SKIPPED if has(task, phase) else State.ABSENT)
+            for task, _ in self.added
+            for phase in PHASES
+        }
+
+    async def process_tasks(self, ctx: Any) -> Report:
+        levels = sorted({level for _, level in self.added})
+        for level in levels:
+            if not self.stopped:
+                members = self.members(level)
+                # Those with a pre_execute start when that is called, see run_function().
+                self.started.update(task.name for task in members if not has(task, PRE))
+                await self.run_phase(PRE, members, ctx)
+        if not self.stopped:
+            await self.run_phase(EXECUTE, [task for task, _ in self.added], ctx)
+        for level in reversed(levels):
+            due = [task for task in self.members(level) if task.name in self.started]
+            await self.run_phase(POST, due, ctx)
+        return self.result()
+
+    def members(self, level: int) -> list[AsyncTask[Any, Any]]:
+        return [task for task, its_level in self.added if its_level == level]
+
+    async def run_phase(self, phase: str, members: list[AsyncTask[Any, Any]], ctx: Any) -> None:
+        self.phase = phase
+        unfinished = {
+            asyncio.create_task(self.run_function(task, ctx), name=f"sdax:{task.name}:{phase}")
+            for task in members
+            if has(task, phase)
+        }
+        while unfinished:
+            try:
+                _, unfinished = await asyncio.wait(unfinished)
+            except CancelledError as error:
+                self.interruption = self.interruption or error
+                self.stop()
+
+    def stop(self) -> None:
+        """Let nothing more be called, and cancel what runs; but never a cleanup."""
+        if self.phase != POST and not self.stopped:
+            self.stopped = True
+            for task in self.running:
+                task.cancel()
+
+    async def run_function(self, task: AsyncTask[Any, Any], ctx: Any) -> None:
+        if self.stopped and self.phase != POST:
+            return
+        self.started.add(task.name)
+        current = asyncio.current_task()
+        assert current is not None
+        self.running.add(current)
+        ending = await self.attempts(task, getattr(task, self.phase), ctx)
+        self.running.discard(current)
+        self.reports[task.name, self.phase] = self.judge(task, ending)
+
+    async def attempts(
+        self, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
+    ) -> Ending:
+        attempt = 0
+        while True:
+            attempt += 1
+            ending = await self.attempt(attempt, task, function, ctx)
+            error = ending.error
+            if (
+                error is None
+                or (self.stopped and self.phase != POST)
+                or attempt > function.retries
+                or not is_retryable(function, error)
+            ):
+                return ending
+            try:
+                await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
+            except CancelledError:
+                return ending
+
+    async def attempt(
+        self, attempt: int, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
+    ) -> Ending:
+        left: BaseException | None = None
+        try:
+            async with asyncio.timeout(function.timeout):
+                try:
+                    if function.has_task_group_argument:
+                        async with SdaxTaskGroup() as group:
+                            value = await function.function(ctx, group)  # type: ignore[call-arg]
+                    else:
+                        awaitable = function.function(ctx)  # type: ignore[call-arg]
+                        if not inspect.isawaitable(awaitable):
+                            raise TypeError(f"{self.phase} of {task.name!r} is not awaitable")
+                        value = await awaitable
+                except BaseException as error:
+                    left = error
+                    raise
+        # In the frame of the call: a StopIteration would not leave a coroutine as it is.
+        except BaseException as error:
+            timed_out = isinstance(error, TimeoutError) and error is not left
+            return Ending(attempt, None, error, timed_out)
+        return Ending(attempt, value)
+
+    def judge(self, task: AsyncTask[Any, Any], ending: Ending) -> PhaseReport:
+        attempts, value, error, timed_out = ending
+        if error is None:
+            return PhaseReport(State.SUCCEEDED, attempts, value)
+        if isinstance(error, CancelledError):
+            if self.stopped and self.phase != POST:
+                return PhaseReport(State.CANCELLED, attempts)
+            cause, error = error, TaskCancelledError()
+            error.__cause__ = cause
+        state = State.TIMED_OUT if timed_out else State.FAILED
+        if isinstance(error, Exception):
+            now = asyncio.get_running_loop().time()
+            self.failed_at[task.name, self.phase] = now
+            self.failures.append(TaskFailure(task.name, self.phase, attempts, error))
+            report = PhaseReport(state, attempts, None, error)
+        else:
+            if self.fatal is None:
+                self.fatal = error
+            else:
+                self.surplus.append(error)
+            report = PhaseReport(state, attempts)
+        self.stop()
+        return report
+
+    def result(self) -> Report:
+        """Return the report, or raise: what is no `Exception` first, then a cancellation."""
+        loop = asyncio.get_running_loop()
+        for error in self.surplus:
+            loop.call_exception_handler({"message": "surplus", "exception": error})
+        report = {
+            task.name: TaskReport(*(self.reports[task.name, phase] for phase in PHASES))
+            for task, _ in self.added
+        }
+        failure = None
+        if self.failures:
+            failure = SdaxExecutionError.from_failures(
+                self.failures,
+                report,  # type: ignore[arg-type]
+            )
+        if self.fatal is not None:
+            self.fatal.__context__ = failure
+            raise self.fatal
+        if self.interruption is not None:
+            if failure is not None:
+                self.interruption.__context__ = failure
+                loop.call_exception_handler({"message": "failures", "exception": failure})
+            raise self.interruption
+        if failure is not None:
+            raise failure
+        return report
+
+
+def has(task: AsyncTask[Any, Any], phase: str) -> bool:
+    """Tell whether the task has a function for this phase."""
+    return getattr(task, phase) is not None
+
+
+def is_retryable(function: TaskFunction[Any], error: BaseException) -> bool:
+    """Tell whether another attempt may follow; of a group, all leaves must allow it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_retryable(function, member) for member in error.exceptions)
+    if not isinstance(error, Exception):
+        return False
+    retryable = function.retryable_exceptions
+    if isinstance(retryable, tuple):
+        return isinstance(error, retryable)
+    return bool(retryable(error))
+
+
+def delay(function: TaskFunction[Any], retry: int) -> float:
+    """Seconds before retry number `retry`, from 0, before the random factor."""
+    longest = math.inf if function.max_delay is None else function.max_delay
+    return min(longest, function.initial_delay * function.backoff_factor**retry)

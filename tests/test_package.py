@@ -1,0 +1,131 @@
+"""The package itself: what it exports, ships and says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.resources
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdax
+from helpers import nothing, solo
+
+ROOT = Path(sdax.__file__).parent.parent
+PUBLIC = [
+    "AsyncTask",
+    "AsyncTaskProcessor",
+    "RetryableException",
+    "RunReport",
+    "SdaxExecutionError",
+    "TaskCancelledError",
+    "TaskFunction",
+    "__version__",
+    "flatten_exceptions",
+]
+
+
+def modules() -> list[str]:
+    """All modules of the package; the compiled engine may not be there."""
+    found = [f"sdax.{module.name}" for module in pkgutil.iter_modules(sdax.__path__)]
+    return ["sdax", *(name for name in found if name != "sdax.__main__")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_imports_by_itself_without_a_warning(name: str) -> None:
+    # -I shuts out the environment, and with it the place where sdax is.
+    code = f"import sys; sys.path[:0] = {[str(ROOT), *site_packages()]!r}; import {name}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def site_packages() -> list[str]:
+    import frozendict
+
+    return [str(Path(frozendict.__file__).parent.parent)]
+
+
+def test_public_names() -> None:
+    assert set(PUBLIC) <= set(sdax.__all__)
+    assert len(set(sdax.__all__)) == len(sdax.__all__)
+    for name in sdax.__all__:
+        assert getattr(sdax, name) is not None
+    visible = {
+        name
+        for name, value in vars(sdax).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert visible == set(sdax.__all__) - {"__version__"}
+
+
+def test_public_things_are_documented() -> None:
+    for name in sdax.__all__:
+        thing = getattr(sdax, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert thing.__doc__, name
+            assert thing.__module__.startswith("sdax."), name
+
+
+def test_py_typed_is_shipped() -> None:
+    assert importlib.resources.files("sdax").joinpath("py.typed").is_file()
+
+
+def test_version_and_implementation() -> None:
+    assert sdax.__version__.count(".") == 2
+    assert sdax.IMPLEMENTATION in ("python", "cython")
+    run_class = importlib.import_module("sdax._impl").Run
+    expected = {"python": "sdax._core_py", "cython": "sdax._core"}
+    assert run_class.__module__ == expected[sdax.IMPLEMENTATION]
+
+
+def public_members(thing: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(thing).items() if not name.startswith("_")}
+
+
+def test_the_engine_is_documented(engine: Any) -> None:
+    assert engine.module.__doc__
+    assert engine.module.Run.__doc__
+    for name in ("start", "cancel"):
+        assert getattr(engine.module.Run, name).__doc__
+
+
+def test_engines_have_the_same_face(engine: Any) -> None:
+    reference = importlib.import_module("sdax._core_py")
+    assert inspect.getdoc(engine.module.Run) == inspect.getdoc(reference.Run)
+    assert engine.module.Run.__name__ == "Run"
+    for name in ("start", "cancel"):
+        ours, theirs = getattr(engine.module.Run, name), getattr(reference.Run, name)
+        assert inspect.getdoc(ours) == inspect.getdoc(theirs), name
+    for name in ("loop", "waiter", "values", "record", "over"):
+        assert hasattr(engine.module.Run, name), name
+
+
+async def test_the_engine_under_test_is_the_one_that_runs(engine: Any) -> None:
+    used: list[str] = []
+
+    async def look(ctx: Any) -> None:
+        await asyncio.sleep(0)
+        current = asyncio.current_task()
+        assert current is not None
+        used.append(type(current.get_coro()).__module__)
+
+    await solo(look).process_tasks(None)
+    assert used == [engine.module.__name__]
+
+
+def test_no_engine_runs_by_accident() -> None:
+    # Without the fixture `engine` a test would pass on whatever is installed.
+    with pytest.raises(pytest.fail.Exception, match="must use the fixture 'engine'"):
+        asyncio.run(solo(nothing).process_tasks(None))

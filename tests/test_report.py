@@ -1,0 +1,242 @@
+"""What a run tells afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from helpers import (
+    PHASES,
+    Trace,
+    build,
+    error_of,
+    failure_of,
+    forever,
+    nothing,
+    solo,
+    spawn,
+    states,
+    task,
+    until,
+)
+from sdax import PhaseReport, RetryableException, RunReport, State, TaskFunction, TaskReport, join
+
+ABSENT = PhaseReport(State.ABSENT)
+
+
+def test_the_states() -> None:
+    assert {state.name: str(state) for state in State} == {
+        "SUCCEEDED": "succeeded",
+        "FAILED": "failed",
+        "TIMED_OUT": "timed out",
+        "CANCELLED": "cancelled",
+        "SKIPPED": "skipped",
+        "ABSENT": "absent",
+    }
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_of_a_success(number: int) -> None:
+    trace = Trace()
+    report = await build(
+        [
+            task(
+                "A",
+                trace.pausing("A.pre", number, "pre value"),
+                trace.pausing("A.execute", number, ["execute value"]),
+                trace.pausing("A.post", number),
+            )
+        ],
+        [task("B", None, trace.quick("B.execute", 0)), join("C")],
+    ).process_tasks(None)
+    assert type(report) is RunReport
+    assert dict(report) == {
+        "A": TaskReport(
+            PhaseReport(State.SUCCEEDED, 1, "pre value"),
+            PhaseReport(State.SUCCEEDED, 1, ["execute value"]),
+            PhaseReport(State.SUCCEEDED, 1, None),
+        ),
+        "B": TaskReport(ABSENT, PhaseReport(State.SUCCEEDED, 1, 0), ABSENT),
+        "C": TaskReport(ABSENT, ABSENT, ABSENT),
+    }
+
+
+async def test_names_in_the_order_of_adding() -> None:
+    report = await build([join("C")], [join("A"), join("B")]).process_tasks(None)
+    assert list(report) == ["C", "A", "B"]
+    assert len(report) == 3
+    assert repr(report) == "<RunReport of 3 tasks>"
+
+
+async def test_a_read_only_mapping() -> None:
+    report = await solo(nothing).process_tasks(None)
+    assert isinstance(report, Mapping)
+    assert "A" in report
+    assert "B" not in report
+    assert report.get("B") is None
+    with pytest.raises(KeyError):
+        report["B"]
+    with pytest.raises(TypeError):
+        report["A"] = None  # type: ignore[index]
+    with pytest.raises(TypeError):
+        del report["A"]  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        report["A"].execute = None
+
+
+async def test_values_are_the_very_objects() -> None:
+    value = object()
+    report = await solo(Trace().quick("A", value), Trace().pausing("A", 1, value)).process_tasks(0)
+    assert report["A"].pre_execute.value is value
+    assert report["A"].execute.value is value
+
+
+async def test_each_run_has_a_report_of_its_own() -> None:
+    async def echo(ctx: Any) -> Any:
+        await asyncio.sleep(0)
+        return ctx
+
+    processor = solo(echo)
+    reports = await asyncio.gather(*(processor.process_tasks(number) for number in range(5)))
+    assert [report["A"].pre_execute.value for report in reports] == [0, 1, 2, 3, 4]
+
+
+async def test_of_a_failure() -> None:
+    trace = Trace()
+    broken, late = ValueError("broken"), ValueError("late")
+    error = await failure_of(
+        build(
+            [task("low", trace.quick("low", "value"), nothing, trace.failing("low.post", late))],
+            [
+                task("waiting", trace.waiting("waiting"), nothing, trace.quick("post", "cleaned")),
+                task("failing", trace.failing("failing", broken, 1)),
+                join("node"),
+            ],
+            [task("high", nothing, nothing, nothing)],
+        )
+    )
+    skipped = PhaseReport(State.SKIPPED)
+    assert dict(error.report or {}) == {
+        "low": TaskReport(
+            PhaseReport(State.SUCCEEDED, 1, "value"),
+            skipped,
+            PhaseReport(State.FAILED, 1, None, late),
+        ),
+        "waiting": TaskReport(
+            PhaseReport(State.CANCELLED, 1),
+            skipped,
+            PhaseReport(State.SUCCEEDED, 1, "cleaned"),
+        ),
+        "failing": TaskReport(PhaseReport(State.FAILED, 1, None, broken), ABSENT, ABSENT),
+        "node": TaskReport(ABSENT, ABSENT, ABSENT),
+        "high": TaskReport(skipped, skipped, skipped),
+    }
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("phase", range(3))
+async def test_attempts(phase: int) -> None:
+    calls: list[Any] = []
+
+    async def flaky(ctx: Any) -> str:
+        calls.append(ctx)
+        if len(calls) < 3:
+            raise RetryableException
+        return "value"
+
+    phases: list[Any] = [None] * 3
+    phases[phase] = TaskFunction(flaky, retries=5)
+    report = await solo(*phases).process_tasks(None)
+    assert report["A"][phase] == PhaseReport(State.SUCCEEDED, 3, "value")
+    phases[phase] = TaskFunction(forever, timeout=1, retries=2)
+    error = await failure_of(solo(*phases))
+    assert error.report is not None
+    assert error.report["A"][phase] == PhaseReport(State.TIMED_OUT, 3, None, error.exceptions[0])
+
+
+async def test_attempts_of_what_succeeds_with_none() -> None:
+    calls: list[Any] = []
+
+    async def flaky(ctx: Any) -> None:
+        calls.append(ctx)
+        if len(calls) < 2:
+            raise RetryableException
+
+    function = TaskFunction(flaky, retries=1, initial_delay=0)
+    report = await solo(function).process_tasks(None)
+    assert report["A"].pre_execute == PhaseReport(State.SUCCEEDED, 2)
+
+
+async def test_of_a_cancelled_run_with_failures(loop_errors: list[Any]) -> None:
+    trace = Trace()
+    run = spawn(
+        build(
+            [
+                task("A", trace.waiting("A"), nothing, nothing),
+                task("B", trace.spiteful("B", ValueError())),
+            ]
+        )
+    )
+    await until(lambda: "B" in trace)
+    run.cancel()
+    assert isinstance(await error_of(run), asyncio.CancelledError)
+    assert states(loop_errors.pop()["exception"].report) == {"A": "Cs+", "B": "F--"}
+
+
+async def test_a_failure_keeps_the_values_of_what_succeeded() -> None:
+    error = await failure_of(
+        build([task("A", Trace().quick("A", 5)), task("B", Trace().failing("B", ValueError()))])
+    )
+    assert error.report is not None
+    assert error.report["A"].pre_execute.value == 5
+
+
+async def picklable(ctx: Any) -> str:
+    return "value"
+
+
+async def picklable_in_a_group(ctx: Any, group: Any) -> str:
+    return "value"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [picklable, TaskFunction(picklable_in_a_group, has_task_group_argument=True)],
+    ids=["bare", "group"],
+)
+async def test_picklable_when_its_functions_are(function: Any) -> None:
+    report = await solo(function, post=function).process_tasks(None)
+    again = pickle.loads(pickle.dumps(report))
+    assert dict(again) == dict(report)
+
+
+async def test_a_report_does_not_keep_the_context() -> None:
+    class Context:
+        pass
+
+    ctx = Context()
+    gone = weakref.ref(ctx)
+    gc.disable()
+    try:
+        report = await solo(Trace().pausing("A"), nothing, nothing).process_tasks(ctx)
+        del ctx
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert len(report) == 1
+
+
+@pytest.mark.parametrize("phase", range(3))
+async def test_phases_by_name_and_by_position(phase: int) -> None:
+    functions: list[Any] = [None] * 3
+    functions[phase] = Trace().quick("A", "value")
+    report = await solo(*functions).process_tasks(None)
+    assert getattr(report["A"], PHASES[phase]) is not None
+    assert getattr(report["A"], PHASES[phase]).value == report["A"][phase].value == "value"
+    assert TaskReport._fields == PHASES

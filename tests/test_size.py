@@ -1,0 +1,400 @@
+"""Large processors, and nothing left after any run."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import tracemalloc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from helpers import (
+    PHASES,
+    Trace,
+    build,
+    error_of,
+    forever,
+    nothing,
+    passes,
+    solo,
+    spawn,
+    task,
+    task_in,
+    until,
+)
+from sdax import AsyncTask, AsyncTaskProcessor, RetryableException, SdaxExecutionError, TaskFunction
+
+MANY = 100_000
+
+one_loop = pytest.mark.loop_kinds("asyncio")
+with_factory_too = pytest.mark.loop_kinds("asyncio", "factory")
+
+
+async def count(ctx: list[int]) -> None:
+    ctx[0] += 1
+
+
+async def suspend_and_count(ctx: list[int]) -> None:
+    await asyncio.sleep(0)
+    ctx[0] += 1
+
+
+def large(function: Any, number: int, levels: int, phases: int = 1) -> Any:
+    """A processor of so many tasks, dealt out to the levels."""
+    builder = AsyncTaskProcessor.builder()
+    task_function = TaskFunction(function)
+    for index in range(number):
+        builder.add_task(AsyncTask(index, *[task_function] * phases), index % levels)
+    return builder.build()
+
+
+@pytest.fixture
+def low_recursion_limit() -> Iterator[None]:
+    """Leave little room for recursion of any kind."""
+    limit = sys.getrecursionlimit()
+    depth = 0
+    frame: Any = sys._getframe()
+    while frame is not None:
+        depth += 1
+        frame = frame.f_back
+    sys.setrecursionlimit(depth + 150)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+@one_loop
+@pytest.mark.parametrize("function", [count, suspend_and_count], ids=["at once", "suspended"])
+@pytest.mark.parametrize("levels", [1, MANY], ids=["one level", "levels of one"])
+async def test_many_tasks(function: Any, levels: int, low_recursion_limit: None) -> None:
+    counter = [0]
+    report = await large(function, MANY, levels).process_tasks(counter)
+    assert counter == [MANY]
+    assert len(report) == MANY
+
+
+@with_factory_too
+@pytest.mark.parametrize("function", [count, suspend_and_count], ids=["at once", "suspended"])
+@pytest.mark.parametrize("levels", [1, 2000], ids=["one level", "levels of one"])
+async def test_all_phases_of_many_tasks(
+    function: Any, levels: int, low_recursion_limit: None
+) -> None:
+    counter = [0]
+    await large(function, 2000, levels, 3).process_tasks(counter)
+    assert counter == [6000]
+
+
+@with_factory_too
+@pytest.mark.parametrize("levels", [1, 2000], ids=["one level", "levels of one"])
+async def test_many_failures(levels: int, low_recursion_limit: None) -> None:
+    builder = AsyncTaskProcessor.builder()
+    cleanup = TaskFunction(Trace().failing("", ValueError()))
+    for index in range(2000):
+        builder.add_task(AsyncTask(index, None, None, cleanup), index % levels)
+    with pytest.raises(SdaxExecutionError) as caught:
+        await builder.build().process_tasks(None)
+    assert len(caught.value.exceptions) == 2000
+    assert len(caught.value.failures) == 2000
+
+
+@one_loop
+async def test_many_suspended_functions_are_cancelled(low_recursion_limit: None) -> None:
+    run = spawn(large(forever, 5000, 1))
+    await passes(3)
+    assert len(asyncio.all_tasks()) > 5000
+    run.cancel()
+    assert isinstance(await error_of(run), asyncio.CancelledError)
+
+
+@one_loop
+async def test_many_attempts(low_recursion_limit: None) -> None:
+    calls = [0]
+
+    async def flaky(ctx: Any) -> None:
+        calls[0] += 1
+        if calls[0] <= 5000:
+            raise RetryableException
+
+    await solo(TaskFunction(flaky, retries=5000, initial_delay=0)).process_tasks(None)
+    assert calls == [5001]
+
+
+@pytest.mark.virtual_clock
+@one_loop
+async def test_many_timeouts(low_recursion_limit: None) -> None:
+    builder = AsyncTaskProcessor.builder()
+    for index in range(2000):
+        builder.add_task(AsyncTask(index, post_execute=TaskFunction(forever, timeout=index % 7)), 1)
+    with pytest.raises(SdaxExecutionError) as caught:
+        await builder.build().process_tasks(None)
+    assert len(caught.value.exceptions) == 2000
+    assert asyncio.get_running_loop().time() == 6
+
+
+@one_loop
+async def test_memory_of_suspended_functions() -> None:
+    """No more than an asyncio.Task and 1 KiB for each."""
+    number = 5000
+    processor = large(forever, number, 1)
+
+    async def measure(start: Any) -> int:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        started = start()
+        await passes(3)
+        used = tracemalloc.get_traced_memory()[0] - before
+        for each in started:
+            each.cancel()
+        await asyncio.wait(started)
+        return used
+
+    tracemalloc.start()
+    try:
+        raw = await measure(lambda: [asyncio.create_task(forever()) for _ in range(number)])
+        ours = await measure(lambda: [spawn(processor)])
+    finally:
+        tracemalloc.stop()
+    # `raw` has an asyncio.Task and a suspended coroutine for each, so this asks for more.
+    assert ours <= raw + number * 1024
+
+
+@one_loop
+async def test_memory_is_linear() -> None:
+    peaks = []
+    for number in (2000, 4000, 8000):
+        processor = large(suspend_and_count, number, number)
+        tracemalloc.start()
+        try:
+            await processor.process_tasks([0])
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[2] < 3 * peaks[1] < 9 * peaks[0]
+
+
+# Nothing left: every path through a run, with the garbage collector switched off
+
+
+class Context:
+    """The context of a run whose end is watched."""
+
+
+class Broken(Exception):
+    """It takes along whatever its traceback leads to."""
+
+
+async def fail(ctx: Any) -> None:
+    raise Broken
+
+
+async def fail_late(ctx: Any) -> None:
+    await asyncio.sleep(0)
+    raise Broken
+
+
+async def interrupt(ctx: Any) -> None:
+    raise KeyboardInterrupt
+
+
+async def interrupt_late(ctx: Any) -> None:
+    await asyncio.sleep(0)
+    raise KeyboardInterrupt
+
+
+async def cancel_itself(ctx: Any) -> None:
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+    await forever()
+
+
+async def spite(ctx: Any) -> None:
+    try:
+        await forever()
+    finally:
+        raise Broken
+
+
+async def pause(ctx: Any) -> None:
+    await asyncio.sleep(0)
+
+
+def not_awaitable(ctx: Any) -> Any:
+    return 5
+
+
+def retried_once() -> TaskFunction[Any]:
+    calls: list[int] = []
+
+    async def flaky(ctx: Any) -> None:
+        calls.append(1)
+        await asyncio.sleep(0)
+        if len(calls) < 2:
+            raise RetryableException
+
+    return TaskFunction(flaky, retries=1, initial_delay=0)
+
+
+def always_retried(delay: float) -> TaskFunction[Any]:
+    async def flaky(ctx: Any) -> None:
+        raise RetryableException
+
+    return TaskFunction(flaky, retries=2, initial_delay=delay)
+
+
+PATHS: dict[str, Any] = {
+    "success": nothing,
+    "suspended": pause,
+    "value": Trace().quick("", "value"),
+    "in time": TaskFunction(pause, timeout=60),
+    "failure": fail,
+    "late failure": fail_late,
+    "not awaitable": not_awaitable,
+    "KeyboardInterrupt": interrupt,
+    "late KeyboardInterrupt": interrupt_late,
+    "cancels itself": cancel_itself,
+    "timeout": TaskFunction(forever, timeout=0),
+    "real timeout": TaskFunction(forever, timeout=0.001),
+    "answered timeout": TaskFunction(spite, timeout=0),
+    "retried": retried_once(),
+    "retries used up": always_retried(0),
+    "failure with limits": TaskFunction(fail_late, timeout=60, retries=1),
+}
+
+
+class Left(list[Any]):
+    """What only the garbage collector can take away."""
+
+    def __enter__(self) -> Left:
+        gc.disable()
+        gc.freeze()  # what there was before is none of our business, and slow to look through
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            gc.collect()
+            self.extend(map(type, gc.garbage))
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.unfreeze()
+            gc.enable()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("path", PATHS)
+async def test_nothing_is_left(phase: str, path: str) -> None:
+    processor = build(
+        [task("low", nothing, nothing, nothing)],
+        [
+            task_in(phase, pause, name="before"),
+            task_in(phase, PATHS[path]),
+            task_in(phase, pause, name="after"),
+        ],
+    )
+    with Left() as left:
+        ctx = Context()
+        gone = weakref.ref(ctx)
+        # The error is looked at and dropped, as a caller would.
+        raised = type(await error_of(processor.process_tasks(ctx)))
+        del ctx
+        await passes(3)
+        assert gone() is None
+    assert left == []
+    succeeds = path in ("success", "suspended", "value", "in time", "retried")
+    assert (raised is type(None)) is succeeds
+
+
+async def test_nothing_is_left_of_an_error_with_a_traceback() -> None:
+    processor = solo(fail_late, post=fail)
+    with Left() as left:
+        errors = []
+        with pytest.raises(SdaxExecutionError):
+            await processor.process_tasks(None)
+        try:
+            await processor.process_tasks(None)
+        except SdaxExecutionError as error:
+            errors.append(weakref.ref(error.exceptions[0]))
+        await asyncio.sleep(0)
+        assert errors[0]() is None
+    assert left == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("path", ["waiting", "spite", "waiting with limits", "between attempts"])
+async def test_nothing_is_left_of_a_cancelled_run(
+    phase: str, path: str, loop_errors: list[Any]
+) -> None:
+    functions: dict[str, Any] = {
+        "waiting": forever,
+        "spite": spite,
+        "waiting with limits": TaskFunction(forever, timeout=60, retries=1),
+        "between attempts": always_retried(60),
+    }
+    function = functions[path]
+    if phase == "post_execute":
+        function = TaskFunction(forever, timeout=0.001)  # or it would never end
+    processor = build([task_in(phase, function), task("B", nothing, nothing, pause)])
+    with Left() as left:
+        ctx = Context()
+        gone = weakref.ref(ctx)
+        run = spawn(processor, ctx)
+        await passes(3)
+        run.cancel()
+        assert isinstance(await error_of(run), asyncio.CancelledError)
+        loop_errors.clear()
+        del run, ctx
+        await passes(3)
+        assert gone() is None
+    assert left == []
+
+
+async def test_nothing_is_left_of_a_closed_caller() -> None:
+    processor = solo(forever, post=pause)
+    with Left() as left:
+        ctx = Context()
+        gone = weakref.ref(ctx)
+        coroutine = processor.process_tasks(ctx)
+        coroutine.send(None)
+        await passes(2)
+        coroutine.close()
+        del coroutine, ctx
+        await until(lambda: gone() is None)
+    assert left == []
+
+
+async def test_nothing_is_left_of_a_function_that_was_never_called() -> None:
+    with Left() as left:
+        await error_of(build([task("A", fail), task("B", nothing)]).process_tasks(None))
+        await passes(2)
+    assert left == []
+
+
+async def test_a_processor_is_no_cycle() -> None:
+    with Left() as left:
+        processor = build([task("A", nothing, pause, nothing)], [task("B", nothing)])
+        gone = [weakref.ref(processor)] if hasattr(processor, "__weakref__") else []
+        await processor.process_tasks(None)
+        del processor
+        await asyncio.sleep(0)
+        assert all(each() is None for each in gone)
+    assert left == []
+
+
+async def test_objects_do_not_add_up() -> None:
+    processor = build(
+        [task("A", nothing, pause, nothing), task("B", TaskFunction(pause, timeout=60, retries=1))]
+    )
+
+    async def run(number: int) -> int:
+        for _ in range(number):
+            await processor.process_tasks(None)
+        await passes(3)
+        gc.collect()
+        return len(gc.get_objects())
+
+    await run(50)
+    before = await run(5)
+    assert await run(100) - before < 50

@@ -1,0 +1,319 @@
+"""What must be true of every run, and of one workflow's runs on two engines."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from playing import Event, Observation, Place, describe, outline
+from sdax import SdaxExecutionError, State, TaskCancelledError
+from workflows import PHASES, Behaviour, Shape, Workflow
+
+PRE, EXECUTE, POST = PHASES
+
+# Such a script may be cancelled before its first step, and then never shows.
+_IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
+
+
+def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
+    """Return what the contract promises of every run, and what this one did not keep."""
+    return [
+        *seen.problems,
+        *_leftovers(workflow, seen),
+        *_interruption(seen),
+        *_cleanup(workflow, seen),
+        *_order(workflow, seen),
+        *_stopping(workflow, seen),
+        *_exceptions(workflow, seen),
+        *_reports(workflow, seen),
+    ]
+
+
+def differences(one: Observation, other: Observation) -> list[str]:
+    """Return where two engines were not exactly alike."""
+    return list(_unlike(_everything(one), _everything(other)))
+
+
+def disagreements(
+    seen: Observation, model: Observation, failed_at: Mapping[Place, float]
+) -> list[str]:
+    """Return where an engine and the reference model differ in what the contract orders.
+
+    That leaves out the order of what happens at the same time in two functions, as far as
+    neither is called.
+    """
+    return [
+        *_unlike(_contracted(seen), _contracted(model)),
+        *_failure_order(seen, failed_at),
+    ]
+
+
+def _everything(seen: Observation) -> dict[str, Any]:
+    failure = seen.failure
+    return {
+        "trace": seen.trace,
+        "error": describe(seen.error),
+        "outcome": describe(seen.outcome),
+        "failures": failure and [(*each[:3], describe(each[3])) for each in failure.failures],
+        "report": _report(seen, describe),
+        "handled": [
+            (context["message"], describe(context.get("exception"))) for context in seen.handled
+        ],
+        **_surroundings(seen),
+        "passes": seen.passes,
+    }
+
+
+def _contracted(seen: Observation) -> dict[str, Any]:
+    failure = seen.failure
+    by_place: dict[Place, list[Event]] = {}
+    for event in seen.trace:
+        by_place.setdefault(event.place, []).append(event)
+    first_calls = [event for event in seen.calls() if event.attempt == 1]
+    return {
+        "calls": [(event.place, event.time) for event in first_calls],
+        **{str(place): events for place, events in by_place.items()},
+        "error": _with_context(seen.error),
+        "outcome": outline(seen.outcome),
+        "failures": failure and Counter((*each[:3], outline(each[3])) for each in failure.failures),
+        "report": _report(seen, outline),
+        "handled": [outline(context.get("exception")) for context in seen.handled],
+        **_surroundings(seen),
+    }
+
+
+def _surroundings(seen: Observation) -> dict[str, Any]:
+    return {
+        "over_at": seen.over_at,
+        "cancelling": seen.cancelling,
+        "tasks_left": seen.tasks_left,
+        "timers_left": seen.timers_left,
+        "variable": seen.variable,
+        "problems": seen.problems,
+    }
+
+
+def _report(seen: Observation, show: Any) -> dict[tuple[Any, str], Any] | None:
+    report = seen.report
+    if report is None and seen.failure is not None:
+        report = seen.failure.report
+    if report is None:
+        return None
+    return {
+        (name, phase): (each.state, each.attempts, each.value, show(each.exception))
+        for name, phases in report.items()
+        for phase, each in zip(PHASES, phases, strict=True)
+    }
+
+
+def _with_context(error: BaseException | None) -> object:
+    context = None if error is None else error.__context__
+    if not isinstance(context, SdaxExecutionError):
+        context = None  # whatever the function itself was handling
+    return outline(error), outline(context)
+
+
+def _unlike(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+    for key in {**one, **other}:
+        if one.get(key) != other.get(key):
+            yield f"{key}:\n    {one.get(key)}\n    {other.get(key)}"
+
+
+def _failure_order(seen: Observation, failed_at: Mapping[Place, float]) -> Iterator[str]:
+    if seen.failure is not None:
+        places = [Place(name, phase) for name, phase, *_ in seen.failure.failures]  # type: ignore[arg-type]
+        times = [failed_at.get(place, 0.0) for place in places]
+        if times != sorted(times):
+            yield f"failures out of order: {places} at {times}"
+
+
+def _leftovers(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    if seen.tasks_left:
+        yield f"tasks left: {seen.tasks_left}"
+    if seen.timers_left:
+        yield f"timers left: {seen.timers_left}"
+    if seen.variable not in ("the caller's", None):
+        yield f"the caller's context variable became {seen.variable!r}"
+    disturbance = workflow.disturbance
+    cancelled = disturbance.cancel_at or disturbance.cancel_at_pass or seen.caller_was_cancelled
+    if seen.cancelling and not cancelled:
+        yield f"cancelling() is {seen.cancelling}, and nobody cancelled the caller"
+
+
+def _interruption(seen: Observation) -> Iterator[str]:
+    error = seen.error
+    if seen.interrupted and (error is None or isinstance(error, Exception)):
+        yield f"the caller was cancelled, and the outcome was {error!r}"
+    if isinstance(error, CancelledError) and error.__context__ is not None:
+        handled = [context.get("exception") for context in seen.handled]
+        if error.__context__ not in handled:
+            yield f"the loop's exception handler was not called with {error.__context__!r}"
+
+
+def _behaviours(workflow: Workflow) -> dict[Place, Behaviour]:
+    return {
+        Place(node.name, phase): behaviour
+        for node in workflow.nodes
+        for phase in PHASES
+        if (behaviour := getattr(node, phase)) is not None
+    }
+
+
+def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    """Who has started is cleaned up, once and to the end; nobody else."""
+    calls = Counter(event.place for event in seen.calls() if event.attempt == 1)
+    behaviours = _behaviours(workflow)
+    for place, number in calls.items():
+        if number != 1:
+            yield f"{place} was called {number} times"
+    last = seen.last_events()
+    reached = max(
+        (node.level for node in workflow.nodes if Place(node.name, PRE) in calls), default=None
+    )
+    executed = any(place.phase == EXECUTE for place in calls)
+    if seen.passes == 0:
+        return  # cancelled before there was a run
+    for node in workflow.nodes:
+        place = Place(node.name, POST)
+        if node.post_execute is None:
+            continue
+        cleaned = place in calls
+        if node.pre_execute is not None:
+            due = Place(node.name, PRE) in calls
+        elif executed or (reached is not None and node.level <= reached):
+            due = True
+        else:
+            due = cleaned  # its level may have opened, without anything to call in it
+        if cleaned != due:
+            yield f"{place}: due is {due}, and it was {'' if cleaned else 'not '}called"
+        if not cleaned:
+            continue
+        event, behaviour = last[place], behaviours[place]
+        began = event.what != "call" or behaviour.shape not in _IN_ANOTHER_TASK
+        if event.what in ("call", "resume", "swallow") and began:
+            yield f"{place} did not end: {event}"
+        limited = behaviour.timeout is not None
+        if event.what == "cancelled" and not (limited or _cancelled_by_functions(workflow)):
+            yield f"{place} was cancelled"
+
+
+def _cancelled_by_functions(workflow: Workflow) -> bool:
+    return any(word in repr(workflow) for word in ("CancelSelf", "CancelOther", "CANCELLED"))
+
+
+def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    added = {node.name: number for number, node in enumerate(workflow.nodes)}
+    levels = {node.name: node.level for node in workflow.nodes}
+
+    def turn(event: Event) -> tuple[int, int, int]:
+        name, phase = event.place
+        level = {PRE: levels[name], EXECUTE: 0, POST: -levels[name]}[phase]
+        return PHASES.index(phase), level, added[name]
+
+    calls = [event for event in seen.calls() if event.attempt == 1]
+    for one, next_one in pairwise(calls):
+        if turn(one) > turn(next_one):
+            yield f"called out of order: {one}, then {next_one}"
+    # Nothing of a stage may happen once something of a later one has.
+    stages = [turn(event)[:2] for event in seen.trace]
+    if stages != sorted(stages):
+        yield f"stages overlap: {seen.trace}"
+    if any(event.place.phase == EXECUTE for event in calls):
+        behaviours = _behaviours(workflow)
+        for place, event in seen.last_events().items():
+            shape = behaviours[place].shape
+            # A group takes no notice of children that were cancelled.
+            failed = event.what in ("raise", "cancelled") and shape is not Shape.GROUP
+            if place.phase == PRE and (failed or shape is Shape.PLAIN):
+                yield f"execute began although {place} had failed: {event}"
+
+
+def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    """Once a function has failed, nothing of its phase is called, and what waits is cancelled."""
+    behaviours = _behaviours(workflow)
+    for number, failure in enumerate(seen.trace):
+        place, phase = failure.place, failure.place.phase
+        behaviour = behaviours[place]
+        if phase == POST or failure.what != "raise" or behaviour.retries:
+            continue
+        if behaviour.shape in _IN_ANOTHER_TASK:
+            continue
+        # Who has swallowed an earlier cancellation may go on.
+        excused = {event.place for event in seen.trace[:number] if event.what == "swallow"}
+        for event in seen.trace[number + 1 :]:
+            if event.place.phase != phase or event.place in excused:
+                continue
+            if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
+                continue
+            if event.what not in ("cancelled", "swallow"):
+                yield f"after {failure}: {event}"
+            excused.add(event.place)
+
+
+def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    """Nothing that a function raised last is lost, and failures come in the order in which
+    they happened."""
+    told = [seen.error, *(context.get("exception") for context in seen.handled)]
+    reachable: dict[int, BaseException] = {}
+    while told:
+        exception = told.pop()
+        if exception is None or id(exception) in reachable:
+            continue
+        reachable[id(exception)] = exception
+        if isinstance(exception, BaseExceptionGroup):
+            told += exception.exceptions
+        told += exception.__cause__, exception.__context__
+    behaviours = _behaviours(workflow)
+    last = {each.place: each for each in seen.raised}
+    calls = Counter(event.place for event in seen.calls())
+    for place, each in last.items():
+        retried = calls[place] > each.attempt
+        cancelled = isinstance(each.exception, CancelledError)
+        # An asyncio.Task that the user made may fail when its awaiting is just being cancelled.
+        theirs = behaviours[place].shape is Shape.TASK
+        if not (retried or cancelled or theirs or id(each.exception) in reachable):
+            yield f"lost: {each.exception!r} of {place}"
+    failure = seen.failure
+    if failure is None:
+        return
+    if failure.exceptions != tuple(each.exception for each in failure.failures):
+        yield f"exceptions {failure.exceptions} are not those of {failure.failures}"
+    order = {id(each.exception): number for number, each in enumerate(seen.raised)}
+    numbers = []
+    for name, phase, attempts, raised in failure.failures:
+        wrapped = isinstance(raised, (TaskCancelledError, TimeoutError))
+        original = (raised.__cause__ if wrapped else None) or raised
+        behaviour = behaviours[Place(name, phase)]  # type: ignore[arg-type]
+        # One that waited for a retry, or for another asyncio.Task, failed later than it raised.
+        later = attempts <= behaviour.retries or behaviour.shape in _IN_ANOTHER_TASK
+        if id(original) in order and not later:
+            numbers.append(order[id(original)])
+    if numbers != sorted(numbers):
+        yield f"failures out of order: {failure.failures}"
+
+
+def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    report = _report(seen, lambda exception: exception)
+    if report is None:
+        return
+    calls = Counter(event.place for event in seen.calls())
+    last = seen.last_events()
+    behaviours = _behaviours(workflow)
+    for (name, phase), (state, attempts, value, exception) in report.items():
+        place = Place(name, phase)
+        if attempts != calls[place]:
+            yield f"{place} was tried {calls[place]} times, the report says {attempts}"
+        called = state not in (State.ABSENT, State.SKIPPED)
+        if called != (place in calls) or (state is State.ABSENT) != (place not in behaviours):
+            yield f"{place} is reported as {state}"
+        if state is State.SUCCEEDED and last[place].what == "return":
+            wanted = last[place].detail
+            if behaviours[place].shape is not Shape.GROUP and value != wanted:
+                yield f"{place} returned {wanted}, the report says {value}"
+        failed = state in (State.FAILED, State.TIMED_OUT)
+        fatal = seen.error is not None and not isinstance(seen.error, Exception)
+        if failed and exception is None and not fatal:
+            yield f"{place} is reported as {state} without an exception"
