@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import CancelledError, Task, current_task
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
 from random import uniform
 from sys import getrefcount
@@ -24,11 +25,11 @@ from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final
 from weakref import getweakrefcount
 
-from .calls import as_coroutine, hide_engine
+from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines
-from .plan import EXECUTE, PHASES, POST, PRE, Call, Phase, Plan
+from .plan import EXECUTE, PHASES, PLAIN, POST, PRE, Call, Phase, Plan
 from .report import Record
-from .tasks import TaskFunction
+from .tasks import PlainFunction, TaskFunction
 
 if sys.version_info < (3, 12):
     from asyncio.tasks import _current_tasks, _enter_task, _leave_task, _unregister_task
@@ -47,7 +48,7 @@ class Run:
     """One run of a plan.
 
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
-    when the run is over. `cancel` asks it to end early. Then `values` has what functions
+    when the run is. `cancel` asks it to end early. Then `values` has what functions
     returned, by the plan's keys, and `record` everything else that is not a plain success;
     both are None while empty.
     """
@@ -58,14 +59,17 @@ class Run:
         "ctx",
         "deadlines",
         "due",
+        "last",
         "loop",
         "opened",
         "over",
         "parent",
         "pending",
         "phase",
+        "places",
         "plan",
         "pumping",
+        "queue",
         "ready",
         "record",
         "suspended",
@@ -73,6 +77,7 @@ class Run:
         "untouched",
         "values",
         "waiter",
+        "waiting",
     )
 
     def __init__(self, plan: Plan, ctx: Any) -> None:
@@ -88,18 +93,24 @@ class Run:
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
+        self.waiting: list[int] | None = None  # completions that each gate still waits for
+        self.queue: deque[int] | None = None  # what gates opened, not yet called
+        self.places = plan.places
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
-        # Reference counts of an asyncio.Task that no function has taken hold of.
-        self.untouched: tuple[int, int] | None = None
+        # References to an asyncio.Task and its driver that no function has taken hold of.
+        self.untouched: tuple[int, int, int] | None = None
         self.aborted = False  # nothing of this phase is opened or called any more
         self.uncalled: list[int] = []
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
 
-    def start(self) -> bool:
-        """Run until all that is left is suspended, and tell whether the run is over."""
+    def start(self, last: int = POST) -> bool:
+        """Run up to and with the phase `last` until all that is left is suspended, and tell
+        whether the run is over. What begins in the middle goes on from there."""
+        self.last = last
+        self.over = False
         self.advance()
         self.pump()
         return self.over
@@ -107,6 +118,14 @@ class Run:
     def cancel(self) -> None:
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
         self.abort()
+
+    def skip_execute(self) -> None:
+        """After `pre_execute`, leave out `execute`: go on with the cleanup."""
+        if self.phase.number == PRE and not self.aborted:
+            self.phase = self.plan.phases[EXECUTE]
+            self.opened = len(self.phase.stages)
+            self.waiting = []
+            self.note().skipped_phase(EXECUTE)
 
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
@@ -116,7 +135,8 @@ class Run:
             start_ready(self)
         else:
             start_ready_by_factory(self)
-        self.ready = NONE_READY
+        if len(self.suspended) < self.places:
+            self.ready = NONE_READY
         self.pumping = False
 
     def advance(self) -> None:
@@ -133,21 +153,60 @@ class Run:
                     stage = tuple(index for index in stage if index in self.due)
                 self.pending = len(stage)
                 self.ready = iter(stage)
-            elif phase.number == POST:
+            elif phase.gates and self.waiting is None and not self.aborted:
+                self.waiting = list(phase.waits)
+                self.queue = deque()
+                self.open_gates([0])
+            elif phase.number >= self.last:
                 self.finish()
                 return
             else:
                 self.begin_next_phase()
 
+    def feed(self, gates: Sequence[int]) -> None:
+        """Count a completion for each of these gates, and open those that wait for no more."""
+        if opening := self.count_down(gates):
+            self.open_gates(opening)
+
+    def count_down(self, gates: Sequence[int]) -> list[int]:
+        waiting = self.waiting
+        assert waiting is not None
+        ready = []
+        for gate in gates:
+            waiting[gate] -= 1
+            if not waiting[gate]:
+                ready.append(gate)
+        return ready
+
+    def open_gates(self, opening: list[int]) -> None:
+        phase, due, queue = self.phase, self.due, self.queue
+        assert queue is not None
+        opened: list[int] = []
+        while opening:
+            gate = opening.pop()
+            opening += self.count_down(phase.onward[gate])
+            for index in phase.gates[gate]:
+                if due is None or index in due:
+                    opened.append(index)
+                else:
+                    opening += self.count_down(phase.work[index][3])
+        opened.sort()
+        queue.extend(opened)
+        self.pending += len(opened)
+        self.ready = drain(queue)
+
     def begin_next_phase(self) -> None:
         number = self.phase.number
         if self.aborted:
+            left = list(self.phase.unopened(self.opened, self.waiting))
+            self.note().skipped(number, left)
             if number == PRE:
-                self.due = self.plan.started(self.opened, self.uncalled)
-            self.note().skipped_after(number, self.opened, self.due)
+                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
+                self.note().never_due(self.due)
             number = EXECUTE
         self.phase = self.plan.phases[number + 1]
         self.opened = 0
+        self.waiting = self.queue = None
         self.aborted = False
 
     def finish(self) -> None:
@@ -168,6 +227,8 @@ class Run:
             timed_out = attempts is not None and attempts.timed_out
             self.note().failed(number, index, made, error, self.loop, timed_out=timed_out)
         self.abort()
+        if number == POST and self.waiting is not None:
+            self.feed(self.phase.work[index][3])
         self.finished_one()
 
     def never_called(self, index: int, error: BaseException) -> None:
@@ -254,7 +315,7 @@ class Driver:
         """Call a function, then after each NEXT the one that `index` has by then."""
         run = self.run
         while self.index is not None:
-            call, limits, _ = run.phase.work[self.index]  # type: ignore[misc]
+            call, limits, _, feeds = run.phase.work[self.index]  # type: ignore[misc]
             error = value = None
             try:
                 if limits is None:
@@ -264,6 +325,8 @@ class Driver:
                     self.coroutine = awaitable
                     self.__qualname__ = awaitable.__qualname__
                     value = yield from awaitable
+                elif limits is PLAIN:
+                    value = self.call_plain(call)
                 else:
                     self.attempts = Attempts(self, limits)
                     value = yield from self.attempts.make(call)
@@ -280,6 +343,8 @@ class Driver:
                     self.keep(value)
                 if self.attempts is not None and self.attempts.number > 1:
                     run.note().succeeded(run.phase.number, self.index, self.attempts.number)
+                if feeds and not run.aborted:
+                    run.feed(feeds)
                 run.pending -= 1
                 if not run.pending:
                     run.advance()
@@ -303,15 +368,18 @@ class Driver:
         run = self.run
         self.task = task
         if run.untouched is None:
-            run.untouched = getrefcount(self.task), getweakrefcount(task)
+            run.untouched = getrefcount(self.task), getrefcount(self), getweakrefcount(task)
         send = self.body.send
         yielded = send(None)
         while yielded is NEXT:
             if (
-                (getrefcount(self.task), getweakrefcount(task)) != run.untouched
+                getrefcount(self.task) != run.untouched[0]
+                or getrefcount(self) != run.untouched[1]
+                or getweakrefcount(task) != run.untouched[2]
                 or task.cancelling()
                 or task._callbacks
                 or task._must_cancel
+                or task.__dict__
             ):
                 self.index = None
             else:
@@ -368,6 +436,12 @@ class Driver:
     def as_coroutine(self, returned: Any) -> Any:
         plan = self.run.plan
         return as_coroutine(returned, plan.names[self.index], PHASES[self.run.phase.number])
+
+    def call_plain(self, call: Callable[[Any], Any]) -> Any:
+        value = call(self.run.ctx)
+        if type(value) is CoroutineType:
+            refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.phase.number])
+        return value
 
     def is_closing(self) -> bool:
         # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
@@ -442,6 +516,7 @@ class EarlyDriver(Driver):
         if held is not None:
             self.held = held
             self.__next__ = self.hand_over
+            block(held, False)  # for whoever else awaits it meanwhile
 
     def hand_over(self) -> Any:
         """Give the held future to the `asyncio.Task`, as `await` would have."""
@@ -451,10 +526,7 @@ class EarlyDriver(Driver):
             self.__next__ = self.body.__next__
         else:
             self.__next__ = self.resume
-        try:
-            held._asyncio_future_blocking = True
-        except AttributeError:
-            pass  # no future at all: the asyncio.Task will say so
+        block(held, True)
         return held
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
@@ -492,15 +564,21 @@ class LoneDriver(Driver):
         if self.begun:
             return super().throw(exception)
         run, index = self.run, self.index
-        self.release()
+        self.discard()
         run.never_called(index, exception)
         raise exception
+
+    def discard(self) -> None:
+        """Let go of everything before the first step."""
+        self.release()
+        self.body.close()
 
 
 class Attempts:
     """The attempts at one function that has a timeout or retries."""
 
     __slots__ = (
+        "cancelling",
         "deadline",
         "driver",
         "error",
@@ -519,6 +597,7 @@ class Attempts:
         self.error: BaseException | None = None  # what left the last attempt
         self.timed_out = False
         self.expired = False
+        self.cancelling = 0  # requests that earlier attempts have left open
         self.deadline: float | None = None  # wanted, but no timer is set yet
         self.serial = 0  # of the timer that is set
         self.pause: asyncio.Future[None] | None = None
@@ -535,12 +614,15 @@ class Attempts:
             if limits.timeout is not None:
                 self.deadline = run.loop.time() + limits.timeout
             try:
-                awaitable = call(run.ctx)
-                if type(awaitable) is not CoroutineType:
-                    awaitable = driver.as_coroutine(awaitable)
-                driver.coroutine = awaitable
-                driver.__qualname__ = awaitable.__qualname__
-                value = yield from awaitable
+                if type(limits.function) is PlainFunction:
+                    value = driver.call_plain(call)
+                else:
+                    awaitable = call(run.ctx)
+                    if type(awaitable) is not CoroutineType:
+                        awaitable = driver.as_coroutine(awaitable)
+                    driver.coroutine = awaitable
+                    driver.__qualname__ = awaitable.__qualname__
+                    value = yield from awaitable
             except BaseException as exception:
                 if isinstance(exception, GeneratorExit) and driver.is_closing():
                     raise
@@ -571,12 +653,13 @@ class Attempts:
                 self.deadline = self.pause = None
                 self.serial = 0
             self.error = None
+            self.cancelling = driver.task.cancelling()
 
     def timeout_of(self, error: BaseException | None) -> BaseException | None:
         """Tell what an expired attempt leaves, as `asyncio.timeout()` does."""
         self.expired = False
-        others = self.driver.task.uncancel()
-        if others or not isinstance(error, CancelledError):
+        requests = self.driver.task.uncancel()
+        if requests > self.cancelling or not isinstance(error, CancelledError):
             return error
         self.timed_out = True
         timeout = TimeoutError(f"timed out after {self.limits.timeout} s")
@@ -618,9 +701,22 @@ class Attempts:
             self.pause.set_result(None)
 
 
+def block(held: Any, blocking: bool) -> None:
+    """Set the mark by which `await` tells an `asyncio.Task` that a future was yielded."""
+    try:
+        held._asyncio_future_blocking = blocking
+    except AttributeError:
+        pass  # no future at all: the asyncio.Task will say so
+
+
+def drain(queue: deque[int]) -> Iterator[int]:
+    while queue:
+        yield queue.popleft()
+
+
 def start_ready_eagerly(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call."""
-    while (index := next(run.ready, None)) is not None:
+    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         Task(
             Driver(run, index),
             loop=run.loop,
@@ -636,7 +732,7 @@ def start_ready_early(run: Run) -> None:
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
-    while (index := next(run.ready, None)) is not None:
+    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         driver = EarlyDriver(run, index)
         context = run.context.copy()
         task = Task(driver, loop=loop, name=run.phase.work[index][2], context=context)
@@ -653,7 +749,7 @@ def start_ready_early(run: Run) -> None:
 
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
-    while (index := next(run.ready, None)) is not None:
+    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         context = run.context.copy()
         driver = LoneDriver(run, index, context)
         error = None
@@ -662,6 +758,7 @@ def start_ready_by_factory(run: Run) -> None:
         except BaseException as exception:
             error = exception
         if error is not None:
+            driver.discard()
             run.never_called(index, error)
         elif not driver.begun:
             driver.task = task
