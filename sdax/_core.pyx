@@ -99,6 +99,36 @@ cdef extern from *:
         return none == NULL ? -1 : 0;
     }
 
+    /* The variables of a Context: an immutable map, which every change replaces. The struct is
+       not public; sdax_know_context() makes sure that the map is where it is looked for. */
+    static inline void *sdax_variables(PyObject *context) {
+        return ((void **)((char *)context + sizeof(PyObject)))[1];
+    }
+
+    static int sdax_know_context(void) {
+        int known = 0;
+        PyObject *variable = PyContextVar_New("sdax", NULL);
+        PyObject *one = PyContext_CopyCurrent();
+        PyObject *other = one == NULL ? NULL : PyContext_Copy(one);
+        if (variable != NULL && other != NULL) {
+            void *variables = sdax_variables(one);
+            known = variables != NULL && variables == sdax_variables(other);
+            if (PyContext_Enter(other) == 0) {
+                PyObject *token = PyContextVar_Set(variable, variable);
+                known = known && token != NULL && variables != sdax_variables(other)
+                    && variables == sdax_variables(one);
+                Py_XDECREF(token);
+                PyContext_Exit(other);
+            }
+        }
+        Py_XDECREF(variable);
+        Py_XDECREF(one);
+        Py_XDECREF(other);
+        if (!known && !PyErr_Occurred())
+            PyErr_SetString(PyExc_ImportError, "contextvars.Context is not what it is in CPython");
+        return known ? 0 : -1;
+    }
+
     /* The head of the list of weak references changes with each that comes. */
     static inline void *sdax_weakrefs(PyObject *task) {
         return *(void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
@@ -130,6 +160,8 @@ cdef extern from *:
     }
     """
     int sdax_know_task(object type) except -1
+    int sdax_know_context() except -1
+    void *sdax_variables(object context) noexcept
     int sdax_is_marked(object task) except -1
     int sdax_set_name(object task, object name) except -1
     void *sdax_weakrefs(object task) noexcept
@@ -187,6 +219,7 @@ if not EAGER_START:
     current_tasks = asyncio.tasks._current_tasks
 
 sdax_know_task(Task)
+sdax_know_context()
 
 
 @cython.final
@@ -259,6 +292,11 @@ cdef class Run:
     def cancel(self):
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
         self.abort()
+
+    def take_record(self):
+        """Return the record and forget it: what was raised may lead to the run."""
+        record, self.record = self.record, None
+        return record
 
     def skip_execute(self):
         """After `pre_execute`, leave out `execute`: go on with the cleanup."""
@@ -505,7 +543,7 @@ cdef class Driver:
     cdef Run run  # None: it has ended
     cdef Py_ssize_t index
     cdef object task
-    cdef object context  # None: that of the asyncio.Task
+    cdef object context  # that of the asyncio.Task
     cdef object coroutine
     cdef object held  # on 3.11: what the first step, taken early, has to hand over
     cdef Driver preceding
@@ -518,6 +556,7 @@ cdef class Driver:
     cdef void *weakrefs  # of the asyncio.Task that no function has taken hold of
     cdef Py_ssize_t references
     cdef Py_ssize_t own_references
+    cdef Py_ssize_t context_references
     # The attempts at a function that has a timeout or retries.
     cdef Py_ssize_t attempts
     cdef object error  # what left the last one
@@ -538,6 +577,7 @@ cdef class Driver:
         self.weakrefs = sdax_weakrefs(task)
         self.references = Py_REFCNT(self.task)
         self.own_references = Py_REFCNT(self)
+        self.context_references = Py_REFCNT(self.context)
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
@@ -563,6 +603,7 @@ cdef class Driver:
                 discard_from_awaited_by(self.task, run.parent)
         self.run = None
         self.task = None
+        self.context = None
         self.coroutine = None
         return 0
 
@@ -585,8 +626,6 @@ cdef class Driver:
                 plain = type(limits.function) is PlainFunction
                 if limits is not PLAIN:
                     self.begin_attempt(limits)
-            if self.context is not None:
-                PyContext_Enter(self.context)
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
@@ -594,8 +633,6 @@ cdef class Driver:
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
-            if self.context is not None:
-                PyContext_Exit(self.context)
             value = None
             if outcome is not NULL:
                 value = <object>outcome
@@ -612,10 +649,12 @@ cdef class Driver:
                         return self.begin_pause(limits, last)
             if not self.shared:
                 return self.finish(value, error)
-            self.end_function(value, error)
+            self.end_function(run, value, error)
             if (
                 Py_REFCNT(self.task) != self.references
                 or Py_REFCNT(self) != self.own_references
+                or Py_REFCNT(self.context) != self.context_references
+                or sdax_variables(self.context) != sdax_variables(run.context)
                 or sdax_weakrefs(self.task) != self.weakrefs
                 or sdax_is_marked(self.task)
             ):
@@ -626,7 +665,6 @@ cdef class Driver:
                 self.release()
                 return None
             sdax_set_name(self.task, (<tuple>run.work[self.index])[2])
-            self.context = PyContext_Copy(run.context)
             how = CALL
 
     cdef int call_function(self, bint plain, PyObject **outcome) noexcept:
@@ -756,9 +794,8 @@ cdef class Driver:
         elif not self.pause.done():
             self.pause.set_result(None)
 
-    cdef int end_function(self, value, error) except -1:
+    cdef int end_function(self, Run run, value, error) except -1:
         """Take note of how the function has ended."""
-        cdef Run run = self.run
         cdef Py_ssize_t attempts = self.attempts
         cdef bint timed_out = self.timed_out
         if attempts:
@@ -797,8 +834,8 @@ cdef class Driver:
     cdef object finish(self, value, error):
         """End a function that had suspended, and go on with what it opens."""
         cdef Run run = self.run
-        self.end_function(value, error)
         self.release()
+        self.end_function(run, value, error)
         if not run.pumping and run.is_ready():
             run.pump()
         return None
@@ -879,8 +916,10 @@ cdef class Driver:
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name((<tuple>self.run.work[self.index])[2])
-        self.suspend()
-        return self.step(CALL, None)
+        yielded = self.step(CALL, None)
+        if self.run is not None:
+            self.suspend()
+        return yielded
 
 
 cdef int block(held, bint blocking) except -1:
@@ -892,8 +931,9 @@ cdef int block(held, bint blocking) except -1:
     return 0
 
 
-cdef inline Driver new_driver(Run run, Py_ssize_t index):
+cdef inline Driver new_driver(Run run, Py_ssize_t index, context):
     cdef Driver driver = Driver.__new__(Driver)
+    driver.context = context
     driver.run = run
     driver.index = index
     driver.shared = True
@@ -911,7 +951,7 @@ cdef int start_ready_eagerly(Run run) except -1:
         context = PyContext_Copy(run.context)
         arguments["name"] = name
         arguments["context"] = context
-        PyObject_Call(Task, (new_driver(run, index),), arguments)
+        PyObject_Call(Task, (new_driver(run, index, context),), arguments)
     return 0
 
 
@@ -924,8 +964,8 @@ cdef int start_ready_early(Run run) except -1:
     if current is not None:
         leave_task(loop, current)
     while run.taken < run.places and (index := run.take()) >= 0:
-        driver = new_driver(run, index)
         context = PyContext_Copy(run.context)
+        driver = new_driver(run, index, context)
         task = Task(driver, loop=loop, name=(<tuple>run.work[index])[2], context=context)
         enter_task(loop, task)
         PyContext_Enter(context)
@@ -946,17 +986,16 @@ cdef int start_ready_by_factory(Run run) except -1:
     cdef Py_ssize_t index
     cdef Driver driver
     while run.taken < run.places and (index := run.take()) >= 0:
-        context = PyContext_Copy(run.context)
-        driver = new_driver(run, index)
-        driver.context = PyContext_Copy(run.context)
+        driver = new_driver(run, index, None)
         driver.shared = False
         driver.lone = True
         error = task = None
         try:
-            task = context.run(run.loop.create_task, driver)
+            task = PyContext_Copy(run.context).run(run.loop.create_task, driver)
         except BaseException as exception:
             error = exception
         if error is not None:
+            driver.release()
             run.never_called(index, error)
         elif not driver.begun:
             driver.task = task

@@ -19,6 +19,8 @@ from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
+from gc import get_referents
+from operator import is_
 from random import uniform
 from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType, coroutine
@@ -36,7 +38,6 @@ if sys.version_info < (3, 12):
 
 __all__ = ["Run"]
 
-NEXT: Final = object()  # what a driver's body yields between two functions
 NONE_READY: Iterator[int] = iter(())
 ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
@@ -99,8 +100,7 @@ class Run:
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
-        # References to an asyncio.Task and its driver that no function has taken hold of.
-        self.untouched: tuple[int, int, int] | None = None
+        self.untouched: int | None = None  # traces on an asyncio.Task that no function has left
         self.aborted = False  # nothing of this phase is opened or called any more
         self.uncalled: list[int] = []
         self.due: set[int] | None = None  # the tasks to clean up; None is all
@@ -118,6 +118,11 @@ class Run:
     def cancel(self) -> None:
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
         self.abort()
+
+    def take_record(self) -> Record | None:
+        """Return the record and forget it: what was raised may lead to the run."""
+        record, self.record = self.record, None
+        return record
 
     def skip_execute(self) -> None:
         """After `pre_execute`, leave out `execute`: go on with the cleanup."""
@@ -242,6 +247,11 @@ class Run:
         if not self.pumping:
             self.pump()
 
+    def keep(self, index: int, value: Any) -> None:
+        if self.values is None:
+            self.values = {}
+        self.values[self.plan.key(self.phase.number, index)] = value
+
     def finished_one(self) -> None:
         self.pending -= 1
         if not self.pending:
@@ -299,22 +309,53 @@ class Driver:
     __next__: Callable[[], Any]
     __qualname__: str
 
-    def __init__(self, run: Run, index: int, context: Context | None = None) -> None:
-        self.run = run
-        self.index: int | None = index
-        self.context = context  # None: that of the asyncio.Task
+    def __init__(self, run: Run, index: int, context: Context | None) -> None:
+        self.run: Any = run  # None once it has ended
+        self.index = index
+        self.context = context  # that of the asyncio.Task
         self.shared = True
         self.attempts: Attempts | None = None
         self.coroutine: CoroutineType[Any, Any, Any] | None = None
-        self.task: Task[Any] | None = None
+        self.task: Any = None
         self.body = self.call_functions()
         self.__next__ = self.begin
 
     @coroutine
     def call_functions(self) -> Generator[Any, None, None]:
-        """Call a function, then after each NEXT the one that `index` has by then."""
-        run = self.run
-        while self.index is not None:
+        """Call one function after another, until one has suspended and ended.
+
+        A function leaves the `asyncio.Task` to the next only where nobody could tell that the
+        two shared it.
+        """
+        run: Run = self.run
+        task, context, variables = self.task, self.context, len(run.context)
+        called = False
+        while True:
+            if called or run.untouched is None:
+                # Who knows the asyncio.Task, its driver or its context; the callbacks,
+                # cancellations and attributes that the asyncio.Task has. (Counted in one place,
+                # for what the interpreter adds to a count differs from place to place.)
+                traces = (
+                    getrefcount(task)
+                    + getrefcount(self)
+                    + getrefcount(context)
+                    + getweakrefcount(task)
+                    + len(get_referents(task))
+                )
+                if not called:
+                    run.untouched = traces
+                elif (
+                    traces != run.untouched
+                    or len(context) != variables
+                    or (variables and not same_values(context, run.context))
+                    or (following := next(run.ready, None)) is None
+                ):
+                    self.release()
+                    return
+                else:
+                    self.index = following
+                    task.set_name(run.phase.work[following][2])
+            called = True
             call, limits, _, feeds = run.phase.work[self.index]  # type: ignore[misc]
             error = value = None
             try:
@@ -330,66 +371,41 @@ class Driver:
                 else:
                     self.attempts = Attempts(self, limits)
                     value = yield from self.attempts.make(call)
-                    error = self.attempts.error
+                    error, self.attempts.error = self.attempts.error, None
             except BaseException as exception:
                 if isinstance(exception, GeneratorExit) and self.is_closing():
                     raise
                 error = exception
+            index, attempts = self.index, self.attempts
+            if attempts is not None:
+                self.attempts = None
+            if not self.shared:
+                self.release()
             if error is not None:
-                run.failed(self.index, error, self.attempts)
+                run.failed(index, error, attempts)
                 error = None
             else:
                 if value is not None:
-                    self.keep(value)
-                if self.attempts is not None and self.attempts.number > 1:
-                    run.note().succeeded(run.phase.number, self.index, self.attempts.number)
+                    run.keep(index, value)
+                if attempts is not None and attempts.number > 1:
+                    run.note().succeeded(run.phase.number, index, attempts.number)
                 if feeds and not run.aborted:
                     run.feed(feeds)
                 run.pending -= 1
                 if not run.pending:
                     run.advance()
-            self.attempts = None
             if not self.shared:
-                self.release()
                 if run.ready is not NONE_READY and not run.pumping:
                     run.pump()
                 return
-            yield NEXT
+            attempts = None
 
     def begin(self) -> Any:
-        return self.take_first_step(current_task(self.run.loop))
+        self.task = current_task(self.run.loop)
+        return self.take_first_step()
 
-    def take_first_step(self, task: Any) -> Any:
-        """Call functions until one suspends, and return the future that it waits for.
-
-        A function leaves the `asyncio.Task` to the next only where nobody could tell that the
-        two shared it. Raises `StopIteration` when nothing is left to call.
-        """
-        run = self.run
-        self.task = task
-        if run.untouched is None:
-            run.untouched = getrefcount(self.task), getrefcount(self), getweakrefcount(task)
-        send = self.body.send
-        yielded = send(None)
-        while yielded is NEXT:
-            if (
-                getrefcount(self.task) != run.untouched[0]
-                or getrefcount(self) != run.untouched[1]
-                or getweakrefcount(task) != run.untouched[2]
-                or task.cancelling()
-                or task._callbacks
-                or task._must_cancel
-                or task.__dict__
-            ):
-                self.index = None
-            else:
-                self.index = next(run.ready, None)
-            if self.index is None:
-                self.release()
-                return send(None)
-            task.set_name(run.phase.work[self.index][2])
-            self.context = run.context.copy()
-            yielded = self.context.run(send, None)
+    def take_first_step(self) -> Any:
+        yielded = self.body.send(None)
         self.suspend()
         return yielded
 
@@ -400,19 +416,14 @@ class Driver:
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:
             asyncio.future_add_to_awaited_by(self.task, run.parent)
-        if self.attempts is not None:
+        if self.attempts is None:
+            self.__next__ = self.body.__next__
+        else:
             self.attempts.set_timer()
             self.__next__ = self.resume
-        elif self.context is not None:
-            self.__next__ = self.resume
-        else:
-            self.__next__ = self.body.__next__
 
     def resume(self) -> Any:
-        if self.context is None:
-            yielded = self.body.send(None)
-        else:
-            yielded = self.context.run(self.body.send, None)
+        yielded = self.body.send(None)
         if self.attempts is not None:
             self.attempts.set_timer()
         return yielded
@@ -424,14 +435,8 @@ class Driver:
             run.suspended.pop(self, None)
             if AWAITED_BY and run.parent is not None:
                 asyncio.future_discard_from_awaited_by(self.task, run.parent)
-        self.run = self.task = self.coroutine = None
+        self.run = self.task = self.context = self.coroutine = None
         self.__next__ = ENDED
-
-    def keep(self, value: Any) -> None:
-        run = self.run
-        if run.values is None:
-            run.values = {}
-        run.values[run.plan.key(run.phase.number, self.index)] = value
 
     def as_coroutine(self, returned: Any) -> Any:
         plan = self.run.plan
@@ -454,10 +459,11 @@ class Driver:
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
-        if self.context is None:
+        try:
             yielded = self.body.throw(exception)
-        else:
-            yielded = self.context.run(self.body.throw, exception)
+        finally:
+            # The traceback that it gets leads to this frame.
+            del exception
         if self.attempts is not None:
             self.attempts.set_timer()
         return yielded
@@ -508,8 +514,9 @@ class EarlyDriver(Driver):
     __slots__ = ("held",)
 
     def begin_early(self, task: Task[Any]) -> None:
+        self.task = task
         try:
-            held = self.take_first_step(task)
+            held = self.take_first_step()
         except StopIteration:
             return
         # None is a bare yield, which waits for one pass of the loop: no need to hold it.
@@ -522,10 +529,7 @@ class EarlyDriver(Driver):
         """Give the held future to the `asyncio.Task`, as `await` would have."""
         held = self.held
         del self.held
-        if self.attempts is None and self.context is None:
-            self.__next__ = self.body.__next__
-        else:
-            self.__next__ = self.resume
+        self.__next__ = self.body.__next__ if self.attempts is None else self.resume
         block(held, True)
         return held
 
@@ -533,13 +537,19 @@ class EarlyDriver(Driver):
         held = getattr(self, "held", None)
         if held is not None:
             # As Task.cancel() does it: who owns the future hears of it first.
-            future = self.hand_over()
-            if asyncio.isfuture(held) and isinstance(exception, CancelledError):
-                if held.cancel(*exception.args):
-                    return future
+            self.hand_over()
+            if (
+                asyncio.isfuture(held)
+                and isinstance(exception, CancelledError)
+                and held.cancel(*exception.args)
+            ):
+                return held
         elif self.__next__ is ENDED:
             raise StopIteration
-        return super().throw(exception)
+        try:
+            return super().throw(exception)
+        finally:
+            del exception
 
 
 class LoneDriver(Driver):
@@ -547,8 +557,8 @@ class LoneDriver(Driver):
 
     __slots__ = ("begun",)
 
-    def __init__(self, run: Run, index: int, context: Context) -> None:
-        super().__init__(run, index, context)
+    def __init__(self, run: Run, index: int) -> None:
+        super().__init__(run, index, None)
         self.shared = False
         self.begun = False
 
@@ -557,21 +567,24 @@ class LoneDriver(Driver):
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name(self.run.phase.work[self.index][2])
-        self.suspend()
-        return self.resume()
+        return self.take_first_step()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
-        if self.begun:
-            return super().throw(exception)
-        run, index = self.run, self.index
-        self.discard()
-        run.never_called(index, exception)
-        raise exception
+        try:
+            if self.begun:
+                return super().throw(exception)
+            run, index = self.run, self.index
+            self.discard()
+            run.never_called(index, exception)
+            raise exception
+        finally:
+            del exception
 
     def discard(self) -> None:
         """Let go of everything before the first step."""
         self.release()
         self.body.close()
+        del self.body  # closed before its first step, it would still hold on to this driver
 
 
 class Attempts:
@@ -709,19 +722,25 @@ def block(held: Any, blocking: bool) -> None:
         pass  # no future at all: the asyncio.Task will say so
 
 
+def same_values(one: Context, other: Context) -> bool:
+    """Tell whether two contexts have the very same values, given that they have as many."""
+    return all(map(is_, one.values(), other.values()))
+
+
 def drain(queue: deque[int]) -> Iterator[int]:
     while queue:
         yield queue.popleft()
 
 
 def start_ready_eagerly(run: Run) -> None:
-    """Start a driver in a new `asyncio.Task` while there is something to call."""
+    """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
     while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
+        context = run.context.copy()
         Task(
-            Driver(run, index),
+            Driver(run, index, context),
             loop=run.loop,
             name=run.phase.work[index][2],
-            context=run.context.copy(),
+            context=context,
             eager_start=True,
         )
 
@@ -733,8 +752,8 @@ def start_ready_early(run: Run) -> None:
     if current is not None:
         _leave_task(loop, current)
     while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
-        driver = EarlyDriver(run, index)
         context = run.context.copy()
+        driver = EarlyDriver(run, index, context)
         task = Task(driver, loop=loop, name=run.phase.work[index][2], context=context)
         _enter_task(loop, task)
         context.run(driver.begin_early, task)
@@ -750,11 +769,10 @@ def start_ready_early(run: Run) -> None:
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
-        context = run.context.copy()
-        driver = LoneDriver(run, index, context)
+        driver = LoneDriver(run, index)
         error = None
         try:
-            task = context.run(run.loop.create_task, driver)
+            task = run.context.copy().run(run.loop.create_task, driver)
         except BaseException as exception:
             error = exception
         if error is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
+from asyncio import CancelledError, get_running_loop
 from typing import Any
 
 from ._impl import Run
 from .errors import SdaxExecutionError
-from .report import RunReport
+from .report import Record, RunReport
 
 
 async def until_over(run: Run) -> BaseException | None:
@@ -32,25 +32,28 @@ async def until_over(run: Run) -> BaseException | None:
         del interruption
 
 
-def conclude(run: Run, report: RunReport[Any], interruption: BaseException | None) -> None:
+def conclude(
+    record: Record | None, report: RunReport[Any], interruption: BaseException | None
+) -> None:
     """Raise the interruption, with the run's failures as its context, or the failures alone."""
     try:
-        if run.record is not None:
+        if record is not None:
             try:
-                run.record.raise_failures(report)
+                record.raise_failures(report)
             except SdaxExecutionError as error:
                 if interruption is None:
                     raise
                 if isinstance(interruption, CancelledError):
                     # Whoever asked for it will hardly look at a context.
-                    run.loop.call_exception_handler(
+                    get_running_loop().call_exception_handler(
                         {
                             "message": "sdax: a run that was cancelled had failures as well",
                             "exception": error,
                         }
                     )
-                raise interruption
+                raise interruption  # noqa: B904 (its context is what Python makes it)
         if interruption is not None:
             raise interruption
     finally:
-        del interruption
+        # What is raised leads here by its traceback: no name may lead back.
+        del record, report, interruption

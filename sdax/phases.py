@@ -141,10 +141,15 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 late = None if run.start(POST) else await until_over(run)
                 interruption = interruption or late
                 del late
-            if interruption is not None or run.record is not None:
-                conclude(run, self._report(run), interruption or body)
-        finally:
-            del body, interruption
+            record = run.take_record()
+            if interruption is not None or record is not None:
+                report: RunReport[Any] = RunReport(run.plan, run.values, record and record.phases)
+                self._record = record
+                conclude(record, report, interruption or body)
+        except BaseException:
+            # What is raised leads here by its traceback: no name may lead back.
+            del body, interruption, record, report
+            raise
 
     def _after(self, run: Run) -> int | None:
         if self._last == PRE:

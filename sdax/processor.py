@@ -40,12 +40,14 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         interruption = None if run.start() else await until_over(run)
         if run.record is None and interruption is None:
             return RunReport(self._plan, run.values, None)
-        report: RunReport[K] = RunReport(self._plan, run.values, run.record and run.record.phases)
+        record = run.take_record()
+        report: RunReport[K] = RunReport(self._plan, run.values, record and record.phases)
         try:
-            conclude(run, report, interruption)
-        finally:
+            conclude(record, report, interruption)
+        except BaseException:
             # What was raised leads here by its traceback: no name may lead back.
-            del interruption
+            del record, report, interruption
+            raise
         return report
 
     def open(self, ctx: T) -> AsyncPhaseRunner[T, K]:

@@ -104,15 +104,17 @@ class TaskFunction(Generic[T_contra]):
     def is_retryable(self, exception: BaseException) -> bool:
         """Tell whether the exception earns another attempt, were one left."""
         kinds = self.retryable_exceptions
-        if isinstance(kinds, tuple):
-            if isinstance(exception, kinds):
-                return True
-            if not isinstance(exception, BaseExceptionGroup):
-                return False
-            return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
-        return all(
-            isinstance(leaf, Exception) and bool(kinds(leaf)) for leaf in iter_leaves(exception)
-        )
+        if not isinstance(kinds, tuple):
+            # No generator here: a StopIteration of the predicate's would not get through.
+            for leaf in iter_leaves(exception):
+                if not isinstance(leaf, Exception) or not kinds(leaf):
+                    return False
+            return True
+        if isinstance(exception, kinds):
+            return True
+        if not isinstance(exception, BaseExceptionGroup):
+            return False
+        return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
 
     def backoff(self, retry: int) -> float:
         """Return the seconds before retry number `retry` (from 0), before the random factor."""
