@@ -8,17 +8,40 @@ from .errors import (
     TaskFailure,
     flatten_exceptions,
 )
-from .processor import AsyncTaskProcessor, AsyncTaskProcessorBuilder
+from .phases import AsyncPhaseRunner, PhaseId
+from .processor import (
+    AsyncDagLevelAdapterBuilder,
+    AsyncDagTaskProcessor,
+    AsyncDagTaskProcessorBuilder,
+    AsyncTaskProcessor,
+    AsyncTaskProcessorBuilder,
+)
 from .report import PhaseReport, RunReport, State, TaskReport
-from .tasks import AsyncTask, SdaxTaskGroup, TaskFunction, join
+from .tasks import (
+    AsyncTask,
+    SdaxTaskGroup,
+    TaskFunction,
+    join,
+    task,
+    task_func,
+    task_group_func,
+    task_group_task,
+    task_sync_func,
+    task_thread_func,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "IMPLEMENTATION",
+    "AsyncDagLevelAdapterBuilder",
+    "AsyncDagTaskProcessor",
+    "AsyncDagTaskProcessorBuilder",
+    "AsyncPhaseRunner",
     "AsyncTask",
     "AsyncTaskProcessor",
     "AsyncTaskProcessorBuilder",
+    "PhaseId",
     "PhaseReport",
     "RetryableException",
     "RunReport",
@@ -32,4 +55,10 @@ __all__ = [
     "__version__",
     "flatten_exceptions",
     "join",
+    "task",
+    "task_func",
+    "task_group_func",
+    "task_group_task",
+    "task_sync_func",
+    "task_thread_func",
 ]

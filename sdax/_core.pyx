@@ -13,13 +13,14 @@ from random import uniform
 from types import CoroutineType
 
 cimport cython
-from cpython.object cimport PyObject, PyObject_Call
+from cpython.object cimport Py_TYPE, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_XDECREF
 
-from .calls import as_coroutine, hide_engine
+from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines
-from .plan import PHASES
+from .plan import PHASES, PLAIN
 from .report import Record
+from .tasks import PlainFunction
 
 __all__ = ["Run"]
 
@@ -79,7 +80,11 @@ cdef extern from *:
     }
 
     static inline int sdax_is_marked(PyObject *task) {
-        int marked = sdax_answers(sdax_task_cancelling(task, NULL));
+        PyObject **attributes = _PyObject_GetDictPtr(task);
+        int marked;
+        if (attributes != NULL && *attributes != NULL)
+            return 1;
+        marked = sdax_answers(sdax_task_cancelling(task, NULL));
         if (marked == 0)
             marked = sdax_answers(sdax_task_callbacks->get(task, sdax_task_callbacks->closure));
         if (marked == 0)
@@ -92,6 +97,36 @@ cdef extern from *:
         PyObject *none = sdax_task_set_name(task, name);
         Py_XDECREF(none);
         return none == NULL ? -1 : 0;
+    }
+
+    /* The variables of a Context: an immutable map, which every change replaces. The struct is
+       not public; sdax_know_context() makes sure that the map is where it is looked for. */
+    static inline void *sdax_variables(PyObject *context) {
+        return ((void **)((char *)context + sizeof(PyObject)))[1];
+    }
+
+    static int sdax_know_context(void) {
+        int known = 0;
+        PyObject *variable = PyContextVar_New("sdax", NULL);
+        PyObject *one = PyContext_CopyCurrent();
+        PyObject *other = one == NULL ? NULL : PyContext_Copy(one);
+        if (variable != NULL && other != NULL) {
+            void *variables = sdax_variables(one);
+            known = variables != NULL && variables == sdax_variables(other);
+            if (PyContext_Enter(other) == 0) {
+                PyObject *token = PyContextVar_Set(variable, variable);
+                known = known && token != NULL && variables != sdax_variables(other)
+                    && variables == sdax_variables(one);
+                Py_XDECREF(token);
+                PyContext_Exit(other);
+            }
+        }
+        Py_XDECREF(variable);
+        Py_XDECREF(one);
+        Py_XDECREF(other);
+        if (!known && !PyErr_Occurred())
+            PyErr_SetString(PyExc_ImportError, "contextvars.Context is not what it is in CPython");
+        return known ? 0 : -1;
     }
 
     /* The head of the list of weak references changes with each that comes. */
@@ -125,6 +160,8 @@ cdef extern from *:
     }
     """
     int sdax_know_task(object type) except -1
+    int sdax_know_context() except -1
+    void *sdax_variables(object context) noexcept
     int sdax_is_marked(object task) except -1
     int sdax_set_name(object task, object name) except -1
     void *sdax_weakrefs(object task) noexcept
@@ -182,6 +219,7 @@ if not EAGER_START:
     current_tasks = asyncio.tasks._current_tasks
 
 sdax_know_task(Task)
+sdax_know_context()
 
 
 @cython.final
@@ -190,7 +228,7 @@ cdef class Run:
     """One run of a plan.
 
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
-    when the run is over. `cancel` asks it to end early. Then `values` has what functions
+    when the run is. `cancel` asks it to end early. Then `values` has what functions
     returned, by the plan's keys, and `record` everything else that is not a plain success;
     both are None while empty.
     """
@@ -200,7 +238,7 @@ cdef class Run:
     cdef readonly dict values
     cdef readonly bint over
     cdef public object waiter
-    cdef object plan
+    cdef readonly object plan
     cdef object ctx
     cdef object parent
     cdef object context
@@ -211,12 +249,21 @@ cdef class Run:
     cdef Py_ssize_t opened  # how many stages of the phase
     cdef tuple stage
     cdef Py_ssize_t position  # in the stage: what comes from there on is not yet called
+    cdef tuple gates
+    cdef tuple onward
+    cdef tuple waits
+    cdef list waiting  # completions that each gate still waits for
+    cdef list queue  # what gates have opened
+    cdef Py_ssize_t queued  # where in the queue the next one is
+    cdef Py_ssize_t places  # so many functions may be suspended
+    cdef Py_ssize_t taken  # so many are
+    cdef int last_phase
     cdef Py_ssize_t pending  # opened, not yet finished
     cdef Driver first  # of the suspended ones, in the order in which they were called
     cdef Driver last
     cdef dict task_arguments  # for each new asyncio.Task: name and context change
     cdef bint pumping
-    cdef bint aborted  # nothing of this phase is opened or called any more
+    cdef readonly bint aborted  # nothing of this phase is opened or called any more
     cdef list uncalled
     cdef set due  # the tasks to clean up; None is all
     cdef object deadlines
@@ -224,6 +271,7 @@ cdef class Run:
     def __init__(self, plan, ctx):
         self.plan = plan
         self.names = plan.names
+        self.places = plan.places
         self.ctx = ctx
         self.loop = get_running_loop()
         if AWAITED_BY:
@@ -232,8 +280,11 @@ cdef class Run:
         self.stage = ()
         self.enter_phase(PRE)
 
-    def start(self):
-        """Run until all that is left is suspended, and tell whether the run is over."""
+    def start(self, int last=POST):
+        """Run up to and with the phase `last` until all that is left is suspended, and tell
+        whether the run is over. What begins in the middle goes on from there."""
+        self.last_phase = last
+        self.over = False
         self.advance()
         self.pump()
         return self.over
@@ -242,12 +293,29 @@ cdef class Run:
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
         self.abort()
 
+    def take_record(self):
+        """Return the record and forget it: what was raised may lead to the run."""
+        record, self.record = self.record, None
+        return record
+
+    def skip_execute(self):
+        """After `pre_execute`, leave out `execute`: go on with the cleanup."""
+        if self.number == PRE and not self.aborted:
+            self.enter_phase(EXECUTE)
+            self.opened = len(self.stages)
+            self.waiting = []
+            self.note().skipped_phase(EXECUTE)
+
     cdef int enter_phase(self, int number) except -1:
         phase = self.plan.phases[number]
         self.number = number
         self.work = phase.work
         self.stages = phase.stages
         self.opened = 0
+        self.gates = phase.gates
+        self.onward = phase.onward
+        self.waits = phase.waits
+        self.waiting = self.queue = None
         self.aborted = False
         return 0
 
@@ -267,11 +335,22 @@ cdef class Run:
     cdef inline Py_ssize_t take(self) noexcept:
         """Return the index of the next task to call, or -1."""
         cdef Py_ssize_t index
-        if self.position == len(self.stage):
-            return -1
-        index = self.stage[self.position]
-        self.position += 1
-        return index
+        if self.position < len(self.stage):
+            index = self.stage[self.position]
+            self.position += 1
+            return index
+        if self.queue is not None and self.queued < len(self.queue):
+            index = self.queue[self.queued]
+            self.queued += 1
+            return index
+        return -1
+
+    cdef inline bint is_ready(self) noexcept:
+        """Tell whether there is a task to take, and a place for it."""
+        return self.taken < self.places and (
+            self.position < len(self.stage)
+            or (self.queue is not None and self.queued < len(self.queue))
+        )
 
     cdef int advance(self) except -1:
         """Open the next stage, of the next phase if need be, or end the run.
@@ -288,19 +367,59 @@ cdef class Run:
                 self.pending = len(stage)
                 self.stage = stage
                 self.position = 0
-            elif self.number == POST:
+            elif self.gates and self.waiting is None and not self.aborted:
+                self.waiting = list(self.waits)
+                self.queue = []
+                self.queued = 0
+                self.open_gates([0])
+            elif self.number >= self.last_phase:
                 self.finish()
                 return 0
             else:
                 self.begin_next_phase()
         return 0
 
+    cdef int feed(self, tuple gates) except -1:
+        """Count a completion for each of these gates, and open those that wait for no more."""
+        cdef list opening = []
+        self.count_down(gates, opening)
+        if opening:
+            self.open_gates(opening)
+        return 0
+
+    cdef int count_down(self, tuple gates, list opening) except -1:
+        cdef Py_ssize_t gate, left
+        for gate in gates:
+            left = <Py_ssize_t>self.waiting[gate] - 1
+            self.waiting[gate] = left
+            if not left:
+                opening.append(gate)
+        return 0
+
+    cdef int open_gates(self, list opening) except -1:
+        cdef Py_ssize_t gate
+        cdef list opened = []
+        while opening:
+            gate = opening.pop()
+            self.count_down(self.onward[gate], opening)
+            for index in <tuple>self.gates[gate]:
+                if self.due is None or index in self.due:
+                    opened.append(index)
+                else:
+                    self.count_down((<tuple>self.work[index])[3], opening)
+        opened.sort()
+        self.queue.extend(opened)
+        self.pending += len(opened)
+        return 0
+
     cdef int begin_next_phase(self) except -1:
         cdef int number = self.number
         if self.aborted:
+            left = list(self.plan.phases[number].unopened(self.opened, self.waiting))
+            self.note().skipped(number, left)
             if number == PRE:
-                self.due = self.plan.started(self.opened, self.uncalled)
-            self.note().skipped_after(number, self.opened, self.due)
+                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
+                self.note().never_due(self.due)
             number = EXECUTE
         self.enter_phase(number + 1)
         return 0
@@ -323,6 +442,8 @@ cdef class Run:
                 self.number, index, attempts, error, self.loop, timed_out=timed_out
             )
         self.abort()
+        if self.number == POST and self.waiting is not None:
+            self.feed((<tuple>self.work[index])[3])
         self.finished_one()
         return 0
 
@@ -355,14 +476,17 @@ cdef class Run:
 
     cdef int abort(self) except -1:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
-        cdef tuple uncalled
+        cdef list uncalled
         cdef Driver driver = self.first
         cdef list suspended = []
         if self.aborted or self.number == POST:
             return 0
         self.aborted = True
-        uncalled = self.stage[self.position:]
+        uncalled = list(self.stage[self.position:])
         self.position = len(self.stage)
+        if self.queue is not None:
+            uncalled += self.queue[self.queued:]
+            self.queued = len(self.queue)
         if self.uncalled is None:
             self.uncalled = []
         self.uncalled.extend(uncalled)
@@ -378,6 +502,7 @@ cdef class Run:
     cdef int link(self, Driver driver) except -1:
         """Count a driver among the suspended ones."""
         driver.linked = True
+        self.taken += 1
         if self.last is None:
             self.first = driver
         else:
@@ -388,6 +513,7 @@ cdef class Run:
 
     cdef int unlink(self, Driver driver) except -1:
         driver.linked = False
+        self.taken -= 1
         if driver.preceding is None:
             self.first = driver.following
         else:
@@ -417,7 +543,7 @@ cdef class Driver:
     cdef Run run  # None: it has ended
     cdef Py_ssize_t index
     cdef object task
-    cdef object context  # None: that of the asyncio.Task
+    cdef object context  # that of the asyncio.Task
     cdef object coroutine
     cdef object held  # on 3.11: what the first step, taken early, has to hand over
     cdef Driver preceding
@@ -429,6 +555,8 @@ cdef class Driver:
     cdef bint shared  # as long as no function has suspended
     cdef void *weakrefs  # of the asyncio.Task that no function has taken hold of
     cdef Py_ssize_t references
+    cdef Py_ssize_t own_references
+    cdef Py_ssize_t context_references
     # The attempts at a function that has a timeout or retries.
     cdef Py_ssize_t attempts
     cdef object error  # what left the last one
@@ -438,6 +566,7 @@ cdef class Driver:
     cdef bint pausing
     cdef bint expired
     cdef bint timed_out
+    cdef Py_ssize_t cancelling  # requests that earlier attempts have left open
     cdef readonly long serial  # of the timer that is set
     cdef object __weakref__
 
@@ -447,6 +576,8 @@ cdef class Driver:
         self.task = task
         self.weakrefs = sdax_weakrefs(task)
         self.references = Py_REFCNT(self.task)
+        self.own_references = Py_REFCNT(self)
+        self.context_references = Py_REFCNT(self.context)
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
@@ -472,6 +603,7 @@ cdef class Driver:
                 discard_from_awaited_by(self.task, run.parent)
         self.run = None
         self.task = None
+        self.context = None
         self.coroutine = None
         return 0
 
@@ -485,22 +617,22 @@ cdef class Driver:
         cdef Run run = self.run
         cdef PyObject *outcome
         cdef int status
+        cdef bint plain
         while True:
             outcome = NULL
             limits = (<tuple>run.work[self.index])[1]
+            plain = False
             if how == CALL and limits is not None:
-                self.begin_attempt(limits)
-            if self.context is not None:
-                PyContext_Enter(self.context)
+                plain = type(limits.function) is PlainFunction
+                if limits is not PLAIN:
+                    self.begin_attempt(limits)
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
-                status = self.call_function(&outcome)
+                status = self.call_function(plain, &outcome)
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
-            if self.context is not None:
-                PyContext_Exit(self.context)
             value = None
             if outcome is not NULL:
                 value = <object>outcome
@@ -509,7 +641,7 @@ cdef class Driver:
                 if self.wants_timer:
                     self.set_timer()
                 return value
-            if limits is not None:
+            if limits is not None and limits is not PLAIN:
                 error = self.settle_attempt(limits, error)
                 if error is not None:
                     last, error = error, self.retried(limits, error)
@@ -517,9 +649,12 @@ cdef class Driver:
                         return self.begin_pause(limits, last)
             if not self.shared:
                 return self.finish(value, error)
-            self.end_function(value, error)
+            self.end_function(run, value, error)
             if (
                 Py_REFCNT(self.task) != self.references
+                or Py_REFCNT(self) != self.own_references
+                or Py_REFCNT(self.context) != self.context_references
+                or sdax_variables(self.context) != sdax_variables(run.context)
                 or sdax_weakrefs(self.task) != self.weakrefs
                 or sdax_is_marked(self.task)
             ):
@@ -530,25 +665,36 @@ cdef class Driver:
                 self.release()
                 return None
             sdax_set_name(self.task, (<tuple>run.work[self.index])[2])
-            self.context = PyContext_Copy(run.context)
             how = CALL
 
-    cdef int call_function(self, PyObject **outcome) noexcept:
+    cdef int call_function(self, bint plain, PyObject **outcome) noexcept:
         """Call the function and step its coroutine once."""
         cdef PyObject *returned
         returned = PyObject_CallOneArg((<tuple>self.run.work[self.index])[0], self.run.ctx)
         if returned is NULL:
             return RAISED
+        if plain:
+            return self.take_value(returned, outcome)
         self.coroutine = <object>returned
         Py_XDECREF(returned)
-        if type(self.coroutine) is not CoroutineType and self.make_coroutine() < 0:
+        if type(self.coroutine) is not CoroutineType and self.make_coroutine(as_coroutine) < 0:
             return RAISED
         return PyIter_Send(self.coroutine, None, outcome)
 
-    cdef int make_coroutine(self) noexcept:
-        """Make a coroutine of what the function returned instead of one."""
+    cdef int take_value(self, PyObject *returned, PyObject **outcome) noexcept:
+        """Take what a plain function has returned."""
+        if Py_TYPE(<object>returned) is not <PyTypeObject *>CoroutineType:
+            outcome[0] = returned
+            return RETURNED
+        self.coroutine = <object>returned
+        Py_XDECREF(returned)
+        self.make_coroutine(refuse_coroutine)
+        return RAISED
+
+    cdef int make_coroutine(self, make) noexcept:
+        """Make a coroutine of what the function returned instead of one, or refuse it."""
         cdef PyObject *made = PyObject_CallFunctionObjArgs(
-            as_coroutine,
+            make,
             <PyObject *>self.coroutine,
             PyTuple_GET_ITEM(self.run.names, self.index),
             PyTuple_GET_ITEM(PHASES, self.run.number),
@@ -571,6 +717,8 @@ cdef class Driver:
         return RETURNED
 
     cdef int begin_attempt(self, limits) except -1:
+        if self.attempts:
+            self.cancelling = self.task.cancelling()
         self.attempts += 1
         if limits.timeout is not None:
             self.deadline = <double>self.run.loop.time() + <double>limits.timeout
@@ -585,8 +733,8 @@ cdef class Driver:
         if not self.expired:
             return error
         self.expired = False
-        others = self.task.uncancel()
-        if others or not isinstance(error, CancelledError):
+        requests = self.task.uncancel()
+        if requests > self.cancelling or not isinstance(error, CancelledError):
             return error
         self.timed_out = True
         timeout = TimeoutError(f"timed out after {limits.timeout} s")
@@ -646,14 +794,14 @@ cdef class Driver:
         elif not self.pause.done():
             self.pause.set_result(None)
 
-    cdef int end_function(self, value, error) except -1:
+    cdef int end_function(self, Run run, value, error) except -1:
         """Take note of how the function has ended."""
-        cdef Run run = self.run
         cdef Py_ssize_t attempts = self.attempts
         cdef bint timed_out = self.timed_out
         if attempts:
             self.attempts = 0
             self.timed_out = False
+            self.cancelling = 0
         if error is not None:
             run.failed(self.index, error, attempts or 1, timed_out)
             return 0
@@ -663,6 +811,9 @@ cdef class Driver:
             run.values[run.plan.key(run.number, self.index)] = value
         if attempts > 1:
             run.note().succeeded(run.number, self.index, attempts)
+        gates = (<tuple>run.work[self.index])[3]
+        if gates and not run.aborted:
+            run.feed(gates)
         run.finished_one()
         return 0
 
@@ -683,9 +834,9 @@ cdef class Driver:
     cdef object finish(self, value, error):
         """End a function that had suspended, and go on with what it opens."""
         cdef Run run = self.run
-        self.end_function(value, error)
         self.release()
-        if not run.pumping and run.position < len(run.stage):
+        self.end_function(run, value, error)
+        if not run.pumping and run.is_ready():
             run.pump()
         return None
 
@@ -698,16 +849,14 @@ cdef class Driver:
         if self.run is not None and yielded is not None:
             self.held = yielded
             self.holding = True
+            block(yielded, False)  # for whoever else awaits it meanwhile
         return 0
 
     cdef object hand_over(self):
         """Give the held future to the `asyncio.Task`, as `await` would have."""
         held, self.held = self.held, None
         self.holding = False
-        try:
-            held._asyncio_future_blocking = True
-        except AttributeError:
-            pass  # no future at all: the asyncio.Task will say so
+        block(held, True)
         return held
 
     # What asyncio.Task asks of a coroutine.
@@ -767,12 +916,24 @@ cdef class Driver:
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name((<tuple>self.run.work[self.index])[2])
-        self.suspend()
-        return self.step(CALL, None)
+        yielded = self.step(CALL, None)
+        if self.run is not None:
+            self.suspend()
+        return yielded
 
 
-cdef inline Driver new_driver(Run run, Py_ssize_t index):
+cdef int block(held, bint blocking) except -1:
+    """Set the mark by which `await` tells an `asyncio.Task` that a future was yielded."""
+    try:
+        held._asyncio_future_blocking = blocking
+    except AttributeError:
+        pass  # no future at all: the asyncio.Task will say so
+    return 0
+
+
+cdef inline Driver new_driver(Run run, Py_ssize_t index, context):
     cdef Driver driver = Driver.__new__(Driver)
+    driver.context = context
     driver.run = run
     driver.index = index
     driver.shared = True
@@ -785,12 +946,12 @@ cdef int start_ready_eagerly(Run run) except -1:
     cdef dict arguments = run.task_arguments
     if arguments is None:
         arguments = run.task_arguments = {"loop": run.loop, "eager_start": True}
-    while (index := run.take()) >= 0:
+    while run.taken < run.places and (index := run.take()) >= 0:
         name = (<tuple>run.work[index])[2]
         context = PyContext_Copy(run.context)
         arguments["name"] = name
         arguments["context"] = context
-        PyObject_Call(Task, (new_driver(run, index),), arguments)
+        PyObject_Call(Task, (new_driver(run, index, context),), arguments)
     return 0
 
 
@@ -802,9 +963,9 @@ cdef int start_ready_early(Run run) except -1:
     current = current_tasks.get(loop)
     if current is not None:
         leave_task(loop, current)
-    while (index := run.take()) >= 0:
-        driver = new_driver(run, index)
+    while run.taken < run.places and (index := run.take()) >= 0:
         context = PyContext_Copy(run.context)
+        driver = new_driver(run, index, context)
         task = Task(driver, loop=loop, name=(<tuple>run.work[index])[2], context=context)
         enter_task(loop, task)
         PyContext_Enter(context)
@@ -824,18 +985,17 @@ cdef int start_ready_by_factory(Run run) except -1:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     cdef Py_ssize_t index
     cdef Driver driver
-    while (index := run.take()) >= 0:
-        context = PyContext_Copy(run.context)
-        driver = new_driver(run, index)
-        driver.context = PyContext_Copy(run.context)
+    while run.taken < run.places and (index := run.take()) >= 0:
+        driver = new_driver(run, index, None)
         driver.shared = False
         driver.lone = True
         error = task = None
         try:
-            task = context.run(run.loop.create_task, driver)
+            task = PyContext_Copy(run.context).run(run.loop.create_task, driver)
         except BaseException as exception:
             error = exception
         if error is not None:
+            driver.release()
             run.never_called(index, error)
         elif not driver.begun:
             driver.task = task

@@ -16,26 +16,28 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import CancelledError, Task, current_task
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
+from gc import get_referents
+from operator import is_
 from random import uniform
 from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final
 from weakref import getweakrefcount
 
-from .calls import as_coroutine, hide_engine
+from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines
-from .plan import EXECUTE, PHASES, POST, PRE, Call, Phase, Plan
+from .plan import EXECUTE, PHASES, PLAIN, POST, PRE, Call, Phase, Plan
 from .report import Record
-from .tasks import TaskFunction
+from .tasks import PlainFunction, TaskFunction
 
 if sys.version_info < (3, 12):
     from asyncio.tasks import _current_tasks, _enter_task, _leave_task, _unregister_task
 
 __all__ = ["Run"]
 
-NEXT: Final = object()  # what a driver's body yields between two functions
 NONE_READY: Iterator[int] = iter(())
 ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
@@ -47,7 +49,7 @@ class Run:
     """One run of a plan.
 
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
-    when the run is over. `cancel` asks it to end early. Then `values` has what functions
+    when the run is. `cancel` asks it to end early. Then `values` has what functions
     returned, by the plan's keys, and `record` everything else that is not a plain success;
     both are None while empty.
     """
@@ -58,14 +60,17 @@ class Run:
         "ctx",
         "deadlines",
         "due",
+        "last",
         "loop",
         "opened",
         "over",
         "parent",
         "pending",
         "phase",
+        "places",
         "plan",
         "pumping",
+        "queue",
         "ready",
         "record",
         "suspended",
@@ -73,6 +78,7 @@ class Run:
         "untouched",
         "values",
         "waiter",
+        "waiting",
     )
 
     def __init__(self, plan: Plan, ctx: Any) -> None:
@@ -88,18 +94,23 @@ class Run:
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
+        self.waiting: list[int] | None = None  # completions that each gate still waits for
+        self.queue: deque[int] | None = None  # what gates opened, not yet called
+        self.places = plan.places
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
-        # Reference counts of an asyncio.Task that no function has taken hold of.
-        self.untouched: tuple[int, int] | None = None
+        self.untouched: int | None = None  # traces on an asyncio.Task that no function has left
         self.aborted = False  # nothing of this phase is opened or called any more
         self.uncalled: list[int] = []
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
 
-    def start(self) -> bool:
-        """Run until all that is left is suspended, and tell whether the run is over."""
+    def start(self, last: int = POST) -> bool:
+        """Run up to and with the phase `last` until all that is left is suspended, and tell
+        whether the run is over. What begins in the middle goes on from there."""
+        self.last = last
+        self.over = False
         self.advance()
         self.pump()
         return self.over
@@ -107,6 +118,19 @@ class Run:
     def cancel(self) -> None:
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
         self.abort()
+
+    def take_record(self) -> Record | None:
+        """Return the record and forget it: what was raised may lead to the run."""
+        record, self.record = self.record, None
+        return record
+
+    def skip_execute(self) -> None:
+        """After `pre_execute`, leave out `execute`: go on with the cleanup."""
+        if self.phase.number == PRE and not self.aborted:
+            self.phase = self.plan.phases[EXECUTE]
+            self.opened = len(self.phase.stages)
+            self.waiting = []
+            self.note().skipped_phase(EXECUTE)
 
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
@@ -116,7 +140,8 @@ class Run:
             start_ready(self)
         else:
             start_ready_by_factory(self)
-        self.ready = NONE_READY
+        if len(self.suspended) < self.places:
+            self.ready = NONE_READY
         self.pumping = False
 
     def advance(self) -> None:
@@ -133,21 +158,60 @@ class Run:
                     stage = tuple(index for index in stage if index in self.due)
                 self.pending = len(stage)
                 self.ready = iter(stage)
-            elif phase.number == POST:
+            elif phase.gates and self.waiting is None and not self.aborted:
+                self.waiting = list(phase.waits)
+                self.queue = deque()
+                self.open_gates([0])
+            elif phase.number >= self.last:
                 self.finish()
                 return
             else:
                 self.begin_next_phase()
 
+    def feed(self, gates: Sequence[int]) -> None:
+        """Count a completion for each of these gates, and open those that wait for no more."""
+        if opening := self.count_down(gates):
+            self.open_gates(opening)
+
+    def count_down(self, gates: Sequence[int]) -> list[int]:
+        waiting = self.waiting
+        assert waiting is not None
+        ready = []
+        for gate in gates:
+            waiting[gate] -= 1
+            if not waiting[gate]:
+                ready.append(gate)
+        return ready
+
+    def open_gates(self, opening: list[int]) -> None:
+        phase, due, queue = self.phase, self.due, self.queue
+        assert queue is not None
+        opened: list[int] = []
+        while opening:
+            gate = opening.pop()
+            opening += self.count_down(phase.onward[gate])
+            for index in phase.gates[gate]:
+                if due is None or index in due:
+                    opened.append(index)
+                else:
+                    opening += self.count_down(phase.work[index][3])
+        opened.sort()
+        queue.extend(opened)
+        self.pending += len(opened)
+        self.ready = drain(queue)
+
     def begin_next_phase(self) -> None:
         number = self.phase.number
         if self.aborted:
+            left = list(self.phase.unopened(self.opened, self.waiting))
+            self.note().skipped(number, left)
             if number == PRE:
-                self.due = self.plan.started(self.opened, self.uncalled)
-            self.note().skipped_after(number, self.opened, self.due)
+                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
+                self.note().never_due(self.due)
             number = EXECUTE
         self.phase = self.plan.phases[number + 1]
         self.opened = 0
+        self.waiting = self.queue = None
         self.aborted = False
 
     def finish(self) -> None:
@@ -168,6 +232,8 @@ class Run:
             timed_out = attempts is not None and attempts.timed_out
             self.note().failed(number, index, made, error, self.loop, timed_out=timed_out)
         self.abort()
+        if number == POST and self.waiting is not None:
+            self.feed(self.phase.work[index][3])
         self.finished_one()
 
     def never_called(self, index: int, error: BaseException) -> None:
@@ -180,6 +246,11 @@ class Run:
             self.failed(index, error, None)
         if not self.pumping:
             self.pump()
+
+    def keep(self, index: int, value: Any) -> None:
+        if self.values is None:
+            self.values = {}
+        self.values[self.plan.key(self.phase.number, index)] = value
 
     def finished_one(self) -> None:
         self.pending -= 1
@@ -238,23 +309,54 @@ class Driver:
     __next__: Callable[[], Any]
     __qualname__: str
 
-    def __init__(self, run: Run, index: int, context: Context | None = None) -> None:
-        self.run = run
-        self.index: int | None = index
-        self.context = context  # None: that of the asyncio.Task
+    def __init__(self, run: Run, index: int, context: Context | None) -> None:
+        self.run: Any = run  # None once it has ended
+        self.index = index
+        self.context = context  # that of the asyncio.Task
         self.shared = True
         self.attempts: Attempts | None = None
         self.coroutine: CoroutineType[Any, Any, Any] | None = None
-        self.task: Task[Any] | None = None
+        self.task: Any = None
         self.body = self.call_functions()
         self.__next__ = self.begin
 
     @coroutine
     def call_functions(self) -> Generator[Any, None, None]:
-        """Call a function, then after each NEXT the one that `index` has by then."""
-        run = self.run
-        while self.index is not None:
-            call, limits, _ = run.phase.work[self.index]  # type: ignore[misc]
+        """Call one function after another, until one has suspended and ended.
+
+        A function leaves the `asyncio.Task` to the next only where nobody could tell that the
+        two shared it.
+        """
+        run: Run = self.run
+        task, context, variables = self.task, self.context, len(run.context)
+        called = False
+        while True:
+            if called or run.untouched is None:
+                # Who knows the asyncio.Task, its driver or its context; the callbacks,
+                # cancellations and attributes that the asyncio.Task has. (Counted in one place,
+                # for what the interpreter adds to a count differs from place to place.)
+                traces = (
+                    getrefcount(task)
+                    + getrefcount(self)
+                    + getrefcount(context)
+                    + getweakrefcount(task)
+                    + len(get_referents(task))
+                )
+                if not called:
+                    run.untouched = traces
+                elif (
+                    traces != run.untouched
+                    or len(context) != variables
+                    or (variables and not same_values(context, run.context))
+                    or (following := next(run.ready, None)) is None
+                ):
+                    self.release()
+                    return
+                else:
+                    self.index = following
+                    task.set_name(run.phase.work[following][2])
+            called = True
+            call, limits, _, feeds = run.phase.work[self.index]  # type: ignore[misc]
             error = value = None
             try:
                 if limits is None:
@@ -264,64 +366,46 @@ class Driver:
                     self.coroutine = awaitable
                     self.__qualname__ = awaitable.__qualname__
                     value = yield from awaitable
+                elif limits is PLAIN:
+                    value = self.call_plain(call)
                 else:
                     self.attempts = Attempts(self, limits)
                     value = yield from self.attempts.make(call)
-                    error = self.attempts.error
+                    error, self.attempts.error = self.attempts.error, None
             except BaseException as exception:
                 if isinstance(exception, GeneratorExit) and self.is_closing():
                     raise
                 error = exception
+            index, attempts = self.index, self.attempts
+            if attempts is not None:
+                self.attempts = None
+            if not self.shared:
+                self.release()
             if error is not None:
-                run.failed(self.index, error, self.attempts)
+                run.failed(index, error, attempts)
                 error = None
             else:
                 if value is not None:
-                    self.keep(value)
-                if self.attempts is not None and self.attempts.number > 1:
-                    run.note().succeeded(run.phase.number, self.index, self.attempts.number)
+                    run.keep(index, value)
+                if attempts is not None and attempts.number > 1:
+                    run.note().succeeded(run.phase.number, index, attempts.number)
+                if feeds and not run.aborted:
+                    run.feed(feeds)
                 run.pending -= 1
                 if not run.pending:
                     run.advance()
-            self.attempts = None
             if not self.shared:
-                self.release()
                 if run.ready is not NONE_READY and not run.pumping:
                     run.pump()
                 return
-            yield NEXT
+            attempts = None
 
     def begin(self) -> Any:
-        return self.take_first_step(current_task(self.run.loop))
+        self.task = current_task(self.run.loop)
+        return self.take_first_step()
 
-    def take_first_step(self, task: Any) -> Any:
-        """Call functions until one suspends, and return the future that it waits for.
-
-        A function leaves the `asyncio.Task` to the next only where nobody could tell that the
-        two shared it. Raises `StopIteration` when nothing is left to call.
-        """
-        run = self.run
-        self.task = task
-        if run.untouched is None:
-            run.untouched = getrefcount(self.task), getweakrefcount(task)
-        send = self.body.send
-        yielded = send(None)
-        while yielded is NEXT:
-            if (
-                (getrefcount(self.task), getweakrefcount(task)) != run.untouched
-                or task.cancelling()
-                or task._callbacks
-                or task._must_cancel
-            ):
-                self.index = None
-            else:
-                self.index = next(run.ready, None)
-            if self.index is None:
-                self.release()
-                return send(None)
-            task.set_name(run.phase.work[self.index][2])
-            self.context = run.context.copy()
-            yielded = self.context.run(send, None)
+    def take_first_step(self) -> Any:
+        yielded = self.body.send(None)
         self.suspend()
         return yielded
 
@@ -332,19 +416,14 @@ class Driver:
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:
             asyncio.future_add_to_awaited_by(self.task, run.parent)
-        if self.attempts is not None:
+        if self.attempts is None:
+            self.__next__ = self.body.__next__
+        else:
             self.attempts.set_timer()
             self.__next__ = self.resume
-        elif self.context is not None:
-            self.__next__ = self.resume
-        else:
-            self.__next__ = self.body.__next__
 
     def resume(self) -> Any:
-        if self.context is None:
-            yielded = self.body.send(None)
-        else:
-            yielded = self.context.run(self.body.send, None)
+        yielded = self.body.send(None)
         if self.attempts is not None:
             self.attempts.set_timer()
         return yielded
@@ -356,18 +435,18 @@ class Driver:
             run.suspended.pop(self, None)
             if AWAITED_BY and run.parent is not None:
                 asyncio.future_discard_from_awaited_by(self.task, run.parent)
-        self.run = self.task = self.coroutine = None
+        self.run = self.task = self.context = self.coroutine = None
         self.__next__ = ENDED
-
-    def keep(self, value: Any) -> None:
-        run = self.run
-        if run.values is None:
-            run.values = {}
-        run.values[run.plan.key(run.phase.number, self.index)] = value
 
     def as_coroutine(self, returned: Any) -> Any:
         plan = self.run.plan
         return as_coroutine(returned, plan.names[self.index], PHASES[self.run.phase.number])
+
+    def call_plain(self, call: Callable[[Any], Any]) -> Any:
+        value = call(self.run.ctx)
+        if type(value) is CoroutineType:
+            refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.phase.number])
+        return value
 
     def is_closing(self) -> bool:
         # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
@@ -380,10 +459,11 @@ class Driver:
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
-        if self.context is None:
+        try:
             yielded = self.body.throw(exception)
-        else:
-            yielded = self.context.run(self.body.throw, exception)
+        finally:
+            # The traceback that it gets leads to this frame.
+            del exception
         if self.attempts is not None:
             self.attempts.set_timer()
         return yielded
@@ -434,40 +514,42 @@ class EarlyDriver(Driver):
     __slots__ = ("held",)
 
     def begin_early(self, task: Task[Any]) -> None:
+        self.task = task
         try:
-            held = self.take_first_step(task)
+            held = self.take_first_step()
         except StopIteration:
             return
         # None is a bare yield, which waits for one pass of the loop: no need to hold it.
         if held is not None:
             self.held = held
             self.__next__ = self.hand_over
+            block(held, False)  # for whoever else awaits it meanwhile
 
     def hand_over(self) -> Any:
         """Give the held future to the `asyncio.Task`, as `await` would have."""
         held = self.held
         del self.held
-        if self.attempts is None and self.context is None:
-            self.__next__ = self.body.__next__
-        else:
-            self.__next__ = self.resume
-        try:
-            held._asyncio_future_blocking = True
-        except AttributeError:
-            pass  # no future at all: the asyncio.Task will say so
+        self.__next__ = self.body.__next__ if self.attempts is None else self.resume
+        block(held, True)
         return held
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
         held = getattr(self, "held", None)
         if held is not None:
             # As Task.cancel() does it: who owns the future hears of it first.
-            future = self.hand_over()
-            if asyncio.isfuture(held) and isinstance(exception, CancelledError):
-                if held.cancel(*exception.args):
-                    return future
+            self.hand_over()
+            if (
+                asyncio.isfuture(held)
+                and isinstance(exception, CancelledError)
+                and held.cancel(*exception.args)
+            ):
+                return held
         elif self.__next__ is ENDED:
             raise StopIteration
-        return super().throw(exception)
+        try:
+            return super().throw(exception)
+        finally:
+            del exception
 
 
 class LoneDriver(Driver):
@@ -475,8 +557,8 @@ class LoneDriver(Driver):
 
     __slots__ = ("begun",)
 
-    def __init__(self, run: Run, index: int, context: Context) -> None:
-        super().__init__(run, index, context)
+    def __init__(self, run: Run, index: int) -> None:
+        super().__init__(run, index, None)
         self.shared = False
         self.begun = False
 
@@ -485,22 +567,31 @@ class LoneDriver(Driver):
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name(self.run.phase.work[self.index][2])
-        self.suspend()
-        return self.resume()
+        return self.take_first_step()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
-        if self.begun:
-            return super().throw(exception)
-        run, index = self.run, self.index
+        try:
+            if self.begun:
+                return super().throw(exception)
+            run, index = self.run, self.index
+            self.discard()
+            run.never_called(index, exception)
+            raise exception
+        finally:
+            del exception
+
+    def discard(self) -> None:
+        """Let go of everything before the first step."""
         self.release()
-        run.never_called(index, exception)
-        raise exception
+        self.body.close()
+        del self.body  # closed before its first step, it would still hold on to this driver
 
 
 class Attempts:
     """The attempts at one function that has a timeout or retries."""
 
     __slots__ = (
+        "cancelling",
         "deadline",
         "driver",
         "error",
@@ -519,6 +610,7 @@ class Attempts:
         self.error: BaseException | None = None  # what left the last attempt
         self.timed_out = False
         self.expired = False
+        self.cancelling = 0  # requests that earlier attempts have left open
         self.deadline: float | None = None  # wanted, but no timer is set yet
         self.serial = 0  # of the timer that is set
         self.pause: asyncio.Future[None] | None = None
@@ -535,12 +627,15 @@ class Attempts:
             if limits.timeout is not None:
                 self.deadline = run.loop.time() + limits.timeout
             try:
-                awaitable = call(run.ctx)
-                if type(awaitable) is not CoroutineType:
-                    awaitable = driver.as_coroutine(awaitable)
-                driver.coroutine = awaitable
-                driver.__qualname__ = awaitable.__qualname__
-                value = yield from awaitable
+                if type(limits.function) is PlainFunction:
+                    value = driver.call_plain(call)
+                else:
+                    awaitable = call(run.ctx)
+                    if type(awaitable) is not CoroutineType:
+                        awaitable = driver.as_coroutine(awaitable)
+                    driver.coroutine = awaitable
+                    driver.__qualname__ = awaitable.__qualname__
+                    value = yield from awaitable
             except BaseException as exception:
                 if isinstance(exception, GeneratorExit) and driver.is_closing():
                     raise
@@ -571,12 +666,13 @@ class Attempts:
                 self.deadline = self.pause = None
                 self.serial = 0
             self.error = None
+            self.cancelling = driver.task.cancelling()
 
     def timeout_of(self, error: BaseException | None) -> BaseException | None:
         """Tell what an expired attempt leaves, as `asyncio.timeout()` does."""
         self.expired = False
-        others = self.driver.task.uncancel()
-        if others or not isinstance(error, CancelledError):
+        requests = self.driver.task.uncancel()
+        if requests > self.cancelling or not isinstance(error, CancelledError):
             return error
         self.timed_out = True
         timeout = TimeoutError(f"timed out after {self.limits.timeout} s")
@@ -618,14 +714,33 @@ class Attempts:
             self.pause.set_result(None)
 
 
+def block(held: Any, blocking: bool) -> None:
+    """Set the mark by which `await` tells an `asyncio.Task` that a future was yielded."""
+    try:
+        held._asyncio_future_blocking = blocking
+    except AttributeError:
+        pass  # no future at all: the asyncio.Task will say so
+
+
+def same_values(one: Context, other: Context) -> bool:
+    """Tell whether two contexts have the very same values, given that they have as many."""
+    return all(map(is_, one.values(), other.values()))
+
+
+def drain(queue: deque[int]) -> Iterator[int]:
+    while queue:
+        yield queue.popleft()
+
+
 def start_ready_eagerly(run: Run) -> None:
-    """Start a driver in a new `asyncio.Task` while there is something to call."""
-    while (index := next(run.ready, None)) is not None:
+    """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
+    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
+        context = run.context.copy()
         Task(
-            Driver(run, index),
+            Driver(run, index, context),
             loop=run.loop,
             name=run.phase.work[index][2],
-            context=run.context.copy(),
+            context=context,
             eager_start=True,
         )
 
@@ -636,9 +751,9 @@ def start_ready_early(run: Run) -> None:
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
-    while (index := next(run.ready, None)) is not None:
-        driver = EarlyDriver(run, index)
+    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         context = run.context.copy()
+        driver = EarlyDriver(run, index, context)
         task = Task(driver, loop=loop, name=run.phase.work[index][2], context=context)
         _enter_task(loop, task)
         context.run(driver.begin_early, task)
@@ -653,15 +768,15 @@ def start_ready_early(run: Run) -> None:
 
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
-    while (index := next(run.ready, None)) is not None:
-        context = run.context.copy()
-        driver = LoneDriver(run, index, context)
+    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
+        driver = LoneDriver(run, index)
         error = None
         try:
-            task = context.run(run.loop.create_task, driver)
+            task = run.context.copy().run(run.loop.create_task, driver)
         except BaseException as exception:
             error = exception
         if error is not None:
+            driver.discard()
             run.never_called(index, error)
         elif not driver.begun:
             driver.task = task

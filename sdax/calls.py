@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from .tasks import SdaxTaskGroup
 
 
-def with_task_group(
-    function: Callable[[Any, SdaxTaskGroup], Awaitable[Any]],
-) -> Callable[[Any], Awaitable[Any]]:
-    """Make a function of the context alone: each call gets a task group of its own."""
+@dataclass(frozen=True, slots=True)
+class WithTaskGroup:
+    """Makes a function of the context alone: each call gets a task group of its own."""
 
-    async def call(ctx: Any) -> Any:
+    function: Callable[[Any, SdaxTaskGroup], Awaitable[Any]]
+
+    async def __call__(self, ctx: Any) -> Any:
         async with SdaxTaskGroup() as group:
-            return await function(ctx, group)
-
-    return call
+            return await self.function(ctx, group)
 
 
 def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, Any]:
@@ -28,6 +28,15 @@ def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, An
     raise TypeError(
         f"{phase} of task {name!r} must return an awaitable, but its function returned "
         f"{returned!r}, a {type(returned).__qualname__}; define it with 'async def'"
+    )
+
+
+def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) -> NoReturn:
+    """Refuse, with a `TypeError`, the coroutine that a plain function has returned."""
+    returned.close()
+    raise TypeError(
+        f"{phase} of task {name!r} is a plain function, but it returned {returned!r}; "
+        f"make it with task_func"
     )
 
 

@@ -101,8 +101,9 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     def derive(self, excs: Sequence[Exception], /) -> SdaxExecutionError:  # type: ignore[override]
         """Make a group of the same type with some of the members (see `ExceptionGroup`)."""
         error = type(self)(self.message, excs)
-        failures = (_failure_of(member, self._failures) for member in excs)
-        error._failures = tuple(failure for failure in failures if failure is not None)
+        left = list(self._failures)
+        found = (_take_failure(member, left) for member in excs)
+        error._failures = tuple(failure for failure in found if failure is not None)
         error._report = self._report
         return error
 
@@ -111,13 +112,13 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
         return flatten_exceptions(self)
 
 
-def _failure_of(member: Exception, failures: Sequence[TaskFailure]) -> TaskFailure | None:
+def _take_failure(member: Exception, left: list[TaskFailure]) -> TaskFailure | None:
+    for position, failure in enumerate(left):
+        if failure.exception is member:
+            return left.pop(position)
     # A member that is a group is a new object after split(): its leaves tell whose it is.
     leaves = {id(leaf) for leaf in iter_leaves(member)}
-    for failure in failures:
-        if failure.exception is member:
-            return failure
-    for failure in failures:
+    for failure in left:
         if leaves.issubset(id(leaf) for leaf in iter_leaves(failure.exception)):
             return failure._replace(exception=member)
     return None

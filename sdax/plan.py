@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
-from .calls import with_task_group
-from .tasks import AsyncTask, TaskFunction
+from .calls import WithTaskGroup
+from .tasks import AsyncTask, PlainFunction, TaskFunction
 
 PRE: Final = 0
 EXECUTE: Final = 1
@@ -14,89 +15,119 @@ POST: Final = 2
 PHASES: Final = ("pre_execute", "execute", "post_execute")
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
-# A function as the engine takes it: what to call, its timeout and retries (None without
-# either: such a function never pays for them), and the name of its asyncio.Task.
-Work: TypeAlias = tuple[Call, TaskFunction[Any] | None, str]
+# The limits of a plain function without any.
+PLAIN: Final = TaskFunction[Any](PlainFunction[Any](lambda ctx: None))
+# A function as the engine takes it: what to call, its limits (None without timeout and retries:
+# such a function never pays for them), the name of its asyncio.Task, and the gates that it feeds.
+Work: TypeAlias = tuple[Call, TaskFunction[Any] | None, str, tuple[int, ...]]
 
 
 class Phase:
-    """One phase of a plan.
+    """One phase of a plan: what it calls, and in which order.
 
-    `work` has an entry per task, None for a task without this phase. `stages` are tuples of
-    task indices, none empty: a stage opens when nothing opened before is unfinished, and its
-    functions are called in this order.
+    `work` has an entry per task, None for a task without this phase. What follows one after
+    another is in `stages`, tuples of task indices, none empty: a stage opens when nothing opened
+    before is unfinished, and its functions are called in this order.
+
+    A graph that is no sequence of stages has `gates` instead, tuples of task indices as well.
+    Gate g opens after `waits[g]` completions: of tasks whose work says that they feed it, and of
+    gates whose `onward` says so, which feed it as they open. Gate 0 waits for nothing.
     """
 
-    __slots__ = ("number", "stages", "work")
+    __slots__ = ("gates", "number", "onward", "stages", "waits", "work")
 
     def __init__(
-        self, number: int, work: tuple[Work | None, ...], stages: tuple[tuple[int, ...], ...]
+        self,
+        number: int,
+        work: tuple[Work | None, ...],
+        stages: tuple[tuple[int, ...], ...] = (),
+        gates: tuple[tuple[int, ...], ...] = (),
+        onward: tuple[tuple[int, ...], ...] = (),
+        waits: tuple[int, ...] = (),
     ) -> None:
         self.number = number
         self.work = work
         self.stages = stages
+        self.gates = gates
+        self.onward = onward
+        self.waits = waits
+
+    def unopened(self, opened: int, waiting: Sequence[int] | None) -> Iterator[int]:
+        """Yield the tasks that wait in stages from `opened` on, or in gates still `waiting`."""
+        for stage in self.stages[opened:]:
+            yield from stage
+        for gate, members in enumerate(self.gates):
+            if waiting is None or waiting[gate]:
+                yield from members
 
 
 class Plan:
     """All that a run needs to know: immutable, and shared by every run of a processor.
 
     `names` are the task names in the order in which tasks were added; a task is known by its
-    index there. `starts_with[i]` is the stage of `pre_execute` with whose opening task i can
-    start.
+    index there. `starts_with[i]` is the stage or gate of `pre_execute` with whose opening task i
+    can start. At most `places` functions are suspended at a time.
     """
 
-    __slots__ = ("index_of", "names", "phases", "starts_with", "tasks")
+    __slots__ = ("index_of", "names", "phases", "places", "starts_with")
 
     def __init__(
         self,
-        tasks: tuple[AsyncTask[Any, Any], ...],
+        tasks: Sequence[AsyncTask[Any, Any]],
         phases: tuple[Phase, Phase, Phase],
-        starts_with: tuple[int, ...],
+        starts_with: Sequence[int],
+        places: int,
     ) -> None:
-        self.tasks = tasks
         self.names: tuple[Hashable, ...] = tuple(task.name for task in tasks)
         self.index_of = {name: index for index, name in enumerate(self.names)}
         self.phases = phases
-        self.starts_with = starts_with
+        self.starts_with = tuple(starts_with)
+        self.places = places
 
     def key(self, number: int, index: int) -> int:
         """Return the key under which records and values of a run know this phase of this task."""
         return number * len(self.names) + index
 
-    def started(self, opened: int, uncalled: Iterable[int]) -> set[int]:
-        """Return the tasks that have started, when `opened` stages of `pre_execute` were opened
-        and the functions of `uncalled` were not called."""
-        stages = self.starts_with
-        reached = {index for index, stage in enumerate(stages) if stage < opened}
+    def started(
+        self, opened: int, waiting: Sequence[int] | None, uncalled: Iterable[int]
+    ) -> set[int]:
+        """Return the tasks that have started, when `opened` stages of `pre_execute` were opened,
+        its gates still wait for so many, and the functions of `uncalled` were not called."""
+        if waiting is None:
+            reached = {index for index, at in enumerate(self.starts_with) if at < opened}
+        else:
+            reached = {index for index, at in enumerate(self.starts_with) if not waiting[at]}
         return reached.difference(uncalled)
 
 
-def plan_levels(levels: Mapping[int, Sequence[int]], tasks: Sequence[AsyncTask[Any, Any]]) -> Plan:
-    """Plan tasks that stand in levels: `levels` has the indices of each level's tasks."""
-    ascending = [levels[level] for level in sorted(levels)]
-    pre, execute, post = (_work(tasks, number) for number in range(len(PHASES)))
+def plan_levels(
+    levels: Iterable[Sequence[int]],
+    tasks: Sequence[AsyncTask[Any, Any]],
+    max_concurrency: int | None,
+    *,
+    execute_in_order: bool = False,
+) -> Plan:
+    """Plan tasks that stand in levels: the indices of each level's tasks, from the lowest on."""
+    levels = list(levels)
+    pre, execute, post = (work_of(tasks, number) for number in range(len(PHASES)))
     starts_with = [0] * len(tasks)
     pre_stages: list[tuple[int, ...]] = []
-    for members in ascending:
+    for members in levels:
         for index in members:
             starts_with[index] = len(pre_stages)
         # A level without functions opens and is done at once, together with the next one.
-        if stage := _with_function(members, pre):
+        if stage := with_function(members, pre):
             pre_stages.append(stage)
-    everything = _with_function(range(len(tasks)), execute)
-    post_stages = [_with_function(members, post) for members in reversed(ascending)]
-    return Plan(
-        tuple(tasks),
-        (
-            Phase(PRE, pre, tuple(pre_stages)),
-            Phase(EXECUTE, execute, (everything,) if everything else ()),
-            Phase(POST, post, tuple(filter(None, post_stages))),
-        ),
-        tuple(starts_with),
+    at_once = levels if execute_in_order else [range(len(tasks))]
+    phases = (
+        Phase(PRE, pre, tuple(pre_stages)),
+        Phase(EXECUTE, execute, stages_of(at_once, execute)),
+        Phase(POST, post, stages_of(reversed(levels), post)),
     )
+    return Plan(tasks, phases, starts_with, max_concurrency or sys.maxsize)
 
 
-def _work(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Work | None, ...]:
+def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Work | None, ...]:
     phase = PHASES[number]
     work: list[Work | None] = []
     for task in tasks:
@@ -106,12 +137,20 @@ def _work(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Work | Non
             continue
         call: Any = function.function
         if function.has_task_group_argument:
-            call = with_task_group(call)
-        limited = function.timeout is not None or function.retries
-        work.append((call, function if limited else None, f"sdax:{task.name}:{phase}"))
+            call = WithTaskGroup(call)
+        limits = function if function.timeout is not None or function.retries else None
+        if isinstance(call, PlainFunction):
+            call, limits = call.function, limits or PLAIN
+        work.append((call, limits, f"sdax:{task.name}:{phase}", ()))
     return tuple(work)
 
 
-def _with_function(members: Iterable[int], work: Sequence[Work | None]) -> tuple[int, ...]:
+def stages_of(
+    groups: Iterable[Iterable[int]], work: Sequence[Work | None]
+) -> tuple[tuple[int, ...], ...]:
+    return tuple(stage for members in groups if (stage := with_function(members, work)))
+
+
+def with_function(members: Iterable[int], work: Sequence[Work | None]) -> tuple[int, ...]:
     return tuple(index for index in members if work[index] is not None)
 

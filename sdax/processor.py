@@ -2,23 +2,86 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
-from collections.abc import Hashable
-from typing import Any, Generic, TypeVar
+from collections.abc import Hashable, Iterable
+from typing import Any, Generic, Literal, Self
 
 from frozendict import frozendict
 
+from .generic import K, KeyedByDefault, T
 from ._impl import Run
-from .errors import SdaxExecutionError
+from .graph import plan_graph
+from .outcome import conclude, until_over
+from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .report import RunReport
 from .tasks import AsyncTask
 
-T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
+
+class TaskProcessor(KeyedByDefault, Generic[T, K]):
+    """What all processors share: a plan, ready to run. Immutable."""
+
+    __slots__ = ("_plan",)
+
+    _plan: Plan
+
+    async def process_tasks(self, ctx: T) -> RunReport[K]:
+        """Run every task once with `ctx`, and return the report of the run.
+
+        `pre_execute` goes up, level by level or as dependencies are met, then all of `execute`
+        at once, then `post_execute` the same way down, for every task that started, whatever
+        happened.
+
+        Raises `SdaxExecutionError` after the last cleanup if anything failed, and
+        `asyncio.CancelledError` after the last cleanup if the caller was cancelled.
+
+        >>> report = await processor.process_tasks(RequestContext(user_id=7))
+        """
+        run = Run(self._plan, ctx)
+        interruption = None if run.start() else await until_over(run)
+        if run.record is None and interruption is None:
+            return RunReport(self._plan, run.values, None)
+        record = run.take_record()
+        report: RunReport[K] = RunReport(self._plan, run.values, record and record.phases)
+        try:
+            conclude(record, report, interruption)
+        except BaseException:
+            # What was raised leads here by its traceback: no name may lead back.
+            del record, report, interruption
+            raise
+        return report
+
+    def open(self, ctx: T) -> AsyncPhaseRunner[T, K]:
+        """Return an asynchronous context manager that goes through the run phase by phase.
+
+        >>> async with processor.open(ctx) as run:
+        ...     while await run.run_next():
+        ...         print(run.last_phase_id(), "is done")
+        """
+        return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {name!r}")
+
+    def _identity(self) -> tuple[Any, ...]:
+        """Return what makes the processor: its constructor's arguments."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._identity()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
 
 
-class AsyncTaskProcessor(Generic[T, K]):
+class AsyncTaskProcessor(TaskProcessor[T, K]):
     """Tasks in levels, ready to run: immutable, and shared by as many runs as one likes.
 
     Made by its builder:
@@ -29,116 +92,140 @@ class AsyncTaskProcessor(Generic[T, K]):
     `levels` maps each level to its tasks, in the order in which they were added.
     """
 
-    __slots__ = ("_added", "_plan", "levels")
+    __slots__ = ("_added", "_max_concurrency", "levels")
 
     levels: frozendict[int, tuple[AsyncTask[T, K], ...]]
     _added: tuple[tuple[AsyncTask[T, K], int], ...]
-    _plan: Plan
+    _max_concurrency: int | None
 
-    def __init__(self, added: tuple[tuple[AsyncTask[T, K], int], ...]) -> None:
+    def __init__(
+        self,
+        added: tuple[tuple[AsyncTask[T, K], int], ...],
+        max_concurrency: int | None = None,
+    ) -> None:
         members: dict[int, list[int]] = {}
         for index, (_, level) in enumerate(added):
             members.setdefault(level, []).append(index)
         tasks = [task for task, _ in added]
-        levels = {
-            level: tuple(tasks[index] for index in members[level]) for level in sorted(members)
-        }
-        set_once = super().__setattr__
-        set_once("levels", frozendict(levels))
-        set_once("_added", added)
-        set_once("_plan", plan_levels(members, tasks))
+        ascending = {level: members[level] for level in sorted(members)}
+        set_once = object.__setattr__
+        set_once(self, "_added", added)
+        set_once(self, "_max_concurrency", max_concurrency)
+        set_once(self, "_plan", plan_levels(ascending.values(), tasks, max_concurrency))
+        levels = {level: tuple(tasks[i] for i in indices) for level, indices in ascending.items()}
+        set_once(self, "levels", frozendict(levels))
 
-    @staticmethod
-    def builder() -> AsyncTaskProcessorBuilder[Any, Any]:
-        """Return an empty builder."""
-        return AsyncTaskProcessorBuilder()
+    @classmethod
+    def builder(cls, *, max_concurrency: int | None = None) -> AsyncTaskProcessorBuilder[T, K]:
+        """Return an empty builder for tasks in levels (see `AsyncTaskProcessorBuilder`)."""
+        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency)
 
-    async def process_tasks(self, ctx: T) -> RunReport[K]:
-        """Run every task once with `ctx`, and return the report of the run.
+    @classmethod
+    def elevator_builder(
+        cls, *, max_concurrency: int | None = None
+    ) -> AsyncTaskProcessorBuilder[T, K]:
+        """Return what `builder` returns, by the name for going up and down the levels."""
+        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency)
 
-        `pre_execute` goes level by level upwards, then all of `execute` at once, then
-        `post_execute` level by level downwards, for every task that started, whatever happened.
+    @classmethod
+    def graph_builder(
+        cls,
+        *,
+        execute_order: ExecuteOrder = "at once",
+        max_concurrency: int | None = None,
+    ) -> AsyncDagTaskProcessorBuilder[T, K]:
+        """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
+        return AsyncDagTaskProcessorBuilder(
+            execute_order=execute_order, max_concurrency=max_concurrency
+        )
 
-        Raises `SdaxExecutionError` after the last cleanup if anything failed, and
-        `asyncio.CancelledError` after the last cleanup if the caller was cancelled.
-
-        >>> report = await processor.process_tasks(RequestContext(user_id=7))
-        """
-        run = Run(self._plan, ctx)
-        interruption = None if run.start() else await _until_over(run)
-        if run.record is None and interruption is None:
-            return RunReport(self._plan, run.values, None)
-        try:
-            if run.record is not None:
-                report: RunReport[K] = RunReport(self._plan, run.values, run.record.phases)
-                try:
-                    run.record.raise_failures(report)
-                except SdaxExecutionError as error:
-                    if interruption is None:
-                        raise
-                    run.loop.call_exception_handler(
-                        {
-                            "message": "sdax: a run that was cancelled had failures as well",
-                            "exception": error,
-                        }
-                    )
-                    raise interruption
-            if interruption is not None:
-                raise interruption
-            return report
-        finally:
-            # What was raised leads here by its traceback: no name may lead back.
-            del run, interruption
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {name!r}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._added,)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, AsyncTaskProcessor):
-            return NotImplemented
-        return self._added == other._added
-
-    def __hash__(self) -> int:
-        return hash(self._added)
+    def _identity(self) -> tuple[Any, ...]:
+        return self._added, self._max_concurrency
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._added)} tasks, {len(self.levels)} levels>"
 
 
-async def _until_over(run: Run) -> BaseException | None:
-    """Wait for a run to end, whatever comes meanwhile; return what came first."""
-    interruption: BaseException | None = None
-    try:
-        while not run.over:
-            run.waiter = run.loop.create_future()
-            try:
-                await run.waiter
-            except GeneratorExit:
-                # Nothing can be awaited any more: the run cleans up on its own.
-                run.cancel()
-                raise
-            except BaseException as exception:
-                run.cancel()
-                if interruption is None:
-                    interruption = exception
-        return interruption
-    finally:
-        interruption = None
+ExecuteOrder = Literal["at once", "dependency"]
 
 
-class AsyncTaskProcessorBuilder(Generic[T, K]):
-    """Collects tasks and their levels; `build()` makes a processor of what it has by then."""
+class AsyncDagTaskProcessor(TaskProcessor[T, K]):
+    """Tasks in a dependency graph, ready to run: immutable, and shared by many runs.
 
-    def __init__(self) -> None:
+    Made by its builder:
+
+    >>> processor = (
+    ...     AsyncDagTaskProcessor.builder()
+    ...     .add_task(database)
+    ...     .add_task(users, depends_on=("Database",))
+    ...     .build()
+    ... )
+
+    `dependencies` maps each task's name to the names that it depends on, `tasks` to the task.
+    """
+
+    __slots__ = ("_added", "_execute_order", "_max_concurrency", "dependencies", "tasks")
+
+    tasks: frozendict[K, AsyncTask[T, K]]
+    dependencies: frozendict[K, tuple[K, ...]]
+    _added: tuple[tuple[AsyncTask[T, K], tuple[K, ...]], ...]
+    _execute_order: ExecuteOrder
+    _max_concurrency: int | None
+
+    def __init__(
+        self,
+        added: tuple[tuple[AsyncTask[T, K], tuple[K, ...]], ...],
+        execute_order: ExecuteOrder = "at once",
+        max_concurrency: int | None = None,
+    ) -> None:
+        tasks = [task for task, _ in added]
+        index_of: dict[Hashable, int] = {task.name: index for index, task in enumerate(tasks)}
+        plan = plan_graph(
+            [_prerequisites(task, depends_on, index_of) for task, depends_on in added],
+            tasks,
+            max_concurrency,
+            execute_in_order=execute_order == "dependency",
+        )
+        set_once = object.__setattr__
+        set_once(self, "_added", added)
+        set_once(self, "_execute_order", execute_order)
+        set_once(self, "_max_concurrency", max_concurrency)
+        set_once(self, "_plan", plan)
+        set_once(self, "tasks", frozendict({task.name: task for task in tasks}))
+        set_once(self, "dependencies", frozendict({task.name: deps for task, deps in added}))
+
+    @classmethod
+    def builder(
+        cls,
+        *,
+        execute_order: ExecuteOrder = "at once",
+        max_concurrency: int | None = None,
+    ) -> AsyncDagTaskProcessorBuilder[T, K]:
+        """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
+        return AsyncDagTaskProcessorBuilder(
+            execute_order=execute_order, max_concurrency=max_concurrency
+        )
+
+    def _identity(self) -> tuple[Any, ...]:
+        return self._added, self._execute_order, self._max_concurrency
+
+    def __repr__(self) -> str:
+        edges = sum(map(len, self.dependencies.values()))
+        return f"<{type(self).__name__}: {len(self._added)} tasks, {edges} dependencies>"
+
+
+class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
+    """Collects tasks and their levels; `build()` makes a processor of what it has by then.
+
+    With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
+    are called as places come free, in order.
+    """
+
+    def __init__(self, *, max_concurrency: int | None = None) -> None:
+        self._max_concurrency = _checked_concurrency(max_concurrency)
         self._added: dict[K, tuple[AsyncTask[T, K], int]] = {}
 
-    def add_task(self, task: AsyncTask[T, K], level: int) -> AsyncTaskProcessorBuilder[T, K]:
+    def add_task(self, task: AsyncTask[T, K], level: int) -> Self:
         """Add a task at a level (any integer; lower levels start first) and return the builder.
 
         Raises `TypeError` for a task that is no `AsyncTask` or a level that is no integer, and
@@ -146,21 +233,118 @@ class AsyncTaskProcessorBuilder(Generic[T, K]):
 
         >>> builder.add_task(AsyncTask("Auth", pre_execute=TaskFunction(check)), level=1)
         """
-        if not isinstance(task, AsyncTask):
-            raise TypeError(f"add_task: task must be an AsyncTask, got {task!r}")
+        _check_task(task)
         if isinstance(level, bool) or not isinstance(level, int):
             raise TypeError(
                 f"add_task: level of task {task.name!r} must be an integer, got {level!r}"
             )
         if task.name in self._added:
-            taken = self._added[task.name][1]
             raise ValueError(
-                f"add_task: there is a task named {task.name!r} already, at level {taken}; "
-                f"names must be unique in a processor"
+                f"add_task: there is a task named {task.name!r} already, at level "
+                f"{self._added[task.name][1]}; names must be unique in a processor"
             )
         self._added[task.name] = (task, level)
         return self
 
     def build(self) -> AsyncTaskProcessor[T, K]:
         """Make an immutable processor of the tasks added so far."""
-        return AsyncTaskProcessor(tuple(self._added.values()))
+        return AsyncTaskProcessor(tuple(self._added.values()), self._max_concurrency)
+
+
+AsyncDagLevelAdapterBuilder = AsyncTaskProcessorBuilder
+
+
+class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
+    """Collects tasks and what they depend on; `build()` makes a processor of what it has by then.
+
+    `execute_order="dependency"` runs `execute` in dependency order too, each task as soon as all
+    that it depends on has finished its own; else all run at once after the last `pre_execute`.
+    With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
+    are called as places come free, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        execute_order: ExecuteOrder = "at once",
+        max_concurrency: int | None = None,
+    ) -> None:
+        if execute_order not in ("at once", "dependency"):
+            raise ValueError(
+                f"execute_order must be 'at once' or 'dependency', got {execute_order!r}"
+            )
+        self._execute_order = execute_order
+        self._max_concurrency = _checked_concurrency(max_concurrency)
+        self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
+
+    def add_task(self, task: AsyncTask[T, K], depends_on: Iterable[K] = ()) -> Self:
+        """Add a task and the names of the tasks it depends on, and return the builder.
+
+        What it depends on may be added later. Raises `TypeError` for a task that is no
+        `AsyncTask` or a `depends_on` that is no collection of names, and `ValueError` for a name
+        that is already taken.
+
+        >>> builder.add_task(task("Orders", execute=task_func(load)), depends_on=("User",))
+        """
+        _check_task(task)
+        if isinstance(depends_on, (str, bytes)) or not isinstance(depends_on, Iterable):
+            raise TypeError(
+                f"add_task: depends_on of task {task.name!r} must be a collection of names, "
+                f"got {depends_on!r}; did you mean ({depends_on!r},)?"
+            )
+        names = tuple(depends_on)
+        for name in names:
+            try:
+                hash(name)
+            except TypeError as error:
+                raise TypeError(
+                    f"add_task: task {task.name!r} depends on {name!r}, which is not hashable "
+                    f"and so can be no name"
+                ) from error
+        if task.name in self._added:
+            raise ValueError(
+                f"add_task: there is a task named {task.name!r} already; "
+                f"names must be unique in a processor"
+            )
+        self._added[task.name] = (task, names)
+        return self
+
+    def build(self) -> AsyncDagTaskProcessor[T, K]:
+        """Make an immutable processor of the tasks added so far.
+
+        Raises `ValueError` for a dependency on a task that was not added, on the task itself, or
+        in a circle, which the message shows as a path.
+        """
+        return AsyncDagTaskProcessor(
+            tuple(self._added.values()), self._execute_order, self._max_concurrency
+        )
+
+
+def _check_task(task: object) -> None:
+    if not isinstance(task, AsyncTask):
+        raise TypeError(f"add_task: task must be an AsyncTask, got {task!r}")
+
+
+def _checked_concurrency(limit: int | None) -> int | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"max_concurrency must be an integer or None, got {limit!r}")
+    if limit < 1:
+        raise ValueError(f"max_concurrency must be at least 1, got {limit!r}")
+    return limit
+
+
+def _prerequisites(
+    task: AsyncTask[Any, Any], depends_on: Iterable[Hashable], index_of: dict[Hashable, int]
+) -> frozenset[int]:
+    try:
+        indices = frozenset(index_of[name] for name in depends_on)
+    except KeyError as error:
+        raise ValueError(
+            f"build: task {task.name!r} depends on {error.args[0]!r}, but no task of that name "
+            f"was added"
+        ) from None
+    if index_of[task.name] in indices:
+        raise ValueError(f"build: task {task.name!r} depends on itself")
+    return indices

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, CancelledError
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, Generic, NamedTuple
 
 from .errors import SdaxExecutionError, TaskCancelledError, TaskFailure
-from .plan import EXECUTE, PHASES, POST, PRE, Plan
+from .generic import K
+from .plan import EXECUTE, PHASES, POST, Plan
 
-K = TypeVar("K", bound=Hashable)
 
 
 class State(StrEnum):
@@ -58,7 +58,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
     >>> report["UserData"].execute.value
     """
 
-    __slots__ = ("_plan", "_records", "_values")
+    __slots__ = ("_plan", "_records", "_tasks", "_values")
 
     def __init__(
         self,
@@ -80,6 +80,9 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
     def __len__(self) -> int:
         return len(self._plan.names)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Unpickled, (dict(self),)
+
     def __repr__(self) -> str:
         return f"<RunReport of {len(self)} tasks>"
 
@@ -91,6 +94,24 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         if self._values and key in self._values:
             return report._replace(value=self._values[key])
         return report
+
+
+class _Unpickled(RunReport[K]):
+    """A report without its plan, and so without the functions, which may not be picklable."""
+
+    __slots__ = ()
+
+    def __init__(self, tasks: dict[K, TaskReport]) -> None:
+        self._tasks = tasks
+
+    def __getitem__(self, name: K) -> TaskReport:
+        return self._tasks[name]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
 
 class Record:
@@ -120,17 +141,17 @@ class Record:
         key = self._plan.key
         self.phases.update(dict.fromkeys([key(number, index) for index in indices], _SKIPPED))
 
-    def skipped_after(self, number: int, opened: int, started: set[int] | None) -> None:
-        """Note what an aborted phase, with so many stages opened, leaves uncalled after it."""
-        phases = self._plan.phases
-        for stage in phases[number].stages[opened:]:
-            self.skipped(number, stage)
-        if number == PRE:
-            for stage in phases[EXECUTE].stages:
-                self.skipped(EXECUTE, stage)
-        if started is not None:
-            for stage in phases[POST].stages:
-                self.skipped(POST, [index for index in stage if index not in started])
+    def never_due(self, started: set[int]) -> None:
+        """Note what is left out after a `pre_execute` that has failed: the phases that are not
+        begun, and the cleanup of tasks that have not started."""
+        self.skipped_phase(EXECUTE)
+        post = enumerate(self._plan.phases[POST].work)
+        self.skipped(POST, [index for index, work in post if work and index not in started])
+
+    def skipped_phase(self, number: int) -> None:
+        """Note that a whole phase is left out."""
+        work = enumerate(self._plan.phases[number].work)
+        self.skipped(number, [index for index, work in work if work])
 
     def failed(
         self,
@@ -174,25 +195,21 @@ class Record:
 
     def raise_failures(self, report: RunReport[Any]) -> None:
         """Raise what the run has to raise, if anything."""
-        if self.fatal is None:
+        try:
             if self.failures:
                 raise SdaxExecutionError.from_failures(self.failures, report)
-        elif not self.failures:
-            self._raise_fatal()
-        else:
-            try:
-                raise SdaxExecutionError.from_failures(self.failures, report)
-            except SdaxExecutionError:
-                self._raise_fatal()
+        finally:
+            self.raise_fatal()
 
-    def _raise_fatal(self) -> NoReturn:
-        # No name may keep it in this frame: its traceback leads here.
-        raise self._take_fatal()
-
-    def _take_fatal(self) -> BaseException:
+    def raise_fatal(self) -> None:
+        """Raise, once, what was no `Exception`, if there was such."""
         fatal, self.fatal = self.fatal, None
-        assert fatal is not None
-        return fatal
+        try:
+            if fatal is not None:
+                raise fatal
+        finally:
+            # Its traceback leads to this frame: no name here may lead back.
+            del fatal
 
 
 def _add_note(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypedDict, Unpack
+
 
 from .errors import RetryableException, iter_leaves
-
-T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
+from .generic import K, K_co, KeyedByDefault, T, T_contra
 
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
@@ -35,7 +35,7 @@ class SdaxTaskGroup(asyncio.TaskGroup):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFunction(Generic[T]):
+class TaskFunction(Generic[T_contra]):
     """One phase of a task: a function, and how often and how long to try it.
 
     - `function`: takes the context and returns an awaitable (an `async def`, as a rule).
@@ -54,7 +54,7 @@ class TaskFunction(Generic[T]):
     >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1)
     """
 
-    function: Function[T] | GroupFunction[T]
+    function: Function[T_contra] | GroupFunction[T_contra]
     timeout: float | None = None
     retries: int = 0
     initial_delay: float = 1.0
@@ -104,15 +104,17 @@ class TaskFunction(Generic[T]):
     def is_retryable(self, exception: BaseException) -> bool:
         """Tell whether the exception earns another attempt, were one left."""
         kinds = self.retryable_exceptions
-        if isinstance(kinds, tuple):
-            if isinstance(exception, kinds):
-                return True
-            if not isinstance(exception, BaseExceptionGroup):
-                return False
-            return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
-        return all(
-            isinstance(leaf, Exception) and bool(kinds(leaf)) for leaf in iter_leaves(exception)
-        )
+        if not isinstance(kinds, tuple):
+            # No generator here: a StopIteration of the predicate's would not get through.
+            for leaf in iter_leaves(exception):
+                if not isinstance(leaf, Exception) or not kinds(leaf):
+                    return False
+            return True
+        if isinstance(exception, kinds):
+            return True
+        if not isinstance(exception, BaseExceptionGroup):
+            return False
+        return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
 
     def backoff(self, retry: int) -> float:
         """Return the seconds before retry number `retry` (from 0), before the random factor."""
@@ -125,7 +127,7 @@ class TaskFunction(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class AsyncTask(Generic[T, K]):
+class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     """A named unit of work with up to three phases, each a `TaskFunction`.
 
     `name` is any hashable and unique in its processor. `pre_execute` acquires, `execute`
@@ -138,10 +140,10 @@ class AsyncTask(Generic[T, K]):
     >>> AsyncTask("Database", pre_execute=TaskFunction(connect), post_execute=TaskFunction(close))
     """
 
-    name: K
-    pre_execute: TaskFunction[T] | None = None
-    execute: TaskFunction[T] | None = None
-    post_execute: TaskFunction[T] | None = None
+    name: K_co
+    pre_execute: TaskFunction[T_contra] | None = None
+    execute: TaskFunction[T_contra] | None = None
+    post_execute: TaskFunction[T_contra] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -166,18 +168,121 @@ class AsyncTask(Generic[T, K]):
             )
 
 
-class _Join(AsyncTask[Any, K]):
+class _Join(AsyncTask[Any, K_co]):
     """A task with no phase: it orders others and does nothing itself."""
 
     __slots__ = ()
 
 
-def join(name: K) -> AsyncTask[Any, K]:
-    """Make an empty task on purpose.
+class Limits(TypedDict, total=False):
+    """The keyword arguments that the helpers share: the fields of `TaskFunction`."""
 
-    >>> builder.add_task(join("all loaded"), level=2)
+    timeout: float | None
+    retries: int
+    initial_delay: float
+    backoff_factor: float
+    retryable_exceptions: Retryable
+    max_delay: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFunction(Generic[T_contra]):
+    """What `task_sync_func` gives to `TaskFunction`: the engine calls `function` itself."""
+
+    function: Callable[[T_contra], Any]
+
+    async def __call__(self, ctx: T_contra) -> Any:
+        return self.function(ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadFunction(Generic[T_contra]):
+    """What `task_thread_func` gives to `TaskFunction`: each call has a thread of its own."""
+
+    function: Callable[[T_contra], Any]
+
+    async def __call__(self, ctx: T_contra) -> Any:
+        return await asyncio.to_thread(self.function, ctx)
+
+
+def task_func(function: Function[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
+    """Make a `TaskFunction` of an async function; keyword arguments as `TaskFunction`'s.
+
+    >>> task_func(fetch_user, timeout=2.0, retries=3)
+    """
+    return TaskFunction(function, **limits)
+
+
+def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> TaskFunction[T]:
+    """Make a `TaskFunction` of a plain function: called in the event loop, without a coroutine.
+
+    For what is quick: it holds up everything else, and a timeout cannot interrupt it.
+
+    >>> task_sync_func(lambda ctx: ctx.user_id is not None)
+    """
+    _check_plain("task_sync_func", function)
+    return TaskFunction(PlainFunction(function), **limits)
+
+
+def task_thread_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> TaskFunction[T]:
+    """Make a `TaskFunction` of a blocking function: run in a thread, with the context variables.
+
+    A thread cannot be stopped: after a timeout or a cancellation it runs on to its end, while
+    the run no longer waits for it.
+
+    >>> task_thread_func(read_file, timeout=5.0)
+    """
+    _check_plain("task_thread_func", function)
+    return TaskFunction(ThreadFunction(function), **limits)
+
+
+def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
+    """Make a `TaskFunction` of an async function that takes the context and a task group.
+
+    The group is new for each attempt. What the function creates in it is awaited before the
+    attempt ends and cancelled with it; its failure fails the attempt.
+
+    >>> async def fan_out(ctx, group):
+    ...     for url in ctx.urls:
+    ...         group.create_task(fetch(url))
+    >>> task_group_func(fan_out, retries=2)
+    """
+    return TaskFunction(function, has_task_group_argument=True, **limits)
+
+
+task_group_task = task_group_func
+
+
+def task(
+    name: K,
+    *,
+    pre_execute: TaskFunction[T] | None = None,
+    execute: TaskFunction[T] | None = None,
+    post_execute: TaskFunction[T] | None = None,
+) -> AsyncTask[T, K]:
+    """Make a task with at least one phase.
+
+    >>> task("Flags", execute=task_func(load_flags))
+    """
+    return AsyncTask(name, pre_execute, execute, post_execute)
+
+
+def join(name: K) -> AsyncTask[Any, K]:
+    """Make an empty task on purpose: a node that others can depend on.
+
+    >>> builder.add_task(join("all loaded"), depends_on=("Users", "Flags"))
     """
     return _Join(name)
+
+
+def _check_plain(helper: str, function: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"{helper} takes a function of the context, got {function!r}")
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"{helper} takes a plain function, but {function!r} is defined with 'async def'; "
+            f"use task_func"
+        )
 
 
 def _refuse_change(self: object, name: str, value: object) -> None:
@@ -186,7 +291,7 @@ def _refuse_change(self: object, name: str, value: object) -> None:
 
 # What dataclass() generates for frozen classes with slots fails with a TypeError on Python 3.11
 # where typing sets __orig_class__, as in TaskFunction[Context](...).
-for _frozen in (TaskFunction, AsyncTask):
+for _frozen in (TaskFunction, AsyncTask, PlainFunction, ThreadFunction):
     setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
 
 

@@ -1,0 +1,37 @@
+"""Type variables with defaults: `AsyncTask[Context]` alone, without the type of its name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+elif sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing import TypeVar as PlainTypeVar
+
+    def TypeVar(name: str, *, default: Any, **options: Any) -> Any:  # noqa: N802
+        return PlainTypeVar(name, **options)
+
+
+T = TypeVar("T", default=Any)
+K = TypeVar("K", bound=Hashable, default=Any)
+T_contra = TypeVar("T_contra", contravariant=True, default=Any)
+K_co = TypeVar("K_co", bound=Hashable, covariant=True, default=Any)
+
+
+class KeyedByDefault:
+    """Lets a class that is generic in context and name be given the context alone at run time,
+    on Pythons whose type variables know no default."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING and sys.version_info < (3, 13):
+
+        def __class_getitem__(cls, parameters: Any) -> Any:
+            if not isinstance(parameters, tuple):
+                parameters = (parameters, Any)
+            return super().__class_getitem__(parameters)

@@ -1,0 +1,59 @@
+"""From the engine to the caller: waiting for a run, and raising what it has to raise."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError, get_running_loop
+from typing import Any
+
+from ._impl import Run
+from .errors import SdaxExecutionError
+from .report import Record, RunReport
+
+
+async def until_over(run: Run) -> BaseException | None:
+    """Wait for a run to be over, whatever comes meanwhile; return what came first."""
+    interruption: BaseException | None = None
+    try:
+        while not run.over:
+            run.waiter = run.loop.create_future()
+            try:
+                await run.waiter
+            except GeneratorExit:
+                # Nothing can be awaited any more: the run cleans up on its own.
+                run.cancel()
+                raise
+            except BaseException as exception:
+                run.cancel()
+                if interruption is None:
+                    interruption = exception
+        return interruption
+    finally:
+        # It may be raised again, and then leads here by its traceback.
+        del interruption
+
+
+def conclude(
+    record: Record | None, report: RunReport[Any], interruption: BaseException | None
+) -> None:
+    """Raise the interruption, with the run's failures as its context, or the failures alone."""
+    try:
+        if record is not None:
+            try:
+                record.raise_failures(report)
+            except SdaxExecutionError as error:
+                if interruption is None:
+                    raise
+                if isinstance(interruption, CancelledError):
+                    # Whoever asked for it will hardly look at a context.
+                    get_running_loop().call_exception_handler(
+                        {
+                            "message": "sdax: a run that was cancelled had failures as well",
+                            "exception": error,
+                        }
+                    )
+                raise interruption  # noqa: B904 (its context is what Python makes it)
+        if interruption is not None:
+            raise interruption
+    finally:
+        # What is raised leads here by its traceback: no name may lead back.
+        del record, report, interruption

@@ -1,0 +1,172 @@
+"""Going through a run phase by phase."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable
+from enum import Enum
+from types import TracebackType
+from typing import Any, Final, Generic, Self
+
+from ._impl import Run
+from .generic import KeyedByDefault, K, T
+from .outcome import conclude, until_over
+from .plan import EXECUTE, POST, PRE
+from .report import RunReport
+
+
+class PhaseId(Enum):
+    """The phases of a run, in their order."""
+
+    PRE_EXEC = 1
+    EXECUTE = 2
+    POST_EXEC = 3
+
+
+_PHASE_IDS: Final = {PRE: PhaseId.PRE_EXEC, EXECUTE: PhaseId.EXECUTE, POST: PhaseId.POST_EXEC}
+
+
+class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
+    """One run, phase by phase: what `processor.open(ctx)` returns, for `async with`.
+
+    Leaving the block before the first phase does nothing. Leaving it later, by an exception too,
+    skips what had not begun, runs the cleanup that is due and raises what failed, even if the
+    block has looked at it. An exception of the block wins, with the failures as its context.
+
+    >>> async with processor.open(ctx) as run:
+    ...     while await run.run_next():
+    ...         print(run.last_phase_id(), "is done")
+    """
+
+    def __init__(self, ctx: T, make_run: Callable[[], Run]) -> None:
+        self.ctx = ctx
+        self._make_run = make_run
+        self._run: Run | None = None
+        self._last: int | None = None
+        self._next: int | None = PRE
+        self._running: Future[None] | None = None
+        self._closed = False
+
+    async def run_next(self) -> bool:
+        """Run the next phase to its end, and tell whether one is left.
+
+        What fails in it is kept until the block is left: see `has_failures`. After a failed
+        `pre_execute` the next phase is the cleanup. Raises `RuntimeError` after the block was
+        left and while another call runs; `asyncio.CancelledError` if the caller is cancelled,
+        once all functions of the phase have ended.
+        """
+        if self._closed:
+            raise RuntimeError("run_next: the run is closed; open another one")
+        if self._running is not None:
+            raise RuntimeError("run_next: a phase of this run is running already")
+        if self._next is None:
+            return False
+        if self._run is None:
+            self._run = self._make_run()
+        run = self._run
+        self._running = run.loop.create_future()
+        try:
+            interruption = None if run.start(self._next) else await until_over(run)
+        finally:
+            self._running.set_result(None)
+            self._running = None
+            self._last = self._next
+            self._next = self._after(run)
+        try:
+            if run.record is not None:
+                run.record.raise_fatal()
+            if interruption is not None:
+                raise interruption
+        finally:
+            del interruption
+        return self._next is not None
+
+    def next_phase_id(self) -> PhaseId | None:
+        """Return the phase that `run_next` would run, None when none is left."""
+        return None if self._next is None else _PHASE_IDS[self._next]
+
+    def last_phase_id(self) -> PhaseId | None:
+        """Return the phase that ran last, None before the first."""
+        return None if self._last is None else _PHASE_IDS[self._last]
+
+    def has_failures(self) -> bool:
+        """Tell whether anything has failed so far."""
+        return bool(self.failures())
+
+    def failures(self) -> list[Exception]:
+        """Return the exceptions of all failures so far, in the order in which they failed."""
+        record = self._run and self._run.record
+        return [failure.exception for failure in record.failures] if record else []
+
+    def raise_failures(self) -> None:
+        """Raise an `SdaxExecutionError` of all failures so far, if there are any."""
+        run = self._run
+        if run is not None and run.record is not None:
+            run.record.raise_failures(self._report(run))
+
+    async def aclose(self) -> None:
+        """Do what leaving the block does; a second call does nothing."""
+        await self._close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._close(exception)
+        finally:
+            del exception, traceback
+
+    async def _close(self, body: BaseException | None) -> None:
+        run = self._run
+        first = not self._closed
+        self._closed = True
+        if run is None or not first:
+            return
+        interruption = None
+        try:
+            while self._running is not None:  # in another asyncio.Task, which waits for the run
+                run.cancel()
+                try:
+                    await _shielded(self._running)
+                except BaseException as exception:
+                    interruption = interruption or exception
+            if self._last != POST:
+                run.skip_execute()
+                late = None if run.start(POST) else await until_over(run)
+                interruption = interruption or late
+                del late
+            record = run.take_record()
+            if interruption is not None or record is not None:
+                report: RunReport[Any] = RunReport(run.plan, run.values, record and record.phases)
+                self._record = record
+                conclude(record, report, interruption or body)
+        except BaseException:
+            # What is raised leads here by its traceback: no name may lead back.
+            del body, interruption, record, report
+            raise
+
+    def _after(self, run: Run) -> int | None:
+        if self._last == PRE:
+            return POST if run.aborted else EXECUTE
+        return POST if self._last == EXECUTE else None
+
+    def _report(self, run: Run) -> RunReport[Any]:
+        return RunReport(run.plan, run.values, run.record and run.record.phases)
+
+
+async def _shielded(future: Future[Any]) -> None:
+    """Wait for a future that the cancellation of this wait does not touch."""
+    waiter = future.get_loop().create_future()
+
+    def wake(_: Future[Any]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    future.add_done_callback(wake)
+    await waiter

@@ -1,0 +1,36 @@
+"""The names that earlier `sdax` packages kept here, for programs written for them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Literal
+
+from .errors import SdaxExecutionError, flatten_exceptions
+from .phases import AsyncPhaseRunner, PhaseId
+from .processor import (
+    AsyncDagLevelAdapterBuilder,
+    AsyncDagTaskProcessor,
+    AsyncDagTaskProcessorBuilder,
+    AsyncTaskProcessor,
+    AsyncTaskProcessorBuilder,
+)
+from .tasks import AsyncTask, SdaxTaskGroup, TaskFunction, join
+
+LevelKey = tuple[int, Literal["below", "above"]] | Hashable
+
+__all__ = [
+    "AsyncDagLevelAdapterBuilder",
+    "AsyncDagTaskProcessor",
+    "AsyncDagTaskProcessorBuilder",
+    "AsyncPhaseRunner",
+    "AsyncTask",
+    "AsyncTaskProcessor",
+    "AsyncTaskProcessorBuilder",
+    "LevelKey",
+    "PhaseId",
+    "SdaxExecutionError",
+    "SdaxTaskGroup",
+    "TaskFunction",
+    "flatten_exceptions",
+    "join",
+]
