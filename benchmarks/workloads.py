@@ -102,10 +102,10 @@ def eager_tasks(work: Workload) -> Contestant:
 
     async def once() -> None:
         loop = asyncio.get_running_loop()
+        make_task: Any = asyncio.Task  # the stubs of Python 3.11 do not know eager_start
         for width in work.shape:
             tasks = [
-                asyncio.Task(work.function(None), loop=loop, eager_start=True)  # type: ignore
-                for _ in range(width)
+                make_task(work.function(None), loop=loop, eager_start=True) for _ in range(width)
             ]
             for task in tasks:
                 await task
@@ -123,13 +123,12 @@ def _with_timeout(function: Function, timeout: float) -> Function:
 
 def _with_retries(function: Function, retries: int) -> Function:
     async def retried(ctx: Any) -> Any:
-        for attempt in range(retries + 1):
+        for attempt in range(retries):
             try:
                 return await function(ctx)
             except (TimeoutError, ConnectionError):
-                if attempt == retries:
-                    raise
                 await asyncio.sleep(2.0**attempt)
+        return await function(ctx)
 
     return retried
 

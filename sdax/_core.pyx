@@ -924,10 +924,8 @@ cdef class Driver:
 
 cdef int block(held, bint blocking) except -1:
     """Set the mark by which `await` tells an `asyncio.Task` that a future was yielded."""
-    try:
+    if asyncio.isfuture(held):
         held._asyncio_future_blocking = blocking
-    except AttributeError:
-        pass  # no future at all: the asyncio.Task will say so
     return 0
 
 

@@ -29,12 +29,17 @@ from weakref import getweakrefcount
 
 from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines
-from .plan import EXECUTE, PHASES, PLAIN, POST, PRE, Call, Phase, Plan
+from .plan import EXECUTE, PHASES, PLAIN, POST, PRE, Call, Plan
 from .report import Record
 from .tasks import PlainFunction, TaskFunction
 
 if sys.version_info < (3, 12):
-    from asyncio.tasks import _current_tasks, _enter_task, _leave_task, _unregister_task
+    from asyncio.tasks import (  # type: ignore[attr-defined]
+        _current_tasks,
+        _enter_task,
+        _leave_task,
+        _unregister_task,
+    )
 
 __all__ = ["Run"]
 
@@ -262,9 +267,7 @@ class Run:
 
         Whoever cancels all tasks of a loop may get to a function before its run.
         """
-        return (
-            self.phase.number != POST and self.waiter is not None and self.waiter.cancelled()
-        )
+        return self.phase.number != POST and self.waiter is not None and self.waiter.cancelled()
 
     def abort(self) -> None:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
@@ -312,10 +315,10 @@ class Driver:
     def __init__(self, run: Run, index: int, context: Context | None) -> None:
         self.run: Any = run  # None once it has ended
         self.index = index
-        self.context = context  # that of the asyncio.Task
+        self.context: Any = context  # that of the asyncio.Task
         self.shared = True
         self.attempts: Attempts | None = None
-        self.coroutine: CoroutineType[Any, Any, Any] | None = None
+        self.coroutine: Any = None
         self.task: Any = None
         self.body = self.call_functions()
         self.__next__ = self.begin
@@ -356,7 +359,7 @@ class Driver:
                     self.index = following
                     task.set_name(run.phase.work[following][2])
             called = True
-            call, limits, _, feeds = run.phase.work[self.index]  # type: ignore[misc]
+            call, limits, _, feeds = run.phase.work[self.index]
             error = value = None
             try:
                 if limits is None:
@@ -415,7 +418,9 @@ class Driver:
         self.shared = False
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:
-            asyncio.future_add_to_awaited_by(self.task, run.parent)
+            asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
+                self.task, run.parent
+            )
         if self.attempts is None:
             self.__next__ = self.body.__next__
         else:
@@ -434,7 +439,9 @@ class Driver:
         if not self.shared:
             run.suspended.pop(self, None)
             if AWAITED_BY and run.parent is not None:
-                asyncio.future_discard_from_awaited_by(self.task, run.parent)
+                asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                    self.task, run.parent
+                )
         self.run = self.task = self.context = self.coroutine = None
         self.__next__ = ENDED
 
@@ -635,7 +642,7 @@ class Attempts:
                         awaitable = driver.as_coroutine(awaitable)
                     driver.coroutine = awaitable
                     driver.__qualname__ = awaitable.__qualname__
-                    value = yield from awaitable
+                    value = yield from awaitable  # type: ignore[misc]
             except BaseException as exception:
                 if isinstance(exception, GeneratorExit) and driver.is_closing():
                     raise
@@ -716,10 +723,8 @@ class Attempts:
 
 def block(held: Any, blocking: bool) -> None:
     """Set the mark by which `await` tells an `asyncio.Task` that a future was yielded."""
-    try:
+    if asyncio.isfuture(held):
         held._asyncio_future_blocking = blocking
-    except AttributeError:
-        pass  # no future at all: the asyncio.Task will say so
 
 
 def same_values(one: Context, other: Context) -> bool:
@@ -736,7 +741,7 @@ def start_ready_eagerly(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
     while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         context = run.context.copy()
-        Task(
+        Task(  # type: ignore[call-arg]
             Driver(run, index, context),
             loop=run.loop,
             name=run.phase.work[index][2],
@@ -754,14 +759,15 @@ def start_ready_early(run: Run) -> None:
     while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         context = run.context.copy()
         driver = EarlyDriver(run, index, context)
-        task = Task(driver, loop=loop, name=run.phase.work[index][2], context=context)
+        name = run.phase.work[index][2]
+        task: Task[Any] = Task(driver, loop=loop, name=name, context=context)
         _enter_task(loop, task)
         context.run(driver.begin_early, task)
         _leave_task(loop, task)
         if driver.__next__ is ENDED:
             # Only its first step is still in the loop's queue: nobody need see it.
             _unregister_task(task)
-            task._log_destroy_pending = False
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
     if current is not None:
         _enter_task(loop, current)
 
@@ -770,6 +776,7 @@ def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         driver = LoneDriver(run, index)
+        task: Any = None
         error = None
         try:
             task = run.context.copy().run(run.loop.create_task, driver)

@@ -14,7 +14,6 @@ from .plan import (
     PRE,
     Phase,
     Plan,
-    Work,
     plan_levels,
     stages_of,
     with_function,
@@ -60,7 +59,9 @@ class Gates:
 
     __slots__ = ("fed_by", "gate_of", "members", "requires")
 
-    def __init__(self, members: list[list[int]], requires: list[Collection[int]]) -> None:
+    def __init__(
+        self, members: Sequence[Sequence[int]], requires: Sequence[Collection[int]]
+    ) -> None:
         self.members = members
         self.requires = requires
         size = sum(map(len, members))
@@ -109,7 +110,7 @@ class Gates:
                         order.append(fed)
         return order
 
-    def as_layers(self, order: list[int]) -> list[list[int]] | None:
+    def as_layers(self, order: list[int]) -> list[Sequence[int]] | None:
         """Return the tasks in levels if that says the same, else None."""
         for before, gate in pairwise(order):
             if set(self.requires[gate]) != set(self.members[before]):
@@ -117,7 +118,7 @@ class Gates:
         return [self.members[gate] for gate in order]
 
 
-def _graph_phase(number: int, work: tuple[Work | None, ...], gates: Gates) -> Phase:
+def _graph_phase(number: int, work: tuple[Any, ...], gates: Gates) -> Phase:
     # A task without a function is done as its gate opens: the gate feeds what the task would.
     onward: list[set[int]] = [set() for _ in gates.members]
     waits = [0] * len(gates.members)
@@ -153,6 +154,7 @@ def _describe_cycle(
     while index not in path:
         path[index] = None
         index = min(i for i in prerequisites[index] if gates.gate_of[i] not in opened)
-    cycle = [*path][[*path].index(index) :] + [index]
+    before = list(path)
+    cycle = [*before[before.index(index) :], index]
     names = " -> ".join(repr(tasks[i].name) for i in cycle)
     return f"build: the dependencies form a cycle: {names} (each depends on the next)"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError, get_running_loop
+from asyncio import CancelledError
 from typing import Any
 
 from ._impl import Run
 from .errors import SdaxExecutionError
-from .report import Record, RunReport
+from .report import RunReport
 
 
 async def until_over(run: Run) -> BaseException | None:
@@ -32,28 +32,31 @@ async def until_over(run: Run) -> BaseException | None:
         del interruption
 
 
-def conclude(
-    record: Record | None, report: RunReport[Any], interruption: BaseException | None
-) -> None:
-    """Raise the interruption, with the run's failures as its context, or the failures alone."""
+def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
+    """Raise the interruption, with the run's failures as its context, or the failures alone;
+    return the report if there are neither."""
+    record = run.take_record()
+    report: RunReport[Any] = RunReport(run.plan, run.values, record)
     try:
-        if record is not None:
-            try:
+        try:
+            if record is not None:
                 record.raise_failures(report)
-            except SdaxExecutionError as error:
-                if interruption is None:
-                    raise
-                if isinstance(interruption, CancelledError):
-                    # Whoever asked for it will hardly look at a context.
-                    get_running_loop().call_exception_handler(
-                        {
-                            "message": "sdax: a run that was cancelled had failures as well",
-                            "exception": error,
-                        }
-                    )
+        except SdaxExecutionError as error:
+            if isinstance(interruption, CancelledError):
+                # Whoever asked for it will hardly look at a context.
+                run.loop.call_exception_handler(
+                    {
+                        "message": "sdax: a run that was cancelled had failures as well",
+                        "exception": error,
+                    }
+                )
+            if interruption is not None:
                 raise interruption  # noqa: B904 (its context is what Python makes it)
+            raise
         if interruption is not None:
             raise interruption
-    finally:
+        return report
+    except BaseException:
         # What is raised leads here by its traceback: no name may lead back.
         del record, report, interruption
+        raise

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
-from .generic import KeyedByDefault, K, T
+from .generic import K, KeyedByDefault, T
 from .outcome import conclude, until_over
 from .plan import EXECUTE, POST, PRE
 from .report import RunReport
@@ -141,15 +141,10 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 late = None if run.start(POST) else await until_over(run)
                 interruption = interruption or late
                 del late
-            record = run.take_record()
-            if interruption is not None or record is not None:
-                report: RunReport[Any] = RunReport(run.plan, run.values, record and record.phases)
-                self._record = record
-                conclude(record, report, interruption or body)
-        except BaseException:
-            # What is raised leads here by its traceback: no name may lead back.
-            del body, interruption, record, report
-            raise
+            if interruption is not None or run.record is not None:
+                conclude(run, interruption or body)
+        finally:
+            del body, interruption
 
     def _after(self, run: Run) -> int | None:
         if self._last == PRE:
@@ -157,7 +152,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         return POST if self._last == EXECUTE else None
 
     def _report(self, run: Run) -> RunReport[Any]:
-        return RunReport(run.plan, run.values, run.record and run.record.phases)
+        return RunReport(run.plan, run.values, run.record)
 
 
 async def _shielded(future: Future[Any]) -> None:

@@ -25,7 +25,7 @@ Work: TypeAlias = tuple[Call, TaskFunction[Any] | None, str, tuple[int, ...]]
 class Phase:
     """One phase of a plan: what it calls, and in which order.
 
-    `work` has an entry per task, None for a task without this phase. What follows one after
+    `work` has a `Work` per task, None for a task without this phase. What follows one after
     another is in `stages`, tuples of task indices, none empty: a stage opens when nothing opened
     before is unfinished, and its functions are called in this order.
 
@@ -39,7 +39,7 @@ class Phase:
     def __init__(
         self,
         number: int,
-        work: tuple[Work | None, ...],
+        work: tuple[Any, ...],
         stages: tuple[tuple[int, ...], ...] = (),
         gates: tuple[tuple[int, ...], ...] = (),
         onward: tuple[tuple[int, ...], ...] = (),
@@ -127,7 +127,7 @@ def plan_levels(
     return Plan(tasks, phases, starts_with, max_concurrency or sys.maxsize)
 
 
-def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Work | None, ...]:
+def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...]:
     phase = PHASES[number]
     work: list[Work | None] = []
     for task in tasks:
@@ -145,12 +145,9 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Work | N
     return tuple(work)
 
 
-def stages_of(
-    groups: Iterable[Iterable[int]], work: Sequence[Work | None]
-) -> tuple[tuple[int, ...], ...]:
+def stages_of(groups: Iterable[Iterable[int]], work: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     return tuple(stage for members in groups if (stage := with_function(members, work)))
 
 
-def with_function(members: Iterable[int], work: Sequence[Work | None]) -> tuple[int, ...]:
+def with_function(members: Iterable[int], work: Sequence[Any]) -> tuple[int, ...]:
     return tuple(index for index in members if work[index] is not None)
-

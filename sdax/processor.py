@@ -7,8 +7,8 @@ from typing import Any, Generic, Literal, Self
 
 from frozendict import frozendict
 
-from .generic import K, KeyedByDefault, T
 from ._impl import Run
+from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
 from .outcome import conclude, until_over
 from .phases import AsyncPhaseRunner
@@ -40,15 +40,11 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         interruption = None if run.start() else await until_over(run)
         if run.record is None and interruption is None:
             return RunReport(self._plan, run.values, None)
-        record = run.take_record()
-        report: RunReport[K] = RunReport(self._plan, run.values, record and record.phases)
         try:
-            conclude(record, report, interruption)
-        except BaseException:
-            # What was raised leads here by its traceback: no name may lead back.
-            del record, report, interruption
-            raise
-        return report
+            return conclude(run, interruption)
+        finally:
+            # What is raised leads here by its traceback: no name may lead back.
+            del interruption
 
     def open(self, ctx: T) -> AsyncPhaseRunner[T, K]:
         """Return an asynchronous context manager that goes through the run phase by phase.
@@ -273,7 +269,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
             raise ValueError(
                 f"execute_order must be 'at once' or 'dependency', got {execute_order!r}"
             )
-        self._execute_order = execute_order
+        self._execute_order: ExecuteOrder = execute_order
         self._max_concurrency = _checked_concurrency(max_concurrency)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
 

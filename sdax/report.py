@@ -13,7 +13,6 @@ from .generic import K
 from .plan import EXECUTE, PHASES, POST, Plan
 
 
-
 class State(StrEnum):
     """What became of one phase of a task."""
 
@@ -64,11 +63,11 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         self,
         plan: Plan,
         values: Mapping[int, Any] | None,
-        records: Mapping[int, PhaseReport] | None,
+        record: Record | None,
     ) -> None:
         self._plan = plan
         self._values = values
-        self._records = records
+        self._records = None if record is None else record.phases
 
     def __getitem__(self, name: K) -> TaskReport:
         index = self._plan.index_of[name]
@@ -212,9 +211,7 @@ class Record:
             del fatal
 
 
-def _add_note(
-    exception: BaseException, plan: Plan, number: int, index: int, attempts: int
-) -> None:
+def _add_note(exception: BaseException, plan: Plan, number: int, index: int, attempts: int) -> None:
     work = plan.phases[number].work[index]
     assert work is not None
     allowed = 1 if work[1] is None else work[1].retries + 1

@@ -9,15 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
-
 from .errors import RetryableException, iter_leaves
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
-Retryable: TypeAlias = (
-    tuple[type[Exception], ...] | type[Exception] | Callable[[Exception], bool]
-)
+Retryable: TypeAlias = tuple[type[Exception], ...] | type[Exception] | Callable[[Exception], bool]
 
 RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
     TimeoutError,
