@@ -1,10 +1,11 @@
 """How fast is sdax beside one `asyncio.TaskGroup` per level? Interleaved, in one process.
 
-    python benchmarks/speed.py [--rounds 20] [--loop uvloop]
+    python benchmarks/speed.py [--rounds 20] [--loop uvloop] [--only NAME] [--markdown]
 
-Prints the best nanoseconds per function of many rounds, and the ratio raw / sdax. The floor is
-plain sequential awaits for functions that return at once, and a bare eagerly started
-`asyncio.Task` per function (Python 3.12+) for those that suspend.
+Prints the best nanoseconds per function of many rounds, and how many times the compiled and the
+Python engine are as fast as raw asyncio. The floor is plain sequential awaits for functions that
+return at once, and a bare eagerly started `asyncio.Task` per function (Python 3.12+) for those
+that suspend.
 """
 
 from __future__ import annotations
@@ -54,22 +55,35 @@ async def best_of(rounds: int, contestants: Sequence[Contestant]) -> list[float]
     return best
 
 
-async def measure(rounds: int, wanted: str) -> None:
+async def measure(rounds: int, wanted: str, row: Callable[[Sequence[object]], str]) -> None:
     """Measure every workload and print a table."""
-    print(f"{'work':32} {'sdax':>8} {'raw':>8} {'floor':>8} {'raw/sdax':>9}   (ns per function)")
+    engines = workloads.engines()
+    print(row(["work", *engines, "raw", "floor", *(f"raw/{name}" for name in engines)]))
     for work in WORKLOADS:
         if wanted not in work.name:
             continue
-        contestants = [workloads.sdax(work), workloads.raw(work)]
-        has_floor = EAGER and work.timeout is None
-        sequential = work.function is workloads.returns_at_once
-        if sequential:
+        contestants = [workloads.sdax(work, engine) for engine in engines.values()]
+        contestants.append(workloads.raw(work))
+        if work.function is workloads.returns_at_once:
             contestants.append(workloads.floor(work))
-        elif has_floor:
+        elif EAGER and work.timeout is None:
             contestants.append(workloads.eager_tasks(work))
-        each = [seconds * 1e9 / work.functions for seconds in await best_of(rounds, contestants)]
-        floor = f"{each[2]:8.0f}" if len(each) > 2 else " " * 8
-        print(f"{work.name:32} {each[0]:8.0f} {each[1]:8.0f} {floor} {each[1] / each[0]:9.2f}")
+        best = await best_of(rounds, contestants)
+        each = [round(seconds * 1e9 / work.functions) for seconds in best]
+        raw = best[len(engines)]
+        ratios = [f"{raw / own:.2f}" for own in best[: len(engines)]]
+        print(row([work.name, *each, *[""] * (len(engines) + 2 - len(each)), *ratios]), flush=True)
+
+
+def plain_row(cells: Sequence[object]) -> str:
+    """Return a line for the terminal."""
+    return f"{cells[0]:32}" + "".join(f"{cell:>14}" for cell in cells[1:])
+
+
+def markdown_row(cells: Sequence[object]) -> str:
+    """Return a line of a Markdown table, with the line under the head."""
+    line = "| " + " | ".join(map(str, cells)) + " |"
+    return line + "\n|---" + "|--:" * (len(cells) - 1) + "|" if cells[0] == "work" else line
 
 
 def main() -> None:
@@ -78,6 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     parser.add_argument("--only", default="", help="workloads with this in their name")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     args = parser.parse_args()
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if args.loop == "uvloop":
@@ -85,9 +100,10 @@ def main() -> None:
 
         factory = uvloop.new_event_loop
     version = sys.version.split()[0]
-    print(f"sdax {sdax.__version__} ({sdax.IMPLEMENTATION}), CPython {version}, {args.loop}")
+    print(f"sdax {sdax.__version__}, CPython {version}, {args.loop}; ns per function\n")
+    row = markdown_row if args.markdown else plain_row
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(measure(args.rounds, args.only))
+        runner.run(measure(args.rounds, args.only, row))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+import sdax.processor as processors
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction
 
 Function = Callable[[Any], Awaitable[Any]]
@@ -50,8 +53,16 @@ class Workload:
         return sum(self.shape) * self.phases * self.concurrent * self.repeat
 
 
-def sdax(work: Workload) -> Contestant:
-    """The workload on the engine that sdax has chosen."""
+def engines() -> dict[str, Any]:
+    """The engines that are installed, by the name that a table gives them."""
+    found = {"python": import_module("sdax._core_py").Run}
+    with suppress(ImportError):
+        found = {"compiled": import_module("sdax._core").Run, **found}
+    return found
+
+
+def sdax(work: Workload, engine: Any) -> Contestant:
+    """The workload on one engine of sdax."""
     function = TaskFunction[Any](work.function, timeout=work.timeout, retries=work.retries)
     phases = (function,) * work.phases
     builder = AsyncTaskProcessor.builder()
@@ -59,7 +70,13 @@ def sdax(work: Workload) -> Contestant:
         for number in range(width):
             builder.add_task(AsyncTask((level, number), *phases), level)
     processor = builder.build()
-    return _repeated(work, lambda: processor.process_tasks(None))
+    repeated = _repeated(work, lambda: processor.process_tasks(None))
+
+    async def on_engine() -> None:
+        processors.Run = engine
+        await repeated()
+
+    return on_engine
 
 
 def raw(work: Workload) -> Contestant:

@@ -8,6 +8,7 @@ from .errors import (
     TaskFailure,
     flatten_exceptions,
 )
+from .group import SdaxTaskGroup
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
     AsyncDagLevelAdapterBuilder,
@@ -19,7 +20,6 @@ from .processor import (
 from .report import PhaseReport, RunReport, State, TaskReport
 from .tasks import (
     AsyncTask,
-    SdaxTaskGroup,
     TaskFunction,
     join,
     task,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .tasks import SdaxTaskGroup
+from .group import SdaxTaskGroup
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
+from asyncio import CancelledError, Future
 from typing import Any
 
 from ._impl import Run
@@ -10,26 +10,23 @@ from .errors import SdaxExecutionError
 from .report import RunReport
 
 
-async def until_over(run: Run) -> BaseException | None:
-    """Wait for a run to be over, whatever comes meanwhile; return what came first."""
-    interruption: BaseException | None = None
+def new_waiter(run: Run) -> Future[None]:
+    """Return the future to await until the run is over; look again then whether it is."""
+    run.waiter = run.loop.create_future()
+    return run.waiter
+
+
+def interrupt(run: Run, came: BaseException, earlier: BaseException | None) -> BaseException:
+    """Cancel a run because of what came out of the wait for it; return what came first."""
     try:
-        while not run.over:
-            run.waiter = run.loop.create_future()
-            try:
-                await run.waiter
-            except GeneratorExit:
-                # Nothing can be awaited any more: the run cleans up on its own.
-                run.cancel()
-                raise
-            except BaseException as exception:
-                run.cancel()
-                if interruption is None:
-                    interruption = exception
-        return interruption
+        run.cancel()
+        if isinstance(came, GeneratorExit):
+            # Nothing can be awaited any more: the run cleans up on its own.
+            raise came
+        return came if earlier is None else earlier
     finally:
         # It may be raised again, and then leads here by its traceback.
-        del interruption
+        del came, earlier
 
 
 def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:

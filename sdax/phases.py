@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Self
 
 from ._impl import Run
 from .generic import K, KeyedByDefault, T
-from .outcome import conclude, until_over
+from .outcome import conclude, interrupt, new_waiter
 from .plan import EXECUTE, POST, PRE
 from .report import RunReport
 
@@ -66,7 +66,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         run = self._run
         self._running = run.loop.create_future()
         try:
-            interruption = None if run.start(self._next) else await until_over(run)
+            interruption = await _run_phase(run, self._next)
         finally:
             self._running.set_result(None)
             self._running = None
@@ -138,7 +138,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                     interruption = interruption or exception
             if self._last != POST:
                 run.skip_execute()
-                late = None if run.start(POST) else await until_over(run)
+                late = await _run_phase(run, POST)
                 interruption = interruption or late
                 del late
             if interruption is not None or run.record is not None:
@@ -153,6 +153,21 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
 
     def _report(self, run: Run) -> RunReport[Any]:
         return RunReport(run.plan, run.values, run.record)
+
+
+async def _run_phase(run: Run, number: int) -> BaseException | None:
+    """Run up to and with a phase, whatever comes meanwhile; return what came first."""
+    interruption: BaseException | None = None
+    try:
+        run.start(number)
+        while not run.over:
+            try:
+                await new_waiter(run)
+            except BaseException as exception:
+                interruption = interrupt(run, exception, interruption)
+        return interruption
+    finally:
+        del interruption
 
 
 async def _shielded(future: Future[Any]) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Generic, Literal, Self
 from frozendict import frozendict
 
 from ._impl import Run
+from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
-from .outcome import conclude, until_over
+from .outcome import conclude, interrupt, new_waiter
 from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .report import RunReport
@@ -37,7 +38,14 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         >>> report = await processor.process_tasks(RequestContext(user_id=7))
         """
         run = Run(self._plan, ctx)
-        interruption = None if run.start() else await until_over(run)
+        interruption: BaseException | None = None
+        run.start()
+        # Not in a coroutine of its own: each waiting run would pay for that.
+        while not run.over:
+            try:
+                await new_waiter(run)
+            except BaseException as exception:
+                interruption = interrupt(run, exception, interruption)
         if run.record is None and interruption is None:
             return RunReport(self._plan, run.values, None)
         try:
@@ -141,6 +149,23 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._added)} tasks, {len(self.levels)} levels>"
 
+    def to_mermaid(self) -> str:
+        """Return a Mermaid flowchart: a subgraph for each level, with its tasks.
+
+        >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
+        """
+        return levels_to_mermaid(self.levels)
+
+    def __str__(self) -> str:
+        """Return an outline of the levels: tasks, phases, timeouts and retries.
+
+        >>> print(processor)
+        1 level, 1 task
+        level 1
+          Database  pre_execute (timeout 2 s, 3 retries), post_execute
+        """
+        return outline_of_levels(self.levels, self._max_concurrency)
+
 
 ExecuteOrder = Literal["at once", "dependency"]
 
@@ -208,6 +233,25 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
         return f"<{type(self).__name__}: {len(self._added)} tasks, {edges} dependencies>"
+
+    def to_mermaid(self) -> str:
+        """Return a Mermaid flowchart: an arrow from each task to those that depend on it.
+
+        >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
+        """
+        return graph_to_mermaid(self.tasks.values(), self.dependencies)
+
+    def __str__(self) -> str:
+        """Return an outline of the graph: tasks, phases, limits, and what each depends on.
+
+        >>> print(processor)
+        2 tasks, 1 dependency
+          Database  pre_execute (timeout 2 s, 3 retries), post_execute
+          Users     execute  after Database
+        """
+        return outline_of_graph(
+            self.tasks.values(), self.dependencies, self._execute_order, self._max_concurrency
+        )
 
 
 class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):

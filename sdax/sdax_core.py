@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Literal
 
 from .errors import SdaxExecutionError, flatten_exceptions
+from .group import SdaxTaskGroup
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
     AsyncDagLevelAdapterBuilder,
@@ -14,7 +15,7 @@ from .processor import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
 )
-from .tasks import AsyncTask, SdaxTaskGroup, TaskFunction, join
+from .tasks import AsyncTask, TaskFunction, join
 
 LevelKey = tuple[int, Literal["below", "above"]] | Hashable
 

@@ -11,6 +11,23 @@ from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
 from .errors import RetryableException, iter_leaves
 from .generic import K, K_co, KeyedByDefault, T, T_contra
+from .group import SdaxTaskGroup
+
+__all__ = [
+    "AsyncTask",
+    "PlainFunction",
+    "RetryableException",
+    "SdaxTaskGroup",
+    "TaskFunction",
+    "ThreadFunction",
+    "join",
+    "task",
+    "task_func",
+    "task_group_func",
+    "task_group_task",
+    "task_sync_func",
+    "task_thread_func",
+]
 
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
@@ -21,14 +38,6 @@ RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
     ConnectionError,
     RetryableException,
 )
-
-
-class SdaxTaskGroup(asyncio.TaskGroup):
-    """The task group that a function with `has_task_group_argument` gets, new for each attempt.
-
-    It is an `asyncio.TaskGroup`: what is created in it is awaited before the attempt ends,
-    cancelled with it, and fails it.
-    """
 
 
 @dataclass(frozen=True, slots=True)

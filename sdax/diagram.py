@@ -1,0 +1,124 @@
+"""Pictures of processors: outlines in plain text, and diagrams for Mermaid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from .plan import PHASES
+from .tasks import AsyncTask, TaskFunction
+
+Tasks: TypeAlias = Collection[AsyncTask[Any, Any]]
+Levels: TypeAlias = Mapping[int, Tasks]
+Dependencies: TypeAlias = Mapping[Any, Collection[Hashable]]
+
+WIDEST_COLUMN = 60  # a longer name or list of phases does not push all others to the right
+
+# Mermaid gives a meaning, inside quotes too, to quotes, backticks, tags, entities, what looks like
+# a directive or a style, and Markdown's marks: only what is harmless everywhere stays as it is.
+_HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
+
+
+def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
+    """Describe tasks in levels: a line for each level and each task."""
+    size = sum(map(len, levels.values()))
+    counts = f"{_count(len(levels), 'level')}, {_count(size, 'task')}"
+    lines = [counts + _described_concurrency(max_concurrency)]
+    for level, tasks in levels.items():
+        lines.append(f"level {level}")
+        lines += _in_columns((_shown(task.name), _phases(task)) for task in tasks)
+    return "\n".join(lines)
+
+
+def outline_of_graph(
+    tasks: Tasks, dependencies: Dependencies, execute_order: str, max_concurrency: int | None
+) -> str:
+    """Describe tasks in a graph: a line for each task, with what it depends on."""
+    edges = sum(len(set(names)) for names in dependencies.values())
+    counts = f"{_count(len(tasks), 'task')}, {_count(edges, 'dependency', 'dependencies')}"
+    order = ", execute in dependency order" if execute_order == "dependency" else ""
+    rows: list[tuple[str, ...]] = []
+    for task in tasks:
+        row: tuple[str, ...] = (_shown(task.name), _phases(task))
+        if required := dict.fromkeys(dependencies[task.name]):
+            row += ("after " + ", ".join(map(_shown, required)),)
+        rows.append(row)
+    return "\n".join([counts + order + _described_concurrency(max_concurrency), *_in_columns(rows)])
+
+
+def levels_to_mermaid(levels: Levels) -> str:
+    """Draw tasks in levels: a subgraph for each level, and an arrow from each to the next."""
+    lines = ["flowchart TD"]
+    number = 0
+    for position, (level, tasks) in enumerate(levels.items()):
+        lines.append(f'    subgraph level{position}["level {level}"]')
+        for task in tasks:
+            lines.append(f"        {_node(number, task)}")
+            number += 1
+        lines.append("    end")
+    for position in range(1, len(levels)):
+        lines.append(f"    level{position - 1} --> level{position}")
+    return "\n".join(lines) + "\n"
+
+
+def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies) -> str:
+    """Draw tasks in a graph: an arrow from each task to those that depend on it."""
+    numbers = {task.name: number for number, task in enumerate(tasks)}
+    lines = ["flowchart TD"]
+    lines += (f"    {_node(number, task)}" for number, task in enumerate(tasks))
+    for name, number in numbers.items():
+        for required in dict.fromkeys(dependencies[name]):
+            lines.append(f"    t{numbers[required]} --> t{number}")
+    return "\n".join(lines) + "\n"
+
+
+def _node(number: int, task: AsyncTask[Any, Any]) -> str:
+    label = f"{_escaped(_shown(task.name))}<br>{_escaped(_phases(task))}"
+    return f't{number}["{label}"]'
+
+
+def _escaped(text: str) -> str:
+    return _HARMFUL.sub(lambda match: f"#{ord(match[0])};", text)
+
+
+def _shown(name: Hashable) -> str:
+    """Return a name on one line: a string as it is, anything else as its `repr`."""
+    text = str.__str__(name) if isinstance(name, str) else repr(name)
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return text or "''"
+
+
+def _phases(task: AsyncTask[Any, Any]) -> str:
+    functions = {phase: getattr(task, phase) for phase in PHASES}
+    shown = (phase + _limits(function) for phase, function in functions.items() if function)
+    return ", ".join(shown) or "(no phase)"
+
+
+def _limits(function: TaskFunction[Any]) -> str:
+    limits: list[str] = []
+    if function.timeout is not None:
+        limits.append(f"timeout {function.timeout:.15g} s")
+    if function.retries:
+        limits.append(_count(function.retries, "retry", "retries"))
+    return f" ({', '.join(limits)})" if limits else ""
+
+
+def _described_concurrency(limit: int | None) -> str:
+    return "" if limit is None else f", at most {limit} at a time"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _in_columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    rows = list(rows)
+    widths: dict[int, int] = {}
+    for row in rows:
+        for column, cell in enumerate(row[:-1]):
+            widths[column] = min(WIDEST_COLUMN, max(widths.get(column, 0), len(cell)))
+    for row in rows:
+        cells = [cell.ljust(widths[column]) for column, cell in enumerate(row[:-1])]
+        yield "  " + "  ".join([*cells, row[-1]])
