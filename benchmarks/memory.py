@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import sdax.processor as processors
 import workloads
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction
 
@@ -115,7 +114,7 @@ async def idle_run(function: int) -> int:
 
 async def measure(engine: str) -> None:
     """Measure one engine and print its lines."""
-    processors.Run = workloads.engines()[engine]
+    workloads.processors.Run = workloads.engines()[engine]
     print(f"\n{engine} engine")
     start = resident()
     for function in (workloads.returns_at_once, workloads.suspends_once):
@@ -126,6 +125,7 @@ async def measure(engine: str) -> None:
                 line.append(f"{await peak_of_a_run(processor) / size:8.0f}")
                 del processor
             print(f"  bytes per task, {function.__name__:16} {name:14}" + "".join(line))
+    ours = 0
     for size in SIZES:
         ours, bare = await suspended(size)
         print(

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-import sdax.processor as processors
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction
+
+# The module whose `Run` is the engine.
+processors: Any = import_module("sdax.processor")
 
 Function = Callable[[Any], Awaitable[Any]]
 Contestant = Callable[[], Awaitable[Any]]

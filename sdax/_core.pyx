@@ -243,7 +243,6 @@ cdef class Run:
     cdef object parent
     cdef object context
     cdef int number  # of the phase
-    cdef tuple names
     cdef tuple work
     cdef tuple stages
     cdef Py_ssize_t opened  # how many stages of the phase
@@ -270,7 +269,6 @@ cdef class Run:
 
     def __init__(self, plan, ctx):
         self.plan = plan
-        self.names = plan.names
         self.places = plan.places
         self.ctx = ctx
         self.loop = get_running_loop()
@@ -307,15 +305,13 @@ cdef class Run:
             self.note().skipped_phase(EXECUTE)
 
     cdef int enter_phase(self, int number) except -1:
-        phase = self.plan.phases[number]
         self.number = number
-        self.work = phase.work
-        self.stages = phase.stages
+        self.work, self.stages, self.gates, self.onward, self.waits = <tuple>(
+            (<tuple>self.plan.phases)[number].arrays
+        )
         self.opened = 0
-        self.gates = phase.gates
-        self.onward = phase.onward
-        self.waits = phase.waits
-        self.waiting = self.queue = None
+        if self.waiting is not None:
+            self.waiting = self.queue = None
         self.aborted = False
         return 0
 
@@ -696,7 +692,7 @@ cdef class Driver:
         cdef PyObject *made = PyObject_CallFunctionObjArgs(
             make,
             <PyObject *>self.coroutine,
-            PyTuple_GET_ITEM(self.run.names, self.index),
+            PyTuple_GET_ITEM(self.run.plan.names, self.index),
             PyTuple_GET_ITEM(PHASES, self.run.number),
             NULL,
         )

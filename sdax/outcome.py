@@ -48,7 +48,9 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
                     }
                 )
             if interruption is not None:
-                raise interruption  # noqa: B904 (its context is what Python makes it)
+                # Raised here, it gets the failures as its context: they take over what it had.
+                error.__context__ = interruption.__context__
+                raise interruption  # noqa: B904
             raise
         if interruption is not None:
             raise interruption

@@ -141,6 +141,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 late = await _run_phase(run, POST)
                 interruption = interruption or late
                 del late
+                self._last, self._next = POST, None
             if interruption is not None or run.record is not None:
                 conclude(run, interruption or body)
         finally:

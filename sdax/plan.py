@@ -34,7 +34,7 @@ class Phase:
     gates whose `onward` says so, which feed it as they open. Gate 0 waits for nothing.
     """
 
-    __slots__ = ("gates", "number", "onward", "stages", "waits", "work")
+    __slots__ = ("arrays", "gates", "number", "onward", "stages", "waits", "work")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Phase:
         self.gates = gates
         self.onward = onward
         self.waits = waits
+        self.arrays = (work, stages, gates, onward, waits)  # in one go, for the compiled engine
 
     def unopened(self, opened: int, waiting: Sequence[int] | None) -> Iterator[int]:
         """Yield the tasks that wait in stages from `opened` on, or in gates still `waiting`."""

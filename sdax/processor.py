@@ -328,9 +328,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         """
         _check_task(task)
         if isinstance(depends_on, (str, bytes)) or not isinstance(depends_on, Iterable):
+            hint = f"; did you mean ({depends_on!r},)?" if isinstance(depends_on, str) else ""
             raise TypeError(
                 f"add_task: depends_on of task {task.name!r} must be a collection of names, "
-                f"got {depends_on!r}; did you mean ({depends_on!r},)?"
+                f"got {depends_on!r}{hint}"
             )
         names = tuple(depends_on)
         for name in names:
@@ -346,7 +347,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
                 f"add_task: there is a task named {task.name!r} already; "
                 f"names must be unique in a processor"
             )
-        self._added[task.name] = (task, names)
+        self._added[task.name] = (task, tuple(dict.fromkeys(names)))
         return self
 
     def build(self) -> AsyncDagTaskProcessor[T, K]:

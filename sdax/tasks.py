@@ -208,7 +208,14 @@ class ThreadFunction(Generic[T_contra]):
     function: Callable[[T_contra], Any]
 
     async def __call__(self, ctx: T_contra) -> Any:
-        return await asyncio.to_thread(self.function, ctx)
+        value = await asyncio.to_thread(self.function, ctx)
+        if asyncio.iscoroutine(value):
+            value.close()
+            raise TypeError(
+                f"the function of a thread must be a plain one, but it returned {value!r}; "
+                f"use task_func"
+            )
+        return value
 
 
 def task_func(function: Function[T], **limits: Unpack[Limits]) -> TaskFunction[T]:

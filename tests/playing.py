@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakSet
 
-from reference import Reference
+from reference import Graph, Reference
 from sdax import (
+    AsyncDagTaskProcessor,
     AsyncTask,
     AsyncTaskProcessor,
     RetryableException,
@@ -20,10 +21,12 @@ from sdax import (
     TaskCancelledError,
     TaskFunction,
     TaskReport,
+    join,
 )
 from virtual_clock import VirtualClockLoop
 from workflows import (
     PHASES,
+    Arrangement,
     Behaviour,
     CancelCaller,
     CancelOther,
@@ -31,6 +34,7 @@ from workflows import (
     Error,
     Factory,
     Instant,
+    Node,
     Retryable,
     Return,
     Script,
@@ -134,7 +138,7 @@ class PassCountingLoop(VirtualClockLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-def observe(workflow: Workflow, prepare: Callable[[Added], Start]) -> Observation:
+def observe(workflow: Workflow, prepare: Callable[[Workflow, Added], Start]) -> Observation:
     """Play a workflow with whatever `prepare` makes of its tasks."""
     loop = PassCountingLoop()
     loop.set_debug(workflow.debug)
@@ -144,9 +148,18 @@ def observe(workflow: Workflow, prepare: Callable[[Added], Start]) -> Observatio
         loop.close()
 
 
-def on_engine(added: Added) -> Start:
+def on_engine(workflow: Workflow, added: Added) -> Start:
     """Let `observe` play on the engine that `sdax.processor` has at the moment."""
-    builder = AsyncTaskProcessor.builder()
+    if workflow.is_graph:
+        in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
+        graph_builder = AsyncDagTaskProcessor.builder(
+            execute_order="dependency" if in_order else "at once",
+            max_concurrency=workflow.places,
+        )
+        for (task, _), node in zip(added, workflow.nodes, strict=True):
+            graph_builder.add_task(task, node.depends_on)
+        return graph_builder.build().process_tasks
+    builder = AsyncTaskProcessor.builder(max_concurrency=workflow.places)
     for task, level in added:
         builder.add_task(task, level)
     return builder.build().process_tasks
@@ -156,8 +169,12 @@ def observe_reference(workflow: Workflow) -> tuple[Observation, Mapping[Place, f
     """Play on the reference model; return also when functions failed."""
     models: list[Reference] = []
 
-    def prepare(added: Added) -> Start:
-        models.append(Reference(added, RANDOM_FACTOR))
+    def prepare(workflow: Workflow, added: Added) -> Start:
+        graph = None
+        if workflow.is_graph:
+            in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
+            graph = Graph({node.name: node.depends_on for node in workflow.nodes}, in_order)
+        models.append(Reference(added, RANDOM_FACTOR, graph))
         return models[0].process_tasks
 
     observation = observe(workflow, prepare)
@@ -181,10 +198,10 @@ class _Player:
         self.waiting = False  # the caller, for the run
         self.interrupted = False
 
-    async def observe(self, prepare: Callable[[Added], Start]) -> Observation:
+    async def observe(self, prepare: Callable[[Workflow, Added], Start]) -> Observation:
         loop = self.loop
         loop.set_exception_handler(lambda _, context: self.handled.append(context))
-        start = prepare(self.added())
+        start = prepare(self.workflow, self.added())
         seen: dict[str, Any] = {"error": None, "report": None}
 
         async def call() -> None:
@@ -275,21 +292,15 @@ class _Player:
         return timers
 
     def added(self) -> Added:
-        return [
-            (
-                AsyncTask(
-                    node.name,
-                    *(
-                        None
-                        if (behaviour := getattr(node, phase)) is None
-                        else self.task_function(Place(node.name, phase), behaviour)
-                        for phase in PHASES
-                    ),
-                ),
-                node.level,
-            )
-            for node in self.workflow.nodes
-        ]
+        return [(self.task(node), node.level) for node in self.workflow.nodes]
+
+    def task(self, node: Node) -> AsyncTask[Any, Any]:
+        functions = {
+            phase: self.task_function(Place(node.name, phase), behaviour)
+            for phase in PHASES
+            if (behaviour := getattr(node, phase)) is not None
+        }
+        return AsyncTask(node.name, **functions) if functions else join(node.name)
 
     def task_function(self, place: Place, behaviour: Behaviour) -> TaskFunction[Any]:
         options: dict[str, Any] = {}

@@ -11,7 +11,8 @@ import asyncio
 import inspect
 import math
 from asyncio import CancelledError
-from collections.abc import Hashable, Iterable
+from collections.abc import Coroutine, Hashable, Iterable, Mapping
+from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
 from sdax import (
@@ -38,17 +39,35 @@ class Ending(NamedTuple):
     timed_out: bool = False
 
 
+class Graph(NamedTuple):
+    """What each task depends on, and whether that orders `execute`, too."""
+
+    depends_on: Mapping[Hashable, Iterable[Hashable]]
+    execute_in_order: bool
+
+
 class Reference:
     """A processor for one run: `process_tasks(ctx)` returns or raises what the contract says.
+
+    Tasks are in levels; where there is a graph, that counts, and the levels do not.
 
     `failed_at` has the time at which each function failed, by task name and phase: where two
     failed at the same time, the contract does not say which comes first.
     """
 
     def __init__(
-        self, added: Iterable[tuple[AsyncTask[Any, Any], int]], random_factor: float
+        self,
+        added: Iterable[tuple[AsyncTask[Any, Any], int]],
+        random_factor: float,
+        graph: Graph | None = None,
     ) -> None:
         self.added = list(added)
+        self.graph = graph
+        self.closed: list[AsyncTask[Any, Any]] = []  # in a phase of a graph: waits for others
+        self.done: set[Hashable] = set()  # and those which nobody need wait for any more
+        self.waits_for: dict[Hashable, set[Hashable]] = {}
+        self.unfinished: set[asyncio.Task[None]] = set()
+        self.variables = Context()
         self.random_factor = random_factor
         self.failed_at: dict[tuple[Hashable, str], float] = {}
         self.failures: list[TaskFailure] = []
@@ -66,6 +85,8 @@ class Reference:
         }
 
     async def process_tasks(self, ctx: Any) -> Report:
+        if self.graph is not None:
+            return await self.process_graph(self.graph, ctx)
         levels = sorted({level for _, level in self.added})
         for level in levels:
             if not self.stopped:
@@ -79,6 +100,67 @@ class Reference:
             due = [task for task in self.members(level) if task.name in self.started]
             await self.run_phase(POST, due, ctx)
         return self.result()
+
+    async def process_graph(self, graph: Graph, ctx: Any) -> Report:
+        self.variables = copy_context()  # for who calls the next ones has others
+        tasks = [task for task, _ in self.added]
+        upwards = {task.name: set(graph.depends_on[task.name]) for task in tasks}
+        downwards = {
+            task.name: {other for other, names in upwards.items() if task.name in names}
+            for task in tasks
+        }
+        await self.run_graph(PRE, upwards, ctx)
+        if not self.stopped:
+            if graph.execute_in_order:
+                await self.run_graph(EXECUTE, upwards, ctx)
+            else:
+                await self.run_phase(EXECUTE, tasks, ctx)
+        await self.run_graph(POST, downwards, ctx)
+        return self.result()
+
+    async def run_graph(
+        self, phase: str, waits_for: dict[Hashable, set[Hashable]], ctx: Any
+    ) -> None:
+        self.phase = phase
+        self.waits_for = waits_for
+        self.closed = [task for task, _ in self.added]
+        self.done = set()
+        self.unfinished = set()
+        self.open(ctx)
+        while self.unfinished:
+            try:
+                await asyncio.wait(self.unfinished, return_when=asyncio.FIRST_COMPLETED)
+            except CancelledError as error:
+                self.interruption = self.interruption or error
+                self.stop()
+            self.unfinished = {task for task in self.unfinished if not task.done()}
+        self.closed = []
+
+    def open(self, ctx: Any) -> None:
+        """Call whatever waits for nothing any more, in the order of adding."""
+        opened = []
+        before = None
+        while before != len(self.done):  # who has nothing to do may let others go on
+            before = len(self.done)
+            for task in [*self.closed]:
+                if self.waits_for[task.name] <= self.done:
+                    self.closed.remove(task)
+                    if self.phase == PRE and not has(task, PRE):
+                        self.started.add(task.name)
+                    due = self.phase != POST or task.name in self.started
+                    if has(task, self.phase) and due:
+                        opened.append(task)
+                    else:
+                        self.done.add(task.name)
+        for task, _ in self.added:
+            if task in opened:
+                self.unfinished.add(
+                    create_lazy_task(
+                        self.run_function(task, ctx),
+                        name=f"sdax:{task.name}:{self.phase}",
+                        context=self.variables.copy(),
+                    )
+                )
 
     def members(self, level: int) -> list[AsyncTask[Any, Any]]:
         return [task for task, its_level in self.added if its_level == level]
@@ -113,7 +195,10 @@ class Reference:
         self.running.add(current)
         ending = await self.attempts(task, getattr(task, self.phase), ctx)
         self.running.discard(current)
-        self.reports[task.name, self.phase] = self.judge(task, ending)
+        report = self.reports[task.name, self.phase] = self.judge(task, ending)
+        if self.phase == POST or (report.state is State.SUCCEEDED and not self.stopped):
+            self.done.add(task.name)
+            self.open(ctx)
 
     async def attempts(
         self, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
@@ -209,6 +294,14 @@ class Reference:
         if failure is not None:
             raise failure
         return report
+
+
+def create_lazy_task(coroutine: Coroutine[Any, Any, None], **options: Any) -> asyncio.Task[None]:
+    """Make an `asyncio.Task` that begins in its turn, with the loop's task factory or without."""
+    loop = asyncio.get_running_loop()
+    if loop.get_task_factory() is getattr(asyncio, "eager_task_factory", None):
+        return asyncio.Task(coroutine, loop=loop, **options)
+    return loop.create_task(coroutine, **options)
 
 
 def has(task: AsyncTask[Any, Any], phase: str) -> bool:

@@ -1,8 +1,10 @@
-"""Types, as mypy sees them."""
+"""Types, as mypy and pyright see them."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +30,33 @@ def test_mypy_accepts_what_is_right_and_rejects_what_is_wrong(tmp_path: Path) ->
         check=False,
     )
     assert done.stdout.startswith("Success"), done.stdout + done.stderr
+
+
+def test_pyright_accepts_what_is_right_and_rejects_what_is_wrong(tmp_path: Path) -> None:
+    pytest.importorskip("pyright", reason="pyright is not among the requirements of the tests")
+    command = [sys.executable, "-m", "pyright"]
+    there = subprocess.run([*command, "--version"], capture_output=True, timeout=300, check=False)
+    if there.returncode:
+        pytest.skip("pyright is installed, but cannot run: it may want to download itself")
+    settings = {
+        "extraPaths": [str(Path(sdax.__file__).parent.parent)],
+        "typeCheckingMode": "strict",
+        "reportUnnecessaryTypeIgnoreComment": "error",
+        # Where a mistake is, or Any was meant, there is more that is not known.
+        "reportUnknownArgumentType": False,
+        "reportUnknownMemberType": False,
+        "reportUnknownVariableType": False,
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    shutil.copy(SNIPPETS, tmp_path)  # pyright only looks at what is below its configuration
+    done = subprocess.run(
+        [*command, "--outputjson", "--project", str(tmp_path), "--pythonpath", sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.startswith("{"), done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["generalDiagnostics"] == []
+    assert found["summary"]["filesAnalyzed"] == 1

@@ -1,7 +1,7 @@
-"""What type checkers make of the public API: read by mypy, never run.
+"""What type checkers make of the public API: read by mypy and pyright, never run.
 
-A mistake that must be rejected has a `type: ignore` with its code; mypy warns of any that it
-does not need.
+A mistake that must be rejected has a `type: ignore` with mypy's code; both checkers complain of
+any that they do not need.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from typing import Any, assert_type
 
 from sdax import (
+    AsyncDagTaskProcessor,
+    AsyncDagTaskProcessorBuilder,
+    AsyncPhaseRunner,
     AsyncTask,
     AsyncTaskProcessor,
+    AsyncTaskProcessorBuilder,
+    PhaseId,
     PhaseReport,
     RunReport,
     SdaxExecutionError,
@@ -23,6 +28,12 @@ from sdax import (
     TaskReport,
     flatten_exceptions,
     join,
+    task,
+    task_func,
+    task_group_func,
+    task_group_task,
+    task_sync_func,
+    task_thread_func,
 )
 
 
@@ -70,19 +81,39 @@ def functions() -> None:
 
 
 def tasks() -> None:
-    task = AsyncTask("A", TaskFunction(load), execute=TaskFunction(load))
-    assert_type(task, AsyncTask[Context, str])
-    assert_type(task.name, str)
+    one = AsyncTask("A", TaskFunction(load), execute=TaskFunction(load))
+    assert_type(one, AsyncTask[Context, str])
+    assert_type(one.name, str)
     assert_type(join("A").name, str)
     AsyncTask(["A"], TaskFunction(load))  # type: ignore[type-var]
     AsyncTask("A", load)  # type: ignore[arg-type]
-    task.name = "B"  # type: ignore[misc]
+    one.name = "B"  # type: ignore[misc]
+
+
+def helpers() -> None:
+    assert_type(task_func(load, timeout=1.0, retries=2), TaskFunction[Context])
+    assert_type(task_sync_func(returns_no_awaitable, timeout=1), TaskFunction[Context])
+    assert_type(task_thread_func(returns_no_awaitable), TaskFunction[Context])
+    assert_type(task_group_func(load_in_group, max_delay=2.0), TaskFunction[Context])
+    assert_type(task_group_task(load_in_group), TaskFunction[Context])
+    assert_type(task("A", execute=task_func(load)), AsyncTask[Context, str])
+    assert_type(join("A"), AsyncTask[Any, str])
+    task_func(returns_no_awaitable)  # type: ignore[arg-type]
+    task_func(load_in_group)  # type: ignore[arg-type]
+    task_func(load, 5)  # type: ignore[call-arg]
+    task_func(load, time_out=5)  # type: ignore[call-arg]
+    task_sync_func(returns_no_awaitable, retries="1")  # type: ignore[arg-type]
+    task_thread_func(returns_no_awaitable, timeout="5")  # type: ignore[arg-type]
+    task_group_func(load)  # type: ignore[arg-type]
+    task(execute=task_func(load))  # type: ignore[call-arg]
+    task("A", execute=load)  # type: ignore[arg-type]
+    task(["A"], execute=task_func(load))  # type: ignore[type-var]
 
 
 async def processors() -> None:
-    task = AsyncTask("A", TaskFunction(load))
+    one = AsyncTask("A", TaskFunction(load))
     processor: AsyncTaskProcessor[Context, str] = (
-        AsyncTaskProcessor.builder().add_task(task, 1).add_task(level=2, task=join("B")).build()
+        AsyncTaskProcessor.builder().add_task(one, 1).add_task(level=2, task=join("B")).build()
     )
     report = await processor.process_tasks(Context())
     assert_type(report, RunReport[str])
@@ -92,8 +123,60 @@ async def processors() -> None:
     assert_type(report["A"].execute.value, Any)
     report["A"] = report["B"]  # type: ignore[index]
     await processor.process_tasks(Other())  # type: ignore[arg-type]
-    AsyncTaskProcessor.builder().add_task(task, "1")  # type: ignore[arg-type]
+    AsyncTaskProcessor.builder().add_task(one, "1")  # type: ignore[arg-type]
     AsyncTaskProcessor.builder().add_task("A", 1)  # type: ignore[arg-type]
+
+
+async def processors_of_a_context_and_a_key() -> None:
+    one = task("A", execute=task_func(load))
+    builder = AsyncTaskProcessor[Context, str].builder(max_concurrency=5)
+    assert_type(builder, AsyncTaskProcessorBuilder[Context, str])
+    assert_type(builder.add_task(one, 1).build(), AsyncTaskProcessor[Context, str])
+    elevator = AsyncTaskProcessor[Context, str].elevator_builder()
+    assert_type(elevator, AsyncTaskProcessorBuilder[Context, str])
+    builder.add_task(task("B", execute=task_func(load_other)), 1)  # type: ignore[arg-type]
+    builder.add_task(task(5, execute=task_func(load)), 1)  # type: ignore[arg-type]
+    builder.add_task(one, depends_on=("B",))  # type: ignore[call-arg]
+    AsyncTaskProcessor[Context, str].builder(max_concurrency="5")  # type: ignore[arg-type]
+
+
+async def graphs() -> None:
+    one = task("A", execute=task_func(load))
+    of_context = AsyncDagTaskProcessor[Context].builder()
+    assert_type(of_context.add_task(one).build(), AsyncDagTaskProcessor[Context, Any])
+    of_context.add_task(task("B", execute=task_func(load_other)))  # type: ignore[arg-type]
+
+    builder = AsyncDagTaskProcessor[Context, str].builder(execute_order="dependency")
+    assert_type(builder, AsyncDagTaskProcessorBuilder[Context, str])
+    by_other_name = AsyncTaskProcessor[Context, str].graph_builder(max_concurrency=5)
+    assert_type(by_other_name, AsyncDagTaskProcessorBuilder[Context, str])
+    processor = builder.add_task(one).add_task(join("B"), depends_on=["A"]).build()
+    assert_type(processor, AsyncDagTaskProcessor[Context, str])
+    assert_type(processor.tasks["A"], AsyncTask[Context, str])
+    assert_type(processor.dependencies["B"], tuple[str, ...])
+    assert_type(processor.to_mermaid(), str)
+    assert_type(await processor.process_tasks(Context()), RunReport[str])
+
+    builder.add_task(task("C", execute=task_func(load_other)))  # type: ignore[arg-type]
+    builder.add_task(task(5, execute=task_func(load)))  # type: ignore[arg-type]
+    builder.add_task(join("D"), depends_on=(5,))  # type: ignore[arg-type]
+    builder.add_task(join("D"), depends_on=5)  # type: ignore[arg-type]
+    builder.add_task(join("D"), level=1)  # type: ignore[call-arg]
+    builder.add_task("D")  # type: ignore[arg-type]
+    processor.tasks["A"] = one  # type: ignore[index]
+    await processor.process_tasks(Other())  # type: ignore[arg-type]
+    AsyncDagTaskProcessor[Context].builder(execute_order="levels")  # type: ignore[arg-type]
+
+
+async def phases(processor: AsyncDagTaskProcessor[Context, str]) -> None:
+    async with processor.open(Context()) as run:
+        assert_type(run, AsyncPhaseRunner[Context, str])
+        assert_type(run.ctx, Context)
+        assert_type(await run.run_next(), bool)
+        assert_type(run.next_phase_id(), PhaseId | None)
+        assert_type(run.last_phase_id(), PhaseId | None)
+        assert_type(run.failures(), list[Exception])
+    processor.open(Other())  # type: ignore[arg-type]
 
 
 async def errors(processor: AsyncTaskProcessor[Context, str]) -> None:

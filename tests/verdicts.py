@@ -10,7 +10,7 @@ from typing import Any
 
 from playing import Event, Observation, Place, describe, outline
 from sdax import SdaxExecutionError, State, TaskCancelledError
-from workflows import PHASES, Behaviour, Shape, Workflow
+from workflows import PHASES, Arrangement, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
 
@@ -174,6 +174,7 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         (node.level for node in workflow.nodes if Place(node.name, PRE) in calls), default=None
     )
     executed = any(place.phase == EXECUTE for place in calls)
+    ancestors = workflow.ancestors()
     if seen.passes == 0:
         return  # cancelled before there was a run
     for node in workflow.nodes:
@@ -183,7 +184,17 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         cleaned = place in calls
         if node.pre_execute is not None:
             due = Place(node.name, PRE) in calls
-        elif executed or (reached is not None and node.level <= reached):
+        elif executed:
+            due = True
+        elif workflow.is_graph:
+            # All that it depends on was at least called; whether that succeeded, a model knows.
+            called = all(
+                Place(other.name, PRE) in calls
+                for other in workflow.nodes
+                if other.name in ancestors[node.name] and other.pre_execute is not None
+            )
+            due = cleaned and called
+        elif reached is not None and node.level <= reached:
             due = True
         else:
             due = cleaned  # its level may have opened, without anything to call in it
@@ -214,13 +225,16 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
         return PHASES.index(phase), level, added[name]
 
     calls = [event for event in seen.calls() if event.attempt == 1]
-    for one, next_one in pairwise(calls):
-        if turn(one) > turn(next_one):
-            yield f"called out of order: {one}, then {next_one}"
-    # Nothing of a stage may happen once something of a later one has.
-    stages = [turn(event)[:2] for event in seen.trace]
-    if stages != sorted(stages):
-        yield f"stages overlap: {seen.trace}"
+    if workflow.is_graph:
+        yield from _graph_order(workflow, seen)
+    else:
+        for one, next_one in pairwise(calls):
+            if turn(one) > turn(next_one):
+                yield f"called out of order: {one}, then {next_one}"
+        # Nothing of a stage may happen once something of a later one has.
+        stages = [turn(event)[:2] for event in seen.trace]
+        if stages != sorted(stages):
+            yield f"stages overlap: {seen.trace}"
     if any(event.place.phase == EXECUTE for event in calls):
         behaviours = _behaviours(workflow)
         for place, event in seen.last_events().items():
@@ -229,6 +243,33 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
             failed = event.what in ("raise", "cancelled") and shape is not Shape.GROUP
             if place.phase == PRE and (failed or shape is Shape.PLAIN):
                 yield f"execute began although {place} had failed: {event}"
+
+
+def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    """Who depends on something does nothing before that has ended; in cleanup, the reverse."""
+    phases = [PHASES.index(event.place.phase) for event in seen.trace]
+    if phases != sorted(phases):
+        yield f"phases overlap: {seen.trace}"
+    first: dict[Place, int] = {}
+    last: dict[Place, int] = {}
+    for number, event in enumerate(seen.trace):
+        first.setdefault(event.place, number)
+        last[event.place] = number
+    behaviours = _behaviours(workflow)
+    ordered = [PRE, POST]
+    if workflow.arrangement is Arrangement.GRAPH_IN_ORDER:
+        ordered.append(EXECUTE)
+    for name, others in workflow.ancestors().items():
+        for other in others:
+            for phase in ordered:
+                early, late = Place(other, phase), Place(name, phase)
+                if phase == POST:
+                    early, late = late, early
+                if early in last and late in first and last[early] > first[late]:
+                    yield f"{late} began before {early} had ended"
+                missing = early in behaviours and early not in last
+                if phase != POST and late in first and missing:
+                    yield f"{late} began although {early} was never called"
 
 
 def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:

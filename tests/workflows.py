@@ -181,13 +181,22 @@ class Behaviour(_Brief):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Node(_Brief):
-    """A task and its level."""
+    """A task and its level, or, in a graph, what it depends on."""
 
     name: str
     level: int
     pre_execute: Behaviour | None = None
     execute: Behaviour | None = None
     post_execute: Behaviour | None = None
+    depends_on: tuple[str, ...] = ()
+
+
+class Arrangement(Enum):
+    """What orders the tasks."""
+
+    LEVELS = "levels"
+    GRAPH = "what they depend on"
+    GRAPH_IN_ORDER = "the same, in execute as well"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -215,6 +224,26 @@ class Workflow(_Brief):
     disturbance: Disturbance = Disturbance()
     factory: Factory = Factory.NONE
     debug: bool = False  # asyncio's debug mode
+    arrangement: Arrangement = Arrangement.LEVELS
+    places: int | None = None  # the most functions that may be suspended at a time
+
+    @property
+    def is_graph(self) -> bool:
+        return self.arrangement is not Arrangement.LEVELS
+
+    def ancestors(self) -> dict[str, set[str]]:
+        """Return all that each task of a graph depends on, directly or not."""
+        direct = {node.name: node.depends_on for node in self.nodes}
+        found: dict[str, set[str]] = {}
+        for name, names in direct.items():
+            found[name] = set()
+            left = [*names]
+            while left:
+                other = left.pop()
+                if other not in found[name]:
+                    found[name].add(other)
+                    left += direct[other]
+        return found
 
 
 class Chooser(Protocol):
@@ -238,7 +267,13 @@ class _Author:
         # A timeout of 0 races with all that happens before the first sleep, so that there is
         # nothing of that kind in a settled workflow that has one.
         self.zero_timeouts = self.one_in(6)
+        arrangements = (Arrangement.LEVELS, *Arrangement)
+        self.arrangement = self.choose.choice(arrangements)
         self.passes = not (settled and self.zero_timeouts)
+        if settled and self.arrangement is not Arrangement.LEVELS:
+            # What ends calls what waits for it at once, so that whatever is decided by passes,
+            # wherever it happens, is a race with what is called at the same moment.
+            self.passes = self.zero_timeouts = False
         # The one attempt in so many that fails.
         self.temper = self.choose.choice((2, 4, 12))
         self.names: tuple[str, ...] = ()
@@ -258,11 +293,32 @@ class _Author:
         return whole + Random(self.times).getrandbits(29) / 2**30
 
     def workflow(self) -> Workflow:
-        levels = (0,) if self.one_in(4) else (-3, 0, 7)
-        self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 5)))
-        nodes = tuple(self.node(name, self.choose.choice(levels)) for name in self.names)
+        if self.arrangement is Arrangement.LEVELS:
+            levels = (0,) if self.one_in(4) else (-3, 0, 7)
+            self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 5)))
+            nodes = tuple(self.node(name, self.choose.choice(levels)) for name in self.names)
+        else:
+            nodes = self.graph()
         factory = self.choose.choice((Factory.NONE, *Factory)) if self.one_in(3) else Factory.NONE
-        return Workflow(nodes, self.disturbance(), factory, self.one_in(30))
+        disturbance, debug = self.disturbance(), self.one_in(30)
+        places = self.choose.randint(1, 3) if not self.settled and self.one_in(4) else None
+        return Workflow(nodes, disturbance, factory, debug, self.arrangement, places)
+
+    def graph(self) -> tuple[Node, ...]:
+        self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 7)))
+        # Each may depend on whatever comes before it here, added earlier or later.
+        order: list[str] = []
+        for name in self.names:
+            order.insert(self.choose.randint(0, len(order)) if self.one_in(3) else len(order), name)
+        density = self.choose.choice((2, 3))
+        nodes = []
+        for name in self.names:
+            earlier = order[: order.index(name)]
+            depends_on = tuple(other for other in earlier if self.one_in(density))
+            # Some do nothing in most phases, or in all of them.
+            node = Node(name, 0) if self.one_in(6) else self.node(name, 0)
+            nodes.append(replace(node, depends_on=depends_on))
+        return tuple(nodes)
 
     def node(self, name: str, level: int) -> Node:
         phases = {phase: self.behaviour() for phase in PHASES if not self.one_in(3)}
