@@ -82,7 +82,8 @@ cdef extern from *:
     static inline int sdax_is_marked(PyObject *task) {
         PyObject **attributes = _PyObject_GetDictPtr(task);
         int marked;
-        if (attributes != NULL && *attributes != NULL)
+        /* Python 3.14 makes the dictionary for the question, so what counts is what is in it. */
+        if (attributes != NULL && *attributes != NULL && PyDict_Size(*attributes) != 0)
             return 1;
         marked = sdax_answers(sdax_task_cancelling(task, NULL));
         if (marked == 0)
