@@ -267,6 +267,7 @@ cdef class Run:
     cdef list uncalled
     cdef set due  # the tasks to clean up; None is all
     cdef object deadlines
+    cdef object clock  # the loop's, once a timeout asks for it
 
     def __init__(self, plan, ctx):
         self.plan = plan
@@ -717,8 +718,11 @@ cdef class Driver:
         if self.attempts:
             self.cancelling = self.task.cancelling()
         self.attempts += 1
-        if limits.timeout is not None:
-            self.deadline = <double>self.run.loop.time() + <double>limits.timeout
+        timeout = limits.timeout
+        if timeout is not None:
+            if self.run.clock is None:
+                self.run.clock = self.run.loop.time
+            self.deadline = <double>self.run.clock() + <double>timeout
             self.wants_timer = True
         return 0
 
