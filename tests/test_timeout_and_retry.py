@@ -386,11 +386,6 @@ async def test_a_cancellation_swallowed_before_counts_as_in_asyncio() -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await forever()
 
-    async def asyncios() -> None:
-        await swallow()
-        async with asyncio.timeout(1):
-            await forever()
-
     trace = Trace()
 
     async def ours(ctx: Any) -> None:
@@ -400,11 +395,10 @@ async def test_a_cancellation_swallowed_before_counts_as_in_asyncio() -> None:
             raise RetryableException
         await forever()
 
-    expected = await error_of(asyncio.get_running_loop().create_task(asyncios()))
     error = await failure_of(solo(TaskFunction(ours, timeout=1, retries=1)))
     assert len(trace) == 2
-    kind = TaskCancelledError if isinstance(expected, asyncio.CancelledError) else TimeoutError
-    assert type(error.exceptions[0]) is kind
+    # What asyncio.timeout() makes of it too, but for the first releases of 3.11.
+    assert type(error.exceptions[0]) is TimeoutError
 
 
 @virtual_clock
