@@ -201,7 +201,6 @@ cdef enum:
 cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
 cdef object EAGER_FACTORY = getattr(asyncio, "eager_task_factory", None)
-cdef object NOTHING = object()  # what a driver holds when there is nothing to hand over
 cdef object THROW_METHOD = "throw"
 cdef object add_to_awaited_by = None
 cdef object discard_from_awaited_by = None
