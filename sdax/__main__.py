@@ -1,15 +1,17 @@
-"""`python -m sdax`: which sdax is this?"""
+"""`python -m sdax`: which sdax is this? With a command, see `python -m sdax --help`."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import platform
 import sys
+from collections.abc import Sequence
 
 from . import IMPLEMENTATION, __version__
 
 
-def main() -> None:
+def print_versions(args: argparse.Namespace) -> None:
     """Print the versions of sdax and Python, the engine and the event loop."""
     with asyncio.Runner() as runner:
         loop = type(runner.get_loop())
@@ -17,6 +19,19 @@ def main() -> None:
     print(f"engine: {IMPLEMENTATION}")
     print(f"Python: {platform.python_implementation()} {sys.version.split()[0]}")
     print(f"loop: {loop.__module__}.{loop.__qualname__}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; `run` of what it parses is the function to call."""
+    parser = argparse.ArgumentParser(prog="python -m sdax", description=print_versions.__doc__)
+    parser.set_defaults(run=print_versions)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name; without one, print the versions."""
+    args = make_parser().parse_args(arguments)
+    args.run(args)
 
 
 if __name__ == "__main__":
