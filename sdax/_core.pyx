@@ -19,7 +19,7 @@ from cpython.ref cimport Py_XDECREF
 from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines
 from .plan import PHASES, PLAIN
-from .report import Record
+from .record import Record
 from .tasks import PlainFunction
 
 __all__ = ["Run"]
@@ -230,7 +230,8 @@ cdef class Run:
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
     when the run is. `cancel` asks it to end early. Then `values` has what functions
     returned, by the plan's keys, and `record` everything else that is not a plain success;
-    both are None while empty.
+    both are None while empty. A run with a `watch` tells it everything: its plan must have
+    limits for every function (see `Plan.observed`).
     """
 
     cdef readonly object loop
@@ -267,9 +268,13 @@ cdef class Run:
     cdef set due  # the tasks to clean up; None is all
     cdef object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
+    cdef readonly object watch
 
-    def __init__(self, plan, ctx):
+    def __init__(self, plan, ctx, watch=None):
         self.plan = plan
+        if watch is not None:
+            self.watch = watch
+            self.record = Record(plan, watch)
         self.places = plan.places
         self.ctx = ctx
         self.loop = get_running_loop()
@@ -423,6 +428,8 @@ cdef class Run:
 
     cdef int finish(self) except -1:
         self.over = True
+        if self.watch is not None:
+            self.watch.phase_finished()
         if self.deadlines is not None:
             self.deadlines.close()
         if self.waiter is not None and not self.waiter.done():
@@ -432,7 +439,7 @@ cdef class Run:
     cdef int failed(self, Py_ssize_t index, error, Py_ssize_t attempts, bint timed_out) except -1:
         """Take note of what left a function for good, and stop the phase."""
         hide_engine(error)
-        if isinstance(error, CancelledError) and (self.aborted or self.is_cancelled()):
+        if self.has_cancelled(error):
             self.note().cancelled(self.number, index, attempts)
         else:
             self.note().failed(
@@ -464,12 +471,16 @@ cdef class Run:
             self.advance()
         return 0
 
-    cdef bint is_cancelled(self) except -1:
-        """Tell whether the caller has just been cancelled, and will hear of it soon.
+    cdef bint has_cancelled(self, error) except -1:
+        """Tell whether what left a function comes from the run, or from its caller.
 
-        Whoever cancels all tasks of a loop may get to a function before its run.
+        Whoever cancels all tasks of a loop may get to a function before its run: the caller has
+        been cancelled then, and will hear of it soon.
         """
-        return self.number != POST and self.waiter is not None and self.waiter.cancelled()
+        return isinstance(error, CancelledError) and (
+            self.aborted
+            or (self.number != POST and self.waiter is not None and self.waiter.cancelled())
+        )
 
     cdef int abort(self) except -1:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
@@ -488,7 +499,7 @@ cdef class Run:
             self.uncalled = []
         self.uncalled.extend(uncalled)
         self.pending -= len(uncalled)
-        self.note().skipped(self.number, uncalled)
+        self.note().stopped(self.number, uncalled)
         while driver is not None:
             suspended.append(driver.task)
             driver = driver.following
@@ -524,7 +535,7 @@ cdef class Run:
 
     cdef object note(self):
         if self.record is None:
-            self.record = Record(self.plan)
+            self.record = Record(self.plan, self.watch)
         return self.record
 
 
@@ -623,6 +634,8 @@ cdef class Driver:
                 plain = type(limits.function) is PlainFunction
                 if limits is not PLAIN:
                     self.begin_attempt(limits)
+            elif run.watch is not None:
+                run.watch.attempt_resumed(run.number, self.index, self.attempts)
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
@@ -635,11 +648,15 @@ cdef class Driver:
                 value = <object>outcome
                 Py_XDECREF(outcome)
             if status == YIELDED:
+                if run.watch is not None:
+                    run.watch.attempt_suspended(run.number, self.index, self.attempts)
                 if self.wants_timer:
                     self.set_timer()
                 return value
             if limits is not None and limits is not PLAIN:
                 error = self.settle_attempt(limits, error)
+                if run.watch is not None:
+                    self.tell_outcome(value, error)
                 if error is not None:
                     last, error = error, self.retried(limits, error)
                     if error is None:
@@ -717,6 +734,8 @@ cdef class Driver:
         if self.attempts:
             self.cancelling = self.task.cancelling()
         self.attempts += 1
+        if self.run.watch is not None:
+            self.run.watch.attempt_started(self.run.number, self.index, self.attempts)
         timeout = limits.timeout
         if timeout is not None:
             if self.run.clock is None:
@@ -742,6 +761,21 @@ cdef class Driver:
         hide_engine(error)
         return timeout
 
+    cdef int tell_outcome(self, value, error) except -1:
+        cdef Run run = self.run
+        if error is not None:
+            hide_engine(error)
+        run.watch.attempt_finished(
+            run.number,
+            self.index,
+            self.attempts,
+            value,
+            error,
+            timed_out=self.timed_out,
+            cancelled=run.has_cancelled(error),
+        )
+        return 0
+
     cdef object retried(self, limits, error):
         """Return None when another attempt is to follow this error, else what is left of it."""
         if (
@@ -764,6 +798,8 @@ cdef class Driver:
         cdef Run run = self.run
         cdef double delay = limits.backoff(self.attempts - 1) * uniform(0.5, 1.0)
         hide_engine(error)
+        if run.watch is not None:
+            run.watch.retry_scheduled(run.number, self.index, self.attempts, delay, error)
         self.error = error
         self.pausing = True
         if delay <= 0:
@@ -790,6 +826,13 @@ cdef class Driver:
         """Hear that the deadline has come."""
         if self.pause is None:
             self.expired = True
+            if self.run.watch is not None:
+                self.run.watch.timeout_expired(
+                    self.run.number,
+                    self.index,
+                    self.attempts,
+                    (<tuple>self.run.work[self.index])[1].timeout,
+                )
             self.task.cancel()
         elif not self.pause.done():
             self.pause.set_result(None)
@@ -809,8 +852,8 @@ cdef class Driver:
             if run.values is None:
                 run.values = {}
             run.values[run.plan.key(run.number, self.index)] = value
-        if attempts > 1:
-            run.note().succeeded(run.number, self.index, attempts)
+        if attempts > 1 or run.watch is not None:
+            run.note().succeeded(run.number, self.index, attempts, value)
         gates = (<tuple>run.work[self.index])[3]
         if gates and not run.aborted:
             run.feed(gates)

@@ -30,8 +30,9 @@ from weakref import getweakrefcount
 from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines
 from .plan import EXECUTE, PHASES, PLAIN, POST, PRE, Call, Plan
-from .report import Record
+from .record import Record
 from .tasks import PlainFunction, TaskFunction
+from .watch import Watch
 
 if sys.version_info < (3, 12):
     from asyncio.tasks import (  # type: ignore[attr-defined]
@@ -56,7 +57,8 @@ class Run:
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
     when the run is. `cancel` asks it to end early. Then `values` has what functions
     returned, by the plan's keys, and `record` everything else that is not a plain success;
-    both are None while empty.
+    both are None while empty. A run with a `watch` tells it everything: its plan must have
+    limits for every function (see `Plan.observed`).
     """
 
     __slots__ = (
@@ -84,9 +86,10 @@ class Run:
         "values",
         "waiter",
         "waiting",
+        "watch",
     )
 
-    def __init__(self, plan: Plan, ctx: Any) -> None:
+    def __init__(self, plan: Plan, ctx: Any, watch: Watch | None = None) -> None:
         self.plan = plan
         self.ctx = ctx
         self.loop = loop = asyncio.get_running_loop()
@@ -94,7 +97,8 @@ class Run:
         self.context = copy_context()
         self.waiter: asyncio.Future[None] | None = None
         self.values: dict[int, Any] | None = None
-        self.record: Record | None = None
+        self.watch = watch
+        self.record: Record | None = None if watch is None else Record(plan, watch)
         self.over = False
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
@@ -221,6 +225,8 @@ class Run:
 
     def finish(self) -> None:
         self.over = True
+        if self.watch is not None:
+            self.watch.phase_finished()
         if self.deadlines is not None:
             self.deadlines.close()
         if self.waiter is not None and not self.waiter.done():
@@ -231,7 +237,7 @@ class Run:
         hide_engine(error)
         number = self.phase.number
         made = 1 if attempts is None else attempts.number
-        if isinstance(error, CancelledError) and (self.aborted or self.is_cancelled()):
+        if self.has_cancelled(error):
             self.note().cancelled(number, index, made)
         else:
             timed_out = attempts is not None and attempts.timed_out
@@ -262,12 +268,16 @@ class Run:
         if not self.pending:
             self.advance()
 
-    def is_cancelled(self) -> bool:
-        """Tell whether the caller has just been cancelled, and will hear of it soon.
+    def has_cancelled(self, error: BaseException | None) -> bool:
+        """Tell whether what left a function comes from the run, or from its caller.
 
-        Whoever cancels all tasks of a loop may get to a function before its run.
+        Whoever cancels all tasks of a loop may get to a function before its run: the caller has
+        been cancelled then, and will hear of it soon.
         """
-        return self.phase.number != POST and self.waiter is not None and self.waiter.cancelled()
+        return isinstance(error, CancelledError) and (
+            self.aborted
+            or (self.phase.number != POST and self.waiter is not None and self.waiter.cancelled())
+        )
 
     def abort(self) -> None:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
@@ -277,13 +287,13 @@ class Run:
         uncalled = list(self.ready)
         self.uncalled += uncalled
         self.pending -= len(uncalled)
-        self.note().skipped(self.phase.number, uncalled)
+        self.note().stopped(self.phase.number, uncalled)
         for task in [driver.task for driver in self.suspended]:
             task.cancel()
 
     def note(self) -> Record:
         if self.record is None:
-            self.record = Record(self.plan)
+            self.record = Record(self.plan, self.watch)
         return self.record
 
 
@@ -390,8 +400,8 @@ class Driver:
             else:
                 if value is not None:
                     run.keep(index, value)
-                if attempts is not None and attempts.number > 1:
-                    run.note().succeeded(run.phase.number, index, attempts.number)
+                if attempts is not None and (attempts.number > 1 or run.watch is not None):
+                    run.note().succeeded(run.phase.number, index, attempts.number, value)
                 if feeds and not run.aborted:
                     run.feed(feeds)
                 run.pending -= 1
@@ -424,13 +434,15 @@ class Driver:
         if self.attempts is None:
             self.__next__ = self.body.__next__
         else:
-            self.attempts.set_timer()
+            self.attempts.suspended()
             self.__next__ = self.resume
 
     def resume(self) -> Any:
+        attempts: Any = self.attempts
+        if attempts.watch is not None:
+            attempts.resumed(attempts.watch)
         yielded = self.body.send(None)
-        if self.attempts is not None:
-            self.attempts.set_timer()
+        attempts.suspended()
         return yielded
 
     def release(self) -> None:
@@ -466,13 +478,16 @@ class Driver:
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
+        attempts = self.attempts
+        if attempts is not None and attempts.watch is not None:
+            attempts.resumed(attempts.watch)
         try:
             yielded = self.body.throw(exception)
         finally:
             # The traceback that it gets leads to this frame.
             del exception
-        if self.attempts is not None:
-            self.attempts.set_timer()
+        if attempts is not None:
+            attempts.suspended()
         return yielded
 
     def close(self) -> None:
@@ -595,7 +610,7 @@ class LoneDriver(Driver):
 
 
 class Attempts:
-    """The attempts at one function that has a timeout or retries."""
+    """The attempts at one function that has a timeout or retries, or that somebody watches."""
 
     __slots__ = (
         "cancelling",
@@ -606,8 +621,10 @@ class Attempts:
         "limits",
         "number",
         "pause",
+        "pausing",
         "serial",
         "timed_out",
+        "watch",
     )
 
     def __init__(self, driver: Driver, limits: TaskFunction[Any]) -> None:
@@ -620,7 +637,9 @@ class Attempts:
         self.cancelling = 0  # requests that earlier attempts have left open
         self.deadline: float | None = None  # wanted, but no timer is set yet
         self.serial = 0  # of the timer that is set
+        self.pausing = False
         self.pause: asyncio.Future[None] | None = None
+        self.watch: Watch | None = driver.run.watch
 
     @coroutine
     def make(self, call: Call) -> Generator[Any, None, Any]:
@@ -631,6 +650,8 @@ class Attempts:
             self.number += 1
             self.timed_out = False
             error = value = None
+            if self.watch is not None:
+                self.watch.attempt_started(*self.place())
             if limits.timeout is not None:
                 self.deadline = run.loop.time() + limits.timeout
             try:
@@ -652,14 +673,26 @@ class Attempts:
                 self.serial = 0
                 if self.expired:
                     error = self.timeout_of(error)
+            if error is not None:
+                hide_engine(error)
+            if self.watch is not None:
+                self.watch.attempt_finished(
+                    *self.place(),
+                    value,
+                    error,
+                    timed_out=self.timed_out,
+                    cancelled=run.has_cancelled(error),
+                )
             if error is None:
                 return value
-            hide_engine(error)
             self.error = error
             error = None
             if not self.may_retry():
                 return None
             delay = limits.backoff(self.number - 1) * uniform(0.5, 1.0)
+            if self.watch is not None:
+                self.watch.retry_scheduled(*self.place(), delay, self.error)
+            self.pausing = True
             try:
                 if delay > 0:
                     self.deadline = run.loop.time() + delay
@@ -671,6 +704,7 @@ class Attempts:
                 return None
             finally:
                 self.deadline = self.pause = None
+                self.pausing = False
                 self.serial = 0
             self.error = None
             self.cancelling = driver.task.cancelling()
@@ -699,8 +733,19 @@ class Attempts:
             self.timed_out = retry = False
         return retry
 
-    def set_timer(self) -> None:
+    def place(self) -> tuple[int, int, int]:
+        """Return the phase, the task and the attempt, as a watch is told of them."""
+        return self.driver.run.phase.number, self.driver.index, self.number
+
+    def resumed(self, watch: Watch) -> None:
+        """Tell the watch that the function goes on, unless it is a pause that is over."""
+        if not self.pausing:
+            watch.attempt_resumed(*self.place())
+
+    def suspended(self) -> None:
         """Set the timer, if one is due: only what suspends can take long."""
+        if self.watch is not None and not self.pausing:
+            self.watch.attempt_suspended(*self.place())
         if self.deadline is None:
             return
         run = self.driver.run
@@ -716,6 +761,9 @@ class Attempts:
     def expire(self) -> None:
         if self.pause is None:
             self.expired = True
+            if self.watch is not None:
+                assert self.limits.timeout is not None
+                self.watch.timeout_expired(*self.place(), self.limits.timeout)
             self.driver.task.cancel()
         elif not self.pause.done():
             self.pause.set_result(None)

@@ -22,6 +22,8 @@ def interrupt(run: Run, came: BaseException, earlier: BaseException | None) -> B
         run.cancel()
         if isinstance(came, GeneratorExit):
             # Nothing can be awaited any more: the run cleans up on its own.
+            if run.watch is not None:
+                run.watch.run_finished(came, None)
             raise came
         return came if earlier is None else earlier
     finally:
@@ -33,7 +35,9 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
     """Raise the interruption, with the run's failures as its context, or the failures alone;
     return the report if there are neither."""
     record = run.take_record()
-    report: RunReport[Any] = RunReport(run.plan, run.values, record)
+    report: RunReport[Any] = RunReport(
+        run.plan, run.values, None if record is None else record.phases
+    )
     try:
         try:
             if record is not None:
@@ -54,8 +58,12 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
             raise
         if interruption is not None:
             raise interruption
+        if run.watch is not None:
+            run.watch.run_finished(None, report)
         return report
-    except BaseException:
+    except BaseException as error:
+        if run.watch is not None:
+            run.watch.run_finished(error, report)
         # What is raised leads here by its traceback: no name may lead back.
         del record, report, interruption
         raise

@@ -153,7 +153,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         return POST if self._last == EXECUTE else None
 
     def _report(self, run: Run) -> RunReport[Any]:
-        return RunReport(run.plan, run.values, run.record)
+        phases = None if run.record is None else run.record.phases
+        return RunReport(run.plan, run.values, phases)
 
 
 async def _run_phase(run: Run, number: int) -> BaseException | None:

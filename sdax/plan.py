@@ -53,6 +53,14 @@ class Phase:
         self.waits = waits
         self.arrays = (work, stages, gates, onward, waits)  # in one go, for the compiled engine
 
+    def limited(self, tasks: Sequence[AsyncTask[Any, Any]]) -> Phase:
+        """Return the same phase of these tasks with limits for every function."""
+        work = [
+            entry and (entry[0], getattr(task, PHASES[self.number]), *entry[2:])
+            for task, entry in zip(tasks, self.work, strict=True)
+        ]
+        return Phase(self.number, tuple(work), self.stages, self.gates, self.onward, self.waits)
+
     def unopened(self, opened: int, waiting: Sequence[int] | None) -> Iterator[int]:
         """Yield the tasks that wait in stages from `opened` on, or in gates still `waiting`."""
         for stage in self.stages[opened:]:
@@ -70,20 +78,30 @@ class Plan:
     can start. At most `places` functions are suspended at a time.
     """
 
-    __slots__ = ("index_of", "names", "phases", "places", "starts_with")
+    __slots__ = ("_observed", "_tasks", "index_of", "names", "phases", "places", "starts_with")
 
     def __init__(
         self,
         tasks: Sequence[AsyncTask[Any, Any]],
-        phases: tuple[Phase, Phase, Phase],
+        phases: tuple[Phase, ...],
         starts_with: Sequence[int],
         places: int,
     ) -> None:
+        self._tasks = tasks
+        self._observed: Plan | None = None
         self.names: tuple[Hashable, ...] = tuple(task.name for task in tasks)
         self.index_of = {name: index for index, name in enumerate(self.names)}
         self.phases = phases
         self.starts_with = tuple(starts_with)
         self.places = places
+
+    @property
+    def observed(self) -> Plan:
+        """The same plan with limits for every function: such functions the engine tells of."""
+        if self._observed is None:
+            phases = [phase.limited(self._tasks) for phase in self.phases]
+            self._observed = Plan(self._tasks, tuple(phases), self.starts_with, self.places)
+        return self._observed
 
     def key(self, number: int, index: int) -> int:
         """Return the key under which records and values of a run know this phase of this task."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Generic, Literal, Self
 
 from frozendict import frozendict
 
 from ._impl import Run
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
+from .events import ObservedRun, Observer, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
 from .outcome import conclude, interrupt, new_waiter
@@ -16,28 +17,36 @@ from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .report import RunReport
 from .tasks import AsyncTask
+from .watch import Observers, Watch, checked_observers
 
 
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
     """What all processors share: a plan, ready to run. Immutable."""
 
-    __slots__ = ("_plan",)
+    __slots__ = ("_infos", "_observer", "_plan")
 
     _plan: Plan
+    _observer: tuple[Observer, ...] | None
+    _infos: tuple[TaskInfo, ...] | None  # made for the first run that is observed
 
-    async def process_tasks(self, ctx: T) -> RunReport[K]:
+    async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
         """Run every task once with `ctx`, and return the report of the run.
 
         `pre_execute` goes up, level by level or as dependencies are met, then all of `execute`
         at once, then `post_execute` the same way down, for every task that started, whatever
         happened.
 
+        `observer`, or each of several, is called with every event of the run (see
+        `sdax.observe`); without one, the processor's own are, if it was built with any.
+
         Raises `SdaxExecutionError` after the last cleanup if anything failed, and
         `asyncio.CancelledError` after the last cleanup if the caller was cancelled.
 
         >>> report = await processor.process_tasks(RequestContext(user_id=7))
         """
-        run = Run(self._plan, ctx)
+        if observer is None:
+            observer = self._observer
+        run = Run(self._plan, ctx) if observer is None else self._observed_run(ctx, observer)
         interruption: BaseException | None = None
         run.start()
         # Not in a coroutine of its own: each waiting run would pay for that.
@@ -54,20 +63,37 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
             # What is raised leads here by its traceback: no name may lead back.
             del interruption
 
-    def open(self, ctx: T) -> AsyncPhaseRunner[T, K]:
+    def open(self, ctx: T, *, observer: Observers | None = None) -> AsyncPhaseRunner[T, K]:
         """Return an asynchronous context manager that goes through the run phase by phase.
+
+        `observer` is as for `process_tasks`.
 
         >>> async with processor.open(ctx) as run:
         ...     while await run.run_next():
         ...         print(run.last_phase_id(), "is done")
         """
-        return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
+        observers = self._observer if observer is None else checked_observers(observer)
+        if observers is None:
+            return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
+        return AsyncPhaseRunner(ctx, lambda: self._observed_run(ctx, observers))
+
+    def _observed_run(self, ctx: T, observer: Observers) -> Run:
+        if self._infos is None:
+            object.__setattr__(self, "_infos", tuple(self._describe_tasks()))
+        assert self._infos is not None
+        watch = Watch(ObservedRun(self, ctx), self._infos, checked_observers(observer))
+        watch.run_started()
+        return Run(self._plan.observed, ctx, watch)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {name!r}")
+
+    def _describe_tasks(self) -> Iterator[TaskInfo]:
+        """Yield what observers are told of each task, in the order in which they were added."""
+        raise NotImplementedError
 
     def _identity(self) -> tuple[Any, ...]:
         """Return what makes the processor: its constructor's arguments."""
@@ -106,6 +132,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         self,
         added: tuple[tuple[AsyncTask[T, K], int], ...],
         max_concurrency: int | None = None,
+        observer: tuple[Observer, ...] | None = None,
     ) -> None:
         members: dict[int, list[int]] = {}
         for index, (_, level) in enumerate(added):
@@ -115,21 +142,25 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         set_once = object.__setattr__
         set_once(self, "_added", added)
         set_once(self, "_max_concurrency", max_concurrency)
+        set_once(self, "_observer", observer)
+        set_once(self, "_infos", None)
         set_once(self, "_plan", plan_levels(ascending.values(), tasks, max_concurrency))
         levels = {level: tuple(tasks[i] for i in indices) for level, indices in ascending.items()}
         set_once(self, "levels", frozendict(levels))
 
     @classmethod
-    def builder(cls, *, max_concurrency: int | None = None) -> AsyncTaskProcessorBuilder[T, K]:
+    def builder(
+        cls, *, max_concurrency: int | None = None, observer: Observers | None = None
+    ) -> AsyncTaskProcessorBuilder[T, K]:
         """Return an empty builder for tasks in levels (see `AsyncTaskProcessorBuilder`)."""
-        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency)
+        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency, observer=observer)
 
     @classmethod
     def elevator_builder(
-        cls, *, max_concurrency: int | None = None
+        cls, *, max_concurrency: int | None = None, observer: Observers | None = None
     ) -> AsyncTaskProcessorBuilder[T, K]:
         """Return what `builder` returns, by the name for going up and down the levels."""
-        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency)
+        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency, observer=observer)
 
     @classmethod
     def graph_builder(
@@ -137,14 +168,19 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         *,
         execute_order: ExecuteOrder = "at once",
         max_concurrency: int | None = None,
+        observer: Observers | None = None,
     ) -> AsyncDagTaskProcessorBuilder[T, K]:
         """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
         return AsyncDagTaskProcessorBuilder(
-            execute_order=execute_order, max_concurrency=max_concurrency
+            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
         )
 
     def _identity(self) -> tuple[Any, ...]:
-        return self._added, self._max_concurrency
+        return self._added, self._max_concurrency, self._observer
+
+    def _describe_tasks(self) -> Iterator[TaskInfo]:
+        for task, level in self._added:
+            yield TaskInfo(task.name, level, None)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._added)} tasks, {len(self.levels)} levels>"
@@ -198,6 +234,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         added: tuple[tuple[AsyncTask[T, K], tuple[K, ...]], ...],
         execute_order: ExecuteOrder = "at once",
         max_concurrency: int | None = None,
+        observer: tuple[Observer, ...] | None = None,
     ) -> None:
         tasks = [task for task, _ in added]
         index_of: dict[Hashable, int] = {task.name: index for index, task in enumerate(tasks)}
@@ -211,6 +248,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         set_once(self, "_added", added)
         set_once(self, "_execute_order", execute_order)
         set_once(self, "_max_concurrency", max_concurrency)
+        set_once(self, "_observer", observer)
+        set_once(self, "_infos", None)
         set_once(self, "_plan", plan)
         set_once(self, "tasks", frozendict({task.name: task for task in tasks}))
         set_once(self, "dependencies", frozendict({task.name: deps for task, deps in added}))
@@ -221,14 +260,19 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         *,
         execute_order: ExecuteOrder = "at once",
         max_concurrency: int | None = None,
+        observer: Observers | None = None,
     ) -> AsyncDagTaskProcessorBuilder[T, K]:
         """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
         return AsyncDagTaskProcessorBuilder(
-            execute_order=execute_order, max_concurrency=max_concurrency
+            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
         )
 
     def _identity(self) -> tuple[Any, ...]:
-        return self._added, self._execute_order, self._max_concurrency
+        return self._added, self._execute_order, self._max_concurrency, self._observer
+
+    def _describe_tasks(self) -> Iterator[TaskInfo]:
+        for task, depends_on in self._added:
+            yield TaskInfo(task.name, None, depends_on)
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
@@ -258,11 +302,15 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     """Collects tasks and their levels; `build()` makes a processor of what it has by then.
 
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
-    are called as places come free, in order.
+    are called as places come free, in order. `observer`, or each of several, is called with every
+    event of each run that is not given one of its own (see `sdax.observe`).
     """
 
-    def __init__(self, *, max_concurrency: int | None = None) -> None:
+    def __init__(
+        self, *, max_concurrency: int | None = None, observer: Observers | None = None
+    ) -> None:
         self._max_concurrency = _checked_concurrency(max_concurrency)
+        self._observer = None if observer is None else checked_observers(observer)
         self._added: dict[K, tuple[AsyncTask[T, K], int]] = {}
 
     def add_task(self, task: AsyncTask[T, K], level: int) -> Self:
@@ -288,7 +336,9 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
 
     def build(self) -> AsyncTaskProcessor[T, K]:
         """Make an immutable processor of the tasks added so far."""
-        return AsyncTaskProcessor(tuple(self._added.values()), self._max_concurrency)
+        return AsyncTaskProcessor(
+            tuple(self._added.values()), self._max_concurrency, self._observer
+        )
 
 
 AsyncDagLevelAdapterBuilder = AsyncTaskProcessorBuilder
@@ -300,7 +350,8 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     `execute_order="dependency"` runs `execute` in dependency order too, each task as soon as all
     that it depends on has finished its own; else all run at once after the last `pre_execute`.
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
-    are called as places come free, in order.
+    are called as places come free, in order. `observer`, or each of several, is called with every
+    event of each run that is not given one of its own (see `sdax.observe`).
     """
 
     def __init__(
@@ -308,6 +359,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         *,
         execute_order: ExecuteOrder = "at once",
         max_concurrency: int | None = None,
+        observer: Observers | None = None,
     ) -> None:
         if execute_order not in ("at once", "dependency"):
             raise ValueError(
@@ -315,6 +367,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
             )
         self._execute_order: ExecuteOrder = execute_order
         self._max_concurrency = _checked_concurrency(max_concurrency)
+        self._observer = None if observer is None else checked_observers(observer)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
 
     def add_task(self, task: AsyncTask[T, K], depends_on: Iterable[K] = ()) -> Self:
@@ -357,7 +410,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         in a circle, which the message shows as a path.
         """
         return AsyncDagTaskProcessor(
-            tuple(self._added.values()), self._execute_order, self._max_concurrency
+            tuple(self._added.values()),
+            self._execute_order,
+            self._max_concurrency,
+            self._observer,
         )
 
 

@@ -1,0 +1,214 @@
+"""What an observer hears of a run.
+
+An observer is a function of one argument, or an object to be called like one: it is called with
+each event as it happens. `match` tells the events apart:
+
+>>> def observer(event: Event) -> None:
+...     match event:
+...         case TaskFinished(task=task, phase=phase, state=state):
+...             print(task.name, phase, state)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from .report import RunReport, State
+
+
+class ObservedRun:
+    """One run, as its events name it: equal to itself alone.
+
+    `processor` and `ctx` are those of `process_tasks`; each event of the run has this object.
+    """
+
+    __slots__ = ("__weakref__", "ctx", "processor")
+
+    def __init__(self, processor: Any, ctx: Any) -> None:
+        self.processor = processor
+        self.ctx = ctx
+
+    def __repr__(self) -> str:
+        return f"<ObservedRun {id(self):#x} of {self.processor!r}>"
+
+
+class TaskInfo(NamedTuple):
+    """A task of the run's processor: its name, and its level, or else what it depends on."""
+
+    name: Hashable
+    level: int | None
+    depends_on: tuple[Hashable, ...] | None
+
+
+class Cause(NamedTuple):
+    """Why functions were cancelled or skipped: this task failed in this phase."""
+
+    task: TaskInfo
+    phase: str
+
+
+class RunStarted(NamedTuple):
+    """A run begins. Comes in the caller's context, before its variables are copied."""
+
+    run: ObservedRun
+
+
+class RunFinished(NamedTuple):
+    """A run is over, its last cleanup done. Comes in the caller's context.
+
+    `state` is `SUCCEEDED`, `FAILED` or `CANCELLED`, `exception` what the caller gets. `report`
+    is None only when nobody waits for the run any more, because its coroutine was closed: then
+    its cleanup is still under way.
+    """
+
+    run: ObservedRun
+    state: State
+    exception: BaseException | None
+    report: RunReport[Any] | None
+
+
+class PhaseStarted(NamedTuple):
+    """A phase of the run begins: its first functions are about to be called."""
+
+    run: ObservedRun
+    phase: str
+
+
+class PhaseFinished(NamedTuple):
+    """A phase of the run is over: every function that it called has ended."""
+
+    run: ObservedRun
+    phase: str
+
+
+class TaskStarted(NamedTuple):
+    """The function of a task in a phase is about to be called for the first time."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+
+
+class TaskFinished(NamedTuple):
+    """The function of a task in a phase has ended for good, after so many attempts.
+
+    `cause` says why a `CANCELLED` one was cancelled; None is the cancellation of the caller. A
+    function for which the loop's task factory made no `asyncio.Task` has this event alone.
+    """
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempts: int
+    state: State
+    value: Any
+    exception: BaseException | None
+    cause: Cause | None
+
+
+class TaskSkipped(NamedTuple):
+    """The function of a task in a phase will not be called; `cause` is as in `TaskFinished`."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    cause: Cause | None
+
+
+class AttemptStarted(NamedTuple):
+    """An attempt begins, the first, 1, included. What is set in the context variables here, the
+    function sees."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+
+
+class AttemptSuspended(NamedTuple):
+    """The function waits for something: the loop has its turn."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+
+
+class AttemptResumed(NamedTuple):
+    """The function goes on after a suspension."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+
+
+class AttemptFinished(NamedTuple):
+    """An attempt has ended: `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+    state: State
+    value: Any
+    exception: BaseException | None
+
+
+class RetryScheduled(NamedTuple):
+    """An attempt has failed, and another one follows after `delay` seconds."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+    delay: float
+    exception: BaseException
+
+
+class TimeoutExpired(NamedTuple):
+    """An attempt has taken longer than its timeout (seconds), and is now cancelled."""
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+    timeout: float
+
+
+class CancellationRequested(NamedTuple):
+    """All functions of the phase that are suspended are now cancelled; no more are called.
+
+    `cause` is the failure that asks for it; None is the cancellation of the caller.
+    """
+
+    run: ObservedRun
+    phase: str
+    cause: Cause | None
+
+
+Event: TypeAlias = (
+    RunStarted
+    | RunFinished
+    | PhaseStarted
+    | PhaseFinished
+    | TaskStarted
+    | TaskFinished
+    | TaskSkipped
+    | AttemptStarted
+    | AttemptSuspended
+    | AttemptResumed
+    | AttemptFinished
+    | RetryScheduled
+    | TimeoutExpired
+    | CancellationRequested
+)
+
+
+class Observer(Protocol):
+    """Whatever can be called with an event. It is called in the context of the function that the
+    event is about, and must not block. What it raises is logged, and never touches the run."""
+
+    def __call__(self, event: Event, /) -> object:
+        """Hear of an event."""

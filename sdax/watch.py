@@ -1,0 +1,189 @@
+"""From the engine to the observers: makes the events of one run."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from asyncio import CancelledError
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+from .events import (
+    AttemptFinished,
+    AttemptResumed,
+    AttemptStarted,
+    AttemptSuspended,
+    CancellationRequested,
+    Cause,
+    Event,
+    ObservedRun,
+    Observer,
+    PhaseFinished,
+    PhaseStarted,
+    RetryScheduled,
+    RunFinished,
+    RunStarted,
+    TaskFinished,
+    TaskInfo,
+    TaskSkipped,
+    TaskStarted,
+    TimeoutExpired,
+)
+from .plan import PHASES
+from .report import RunReport, State
+
+Observers: TypeAlias = Observer | Iterable[Observer]
+
+_logger: Final = logging.getLogger("sdax")
+
+
+class Watch:
+    """Tells the observers of a run what its engine does.
+
+    The engine knows a phase by its number and a task by its index. Nothing here is kept that
+    leads to what a function returned or raised.
+    """
+
+    __slots__ = ("_cause", "_observers", "_phase", "_run", "_stopped", "_tasks")
+
+    def __init__(
+        self, run: ObservedRun, tasks: Sequence[TaskInfo], observers: Sequence[Observer]
+    ) -> None:
+        self._run = run
+        self._tasks = tasks
+        self._observers = observers
+        self._phase: str | None = None
+        self._cause: Cause | None = None
+        self._stopped = False  # the cause, if any, is settled
+
+    def _tell(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                observer(event)
+            except BaseException:
+                _logger.exception(
+                    "observer %r failed at %s; the run goes on", observer, type(event).__name__
+                )
+
+    def run_started(self) -> None:
+        """The run is about to be made."""
+        self._tell(RunStarted(self._run))
+
+    def run_finished(self, exception: BaseException | None, report: RunReport[Any] | None) -> None:
+        """The caller is about to get the report, or the exception."""
+        if exception is None:
+            state = State.SUCCEEDED
+        elif isinstance(exception, (CancelledError, GeneratorExit)):
+            state = State.CANCELLED
+        else:
+            state = State.FAILED
+        self._tell(RunFinished(self._run, state, exception, report))
+
+    def phase_finished(self) -> None:
+        """The phase that is under way, if any, is over."""
+        phase, self._phase = self._phase, None
+        if phase is not None:
+            self._tell(PhaseFinished(self._run, phase))
+
+    def attempt_started(self, number: int, index: int, attempt: int) -> None:
+        """A function is about to be called."""
+        task, phase = self._tasks[index], PHASES[number]
+        if phase != self._phase:
+            self.phase_finished()
+            self._phase = phase
+            self._tell(PhaseStarted(self._run, phase))
+        if attempt == 1:
+            self._tell(TaskStarted(self._run, task, phase))
+        self._tell(AttemptStarted(self._run, task, phase, attempt))
+
+    def attempt_suspended(self, number: int, index: int, attempt: int) -> None:
+        """A function waits."""
+        self._tell(AttemptSuspended(self._run, self._tasks[index], PHASES[number], attempt))
+
+    def attempt_resumed(self, number: int, index: int, attempt: int) -> None:
+        """A function is about to go on."""
+        self._tell(AttemptResumed(self._run, self._tasks[index], PHASES[number], attempt))
+
+    def attempt_finished(
+        self,
+        number: int,
+        index: int,
+        attempt: int,
+        value: Any,
+        exception: BaseException | None,
+        *,
+        timed_out: bool,
+        cancelled: bool,
+    ) -> None:
+        """A function has returned or raised."""
+        if exception is None:
+            state = State.SUCCEEDED
+        elif timed_out:
+            state = State.TIMED_OUT
+        else:
+            state = State.CANCELLED if cancelled else State.FAILED
+        task, phase = self._tasks[index], PHASES[number]
+        self._tell(AttemptFinished(self._run, task, phase, attempt, state, value, exception))
+
+    def retry_scheduled(
+        self, number: int, index: int, attempt: int, delay: float, exception: BaseException
+    ) -> None:
+        """An attempt has failed, and after a pause there will be another one."""
+        task, phase = self._tasks[index], PHASES[number]
+        self._tell(RetryScheduled(self._run, task, phase, attempt, delay, exception))
+
+    def timeout_expired(self, number: int, index: int, attempt: int, timeout: float) -> None:
+        """An attempt is about to be cancelled for its timeout."""
+        task, phase = self._tasks[index], PHASES[number]
+        self._tell(TimeoutExpired(self._run, task, phase, attempt, timeout))
+
+    def task_finished(
+        self,
+        number: int,
+        index: int,
+        attempts: int,
+        state: State,
+        value: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """A function has ended for good."""
+        task, phase = self._tasks[index], PHASES[number]
+        cause = self._cause if state is State.CANCELLED else None
+        self._tell(TaskFinished(self._run, task, phase, attempts, state, value, exception, cause))
+        if exception is not None and not self._stopped:
+            self._cause = Cause(task, phase)
+
+    def tasks_skipped(self, number: int, indices: Iterable[int]) -> None:
+        """Functions will not be called."""
+        phase = PHASES[number]
+        for index in indices:
+            self._tell(TaskSkipped(self._run, self._tasks[index], phase, self._cause))
+
+    def cancellation_requested(self, number: int) -> None:
+        """The functions of a phase that are suspended are about to be cancelled."""
+        self._stopped = True
+        self._tell(CancellationRequested(self._run, PHASES[number], self._cause))
+
+
+def checked_observers(observer: Any) -> tuple[Observer, ...]:
+    """Return the observers that were given, one or several.
+
+    Raises `TypeError` for what cannot be called with an event.
+    """
+    if callable(observer):
+        observers: tuple[Any, ...] = (observer,)
+    elif isinstance(observer, Iterable):
+        observers = tuple(observer)
+    else:
+        observers = (observer,)
+    for one in observers:
+        if not callable(one):
+            raise TypeError(f"observer must be callable with an event, got {one!r}")
+        if inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(
+            getattr(one, "__call__", None)  # noqa: B004
+        ):
+            raise TypeError(
+                f"observer must be a plain function, for nobody awaits what it returns, "
+                f"got {one!r}; define it with 'def'"
+            )
+    return observers
