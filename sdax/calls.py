@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from .errors import shown
 from .group import SdaxTaskGroup
 
 
@@ -26,8 +27,8 @@ def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, An
     if inspect.isawaitable(returned):
         return _await(returned)
     raise TypeError(
-        f"{phase} of task {name!r} must return an awaitable, but its function returned "
-        f"{returned!r}, a {type(returned).__qualname__}; define it with 'async def'"
+        f"{phase} of task {shown(name)} must return an awaitable, but its function returned "
+        f"{shown(returned)}, a {type(returned).__qualname__}; define it with 'async def'"
     )
 
 
@@ -35,7 +36,7 @@ def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) 
     """Refuse, with a `TypeError`, the coroutine that a plain function has returned."""
     returned.close()
     raise TypeError(
-        f"{phase} of task {name!r} is a plain function, but it returned {returned!r}; "
+        f"{phase} of task {shown(name)} is a plain function, but it returned {shown(returned)}; "
         f"make it with task_func"
     )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from .errors import shown
 from .plan import PHASES
 from .tasks import AsyncTask, TaskFunction
 
@@ -26,7 +27,7 @@ def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
     counts = f"{_count(len(levels), 'level')}, {_count(size, 'task')}"
     lines = [counts + _described_concurrency(max_concurrency)]
     for level, tasks in levels.items():
-        lines.append(f"level {level}")
+        lines.append(f"level {_digits(level)}")
         lines += _in_columns((_shown(task.name), _phases(task)) for task in tasks)
     return "\n".join(lines)
 
@@ -52,7 +53,7 @@ def levels_to_mermaid(levels: Levels) -> str:
     lines = ["flowchart TD"]
     number = 0
     for position, (level, tasks) in enumerate(levels.items()):
-        lines.append(f'    subgraph level{position}["level {level}"]')
+        lines.append(f'    subgraph level{position}["level {_digits(level)}"]')
         for task in tasks:
             lines.append(f"        {_node(number, task)}")
             number += 1
@@ -84,7 +85,7 @@ def _escaped(text: str) -> str:
 
 def _shown(name: Hashable) -> str:
     """Return a name on one line: a string as it is, anything else as its `repr`."""
-    text = str.__str__(name) if isinstance(name, str) else repr(name)
+    text = str.__str__(name) if isinstance(name, str) else shown(name)
     if not text.isprintable():
         text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return text or "''"
@@ -106,11 +107,15 @@ def _limits(function: TaskFunction[Any]) -> str:
 
 
 def _described_concurrency(limit: int | None) -> str:
-    return "" if limit is None else f", at most {limit} at a time"
+    return "" if limit is None else f", at most {_digits(limit)} at a time"
+
+
+def _digits(number: int) -> str:
+    return shown(int.__pos__(number))  # no more than a number, whatever an enumeration shows
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{_digits(number)} {one if number == 1 else many or one + 's'}"
 
 
 def _in_columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -36,6 +36,17 @@ class TaskFailure(NamedTuple):
     exception: Exception
 
 
+def shown(value: object) -> str:
+    """Return the `repr` of a value for a message, whatever that `repr` does.
+
+    It may raise, and an integer of some thousand digits has none.
+    """
+    try:
+        return repr(value)
+    except Exception:
+        return object.__repr__(value)
+
+
 def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions inside a group, however deeply nested, or the exception itself."""
     stack = [exception]
@@ -50,9 +61,13 @@ def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
 def flatten_exceptions(exception: BaseException) -> list[BaseException]:
     """Return the leaves of an exception group in order; of any other exception, itself alone.
 
+    Raises `TypeError` for what is no exception.
+
     >>> flatten_exceptions(ExceptionGroup("", [OSError(1), ExceptionGroup("", [KeyError(2)])]))
     [OSError(1), KeyError(2)]
     """
+    if not isinstance(exception, BaseException):
+        raise TypeError(f"flatten_exceptions takes an exception, got {shown(exception)}")
     return list(iter_leaves(exception))
 
 
@@ -78,9 +93,17 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     def from_failures(
         cls, failures: Sequence[TaskFailure], report: RunReport[Any] | None
     ) -> SdaxExecutionError:
-        """Make the error of a run out of its failures."""
+        """Make the error of a run out of its failures.
+
+        Raises `TypeError` for anything but `TaskFailure`s, and `ValueError` for none.
+        """
+        for failure in failures:
+            if not isinstance(failure, TaskFailure):
+                raise TypeError(f"from_failures takes TaskFailures, got {shown(failure)}")
+        if not failures:
+            raise ValueError("from_failures takes at least one TaskFailure, got none")
         first = failures[0]
-        message = f"{first.phase} of task {first.name!r} failed"
+        message = f"{first.phase} of task {shown(first.name)} failed"
         if len(failures) > 1:
             message = f"{len(failures)} failures, the first: {message}"
         error = cls(message, [failure.exception for failure in failures])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
+from .errors import shown
 from .plan import (
     EXECUTE,
     PHASES,
@@ -14,6 +14,7 @@ from .plan import (
     PRE,
     Phase,
     Plan,
+    places_of,
     plan_levels,
     stages_of,
     with_function,
@@ -50,7 +51,7 @@ def plan_graph(
         execute_phase,
         _graph_phase(POST, post, backward),
     )
-    return Plan(tasks, phases, forward.gate_of, max_concurrency or sys.maxsize)
+    return Plan(tasks, phases, forward.gate_of, places_of(max_concurrency))
 
 
 class Gates:
@@ -156,5 +157,5 @@ def _describe_cycle(
         index = min(i for i in prerequisites[index] if gates.gate_of[i] not in opened)
     before = list(path)
     cycle = [*before[before.index(index) :], index]
-    names = " -> ".join(repr(tasks[i].name) for i in cycle)
+    names = " -> ".join(shown(tasks[i].name) for i in cycle)
     return f"build: the dependencies form a cycle: {names} (each depends on the next)"

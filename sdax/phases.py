@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
+from .errors import shown
 from .generic import K, KeyedByDefault, T
 from .outcome import conclude, interrupt, new_waiter
 from .plan import EXECUTE, POST, PRE
@@ -39,6 +40,11 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
     """
 
     def __init__(self, ctx: T, make_run: Callable[[], Run]) -> None:
+        if not callable(make_run):
+            raise TypeError(
+                f"an AsyncPhaseRunner is made by processor.open(ctx); got {shown(make_run)} in "
+                f"place of a function that makes a run"
+            )
         self.ctx = ctx
         self._make_run = make_run
         self._run: Run | None = None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, S
 from typing import Any, Final, TypeAlias
 
 from .calls import WithTaskGroup
+from .errors import shown
 from .tasks import AsyncTask, PlainFunction, TaskFunction
 
 PRE: Final = 0
@@ -143,7 +144,12 @@ def plan_levels(
         Phase(EXECUTE, execute, stages_of(at_once, execute)),
         Phase(POST, post, stages_of(reversed(levels), post)),
     )
-    return Plan(tasks, phases, starts_with, max_concurrency or sys.maxsize)
+    return Plan(tasks, phases, starts_with, places_of(max_concurrency))
+
+
+def places_of(max_concurrency: int | None) -> int:
+    """Return how many functions may be suspended, as a number that the engines can count to."""
+    return sys.maxsize if max_concurrency is None else min(max_concurrency, sys.maxsize)
 
 
 def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...]:
@@ -160,8 +166,15 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
         limits = function if function.timeout is not None or function.retries else None
         if isinstance(call, PlainFunction):
             call, limits = call.function, limits or PLAIN
-        work.append((call, limits, f"sdax:{task.name}:{phase}", ()))
+        work.append((call, limits, f"sdax:{_as_text(task.name)}:{phase}", ()))
     return tuple(work)
+
+
+def _as_text(name: Hashable) -> str:
+    try:
+        return str(name)
+    except Exception:
+        return shown(name)
 
 
 def stages_of(groups: Iterable[Iterable[int]], work: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

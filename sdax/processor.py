@@ -9,6 +9,7 @@ from frozendict import frozendict
 
 from ._impl import Run
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
+from .errors import shown
 from .events import ObservedRun, Observer, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
@@ -86,10 +87,10 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return Run(self._plan.observed, ctx, watch)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
+        raise AttributeError(f"{type(self).__name__} is immutable: cannot set {shown(name)}")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {name!r}")
+        raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {shown(name)}")
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         """Yield what observers are told of each task, in the order in which they were added."""
@@ -134,6 +135,11 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         max_concurrency: int | None = None,
         observer: tuple[Observer, ...] | None = None,
     ) -> None:
+        max_concurrency = _checked_concurrency(max_concurrency)
+        observer = None if observer is None else checked_observers(observer)
+        added = _checked_pairs(added)
+        for task, level in added:
+            _check_level(task, level)
         members: dict[int, list[int]] = {}
         for index, (_, level) in enumerate(added):
             members.setdefault(level, []).append(index)
@@ -236,6 +242,12 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         max_concurrency: int | None = None,
         observer: tuple[Observer, ...] | None = None,
     ) -> None:
+        max_concurrency = _checked_concurrency(max_concurrency)
+        observer = None if observer is None else checked_observers(observer)
+        execute_order = _checked_order(execute_order)
+        added = tuple(
+            (task, _checked_names(task, depends_on)) for task, depends_on in _checked_pairs(added)
+        )
         tasks = [task for task, _ in added]
         index_of: dict[Hashable, int] = {task.name: index for index, task in enumerate(tasks)}
         plan = plan_graph(
@@ -322,14 +334,11 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         >>> builder.add_task(AsyncTask("Auth", pre_execute=TaskFunction(check)), level=1)
         """
         _check_task(task)
-        if isinstance(level, bool) or not isinstance(level, int):
-            raise TypeError(
-                f"add_task: level of task {task.name!r} must be an integer, got {level!r}"
-            )
+        _check_level(task, level)
         if task.name in self._added:
             raise ValueError(
-                f"add_task: there is a task named {task.name!r} already, at level "
-                f"{self._added[task.name][1]}; names must be unique in a processor"
+                f"add_task: there is a task named {shown(task.name)} already, at level "
+                f"{shown(self._added[task.name][1])}; names must be unique in a processor"
             )
         self._added[task.name] = (task, level)
         return self
@@ -361,11 +370,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         max_concurrency: int | None = None,
         observer: Observers | None = None,
     ) -> None:
-        if execute_order not in ("at once", "dependency"):
-            raise ValueError(
-                f"execute_order must be 'at once' or 'dependency', got {execute_order!r}"
-            )
-        self._execute_order: ExecuteOrder = execute_order
+        self._execute_order: ExecuteOrder = _checked_order(execute_order)
         self._max_concurrency = _checked_concurrency(max_concurrency)
         self._observer = None if observer is None else checked_observers(observer)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
@@ -380,27 +385,12 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         >>> builder.add_task(task("Orders", execute=task_func(load)), depends_on=("User",))
         """
         _check_task(task)
-        if isinstance(depends_on, (str, bytes)) or not isinstance(depends_on, Iterable):
-            hint = f"; did you mean ({depends_on!r},)?" if isinstance(depends_on, str) else ""
-            raise TypeError(
-                f"add_task: depends_on of task {task.name!r} must be a collection of names, "
-                f"got {depends_on!r}{hint}"
-            )
-        names = tuple(depends_on)
-        for name in names:
-            try:
-                hash(name)
-            except TypeError as error:
-                raise TypeError(
-                    f"add_task: task {task.name!r} depends on {name!r}, which is not hashable "
-                    f"and so can be no name"
-                ) from error
         if task.name in self._added:
             raise ValueError(
-                f"add_task: there is a task named {task.name!r} already; "
+                f"add_task: there is a task named {shown(task.name)} already; "
                 f"names must be unique in a processor"
             )
-        self._added[task.name] = (task, tuple(dict.fromkeys(names)))
+        self._added[task.name] = (task, _checked_names(task, depends_on))
         return self
 
     def build(self) -> AsyncDagTaskProcessor[T, K]:
@@ -419,17 +409,69 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
 
 def _check_task(task: object) -> None:
     if not isinstance(task, AsyncTask):
-        raise TypeError(f"add_task: task must be an AsyncTask, got {task!r}")
+        raise TypeError(f"add_task: task must be an AsyncTask, got {shown(task)}")
+
+
+def _checked_pairs(added: Iterable[tuple[Any, Any]]) -> tuple[tuple[Any, Any], ...]:
+    """Check what a processor is made of: tasks of different names, each with its place."""
+    try:
+        pairs = tuple((task, place) for task, place in added)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"a processor is made of pairs of a task and its place, got {shown(added)}; "
+            f"use builder()"
+        ) from error
+    names = set[Hashable]()
+    for task, _ in pairs:
+        _check_task(task)
+        if task.name in names:
+            raise ValueError(f"two tasks are named {shown(task.name)}; names must be unique")
+        names.add(task.name)
+    return pairs
+
+
+def _check_level(task: AsyncTask[Any, Any], level: object) -> None:
+    if isinstance(level, bool) or not isinstance(level, int):
+        raise TypeError(
+            f"add_task: level of task {shown(task.name)} must be an integer, got {shown(level)}"
+        )
+
+
+def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...]:
+    if isinstance(depends_on, (str, bytes)) or not isinstance(depends_on, Iterable):
+        hint = f"; did you mean ({shown(depends_on)},)?" if isinstance(depends_on, str) else ""
+        raise TypeError(
+            f"add_task: depends_on of task {shown(task.name)} must be a collection of names, "
+            f"got {shown(depends_on)}{hint}"
+        )
+    names = tuple(depends_on)
+    for name in names:
+        try:
+            hash(name)
+        except Exception as error:
+            raise TypeError(
+                f"add_task: task {shown(task.name)} depends on {shown(name)}, which is not "
+                f"hashable and so can be no name"
+            ) from error
+    return tuple(dict.fromkeys(names))
+
+
+def _checked_order(execute_order: Any) -> ExecuteOrder:
+    if not isinstance(execute_order, str) or execute_order not in ("at once", "dependency"):
+        raise ValueError(
+            f"execute_order must be 'at once' or 'dependency', got {shown(execute_order)}"
+        )
+    return execute_order  # type: ignore[return-value]
 
 
 def _checked_concurrency(limit: int | None) -> int | None:
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"max_concurrency must be an integer or None, got {limit!r}")
+        raise TypeError(f"max_concurrency must be an integer or None, got {shown(limit)}")
     if limit < 1:
-        raise ValueError(f"max_concurrency must be at least 1, got {limit!r}")
-    return limit
+        raise ValueError(f"max_concurrency must be at least 1, got {shown(limit)}")
+    return int.__pos__(limit)  # as in TaskFunction: nothing of a subclass
 
 
 def _prerequisites(
@@ -439,9 +481,9 @@ def _prerequisites(
         indices = frozenset(index_of[name] for name in depends_on)
     except KeyError as error:
         raise ValueError(
-            f"build: task {task.name!r} depends on {error.args[0]!r}, but no task of that name "
-            f"was added"
+            f"build: task {shown(task.name)} depends on {shown(error.args[0])}, but no task of "
+            f"that name was added"
         ) from None
     if index_of[task.name] in indices:
-        raise ValueError(f"build: task {task.name!r} depends on itself")
+        raise ValueError(f"build: task {shown(task.name)} depends on itself")
     return indices

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from .errors import SdaxExecutionError, TaskCancelledError, TaskFailure
+from .errors import SdaxExecutionError, TaskCancelledError, TaskFailure, shown
 from .plan import EXECUTE, PHASES, POST, Plan
 from .report import PhaseReport, RunReport, State
 from .watch import Watch
@@ -83,7 +83,7 @@ class Record:
         if isinstance(exception, CancelledError):
             original = exception
             exception = TaskCancelledError(
-                f"{phase} of task {name!r} was cancelled, but not by its run: the function "
+                f"{phase} of task {shown(name)} was cancelled, but not by its run: the function "
                 f"cancelled itself, or other code cancelled its asyncio.Task"
             )
             exception.__cause__ = original
@@ -103,8 +103,8 @@ class Record:
         else:
             loop.call_exception_handler(
                 {
-                    "message": f"sdax: {phase} of task {name!r} raised {exception!r} after "
-                    f"another function had raised {self.fatal!r}",
+                    "message": f"sdax: {phase} of task {shown(name)} raised {shown(exception)} "
+                    f"after another function had raised {shown(self.fatal)}",
                     "exception": exception,
                 }
             )
@@ -132,7 +132,8 @@ def _add_note(exception: BaseException, plan: Plan, number: int, index: int, att
     work = plan.phases[number].work[index]
     assert work is not None
     allowed = 1 if work[1] is None else work[1].retries + 1
-    note = f"task {plan.names[index]!r}, {PHASES[number]}, attempt {attempts} of {allowed}"
+    name = shown(plan.names[index])
+    note = f"task {name}, {PHASES[number]}, attempt {attempts} of {shown(allowed)}"
     # An exception class may forbid it, and that must not cost the exception itself.
     with suppress(Exception):
         exception.add_note(note)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple
 
+from .errors import shown
 from .generic import K
 from .plan import PHASES, Plan
 
@@ -61,6 +62,8 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         values: Mapping[int, Any] | None,
         phases: Mapping[int, PhaseReport] | None,
     ) -> None:
+        if type(plan) is not Plan:
+            raise TypeError(f"a RunReport is made by a run, out of its plan; got {shown(plan)}")
         self._plan = plan
         self._values = values
         self._phases = phases

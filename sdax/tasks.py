@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
-from .errors import RetryableException, iter_leaves
+from .errors import RetryableException, iter_leaves, shown
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 from .group import SdaxTaskGroup
 
@@ -78,33 +78,36 @@ class TaskFunction(Generic[T_contra]):
                     self.function.close()
             raise TypeError(
                 f"TaskFunction.function must be callable with the context, "
-                f"got {self.function!r}{hint}"
-            )
-        if self.timeout is not None:
-            _check_number("timeout", self.timeout)
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
-            raise TypeError(f"TaskFunction.retries must be an integer, got {self.retries!r}")
-        if self.retries < 0:
-            raise ValueError(f"TaskFunction.retries must not be negative, got {self.retries!r}")
-        _check_number("initial_delay", self.initial_delay)
-        _check_number("backoff_factor", self.backoff_factor)
-        if self.backoff_factor == 0:
-            raise ValueError(
-                f"TaskFunction.backoff_factor must be greater than 0, got {self.backoff_factor!r}"
-            )
-        if self.max_delay is not None:
-            _check_number("max_delay", self.max_delay)
-        retryable = _checked_retryable(self.retryable_exceptions)
-        object.__setattr__(self, "retryable_exceptions", retryable)
-        if self.retries and retryable == ():
-            raise ValueError(
-                f"TaskFunction.retryable_exceptions is empty, so retries={self.retries} "
-                f"could never happen; name an exception type or leave retries at 0"
+                f"got {shown(self.function)}{hint}"
             )
         if not isinstance(self.has_task_group_argument, bool):
             raise TypeError(
                 f"TaskFunction.has_task_group_argument must be a bool, "
-                f"got {self.has_task_group_argument!r}"
+                f"got {shown(self.has_task_group_argument)}"
+            )
+        set_once = object.__setattr__
+        for field in ("timeout", "max_delay"):
+            if getattr(self, field) is not None:
+                set_once(self, field, _checked_number(field, getattr(self, field)))
+        for field in ("initial_delay", "backoff_factor"):
+            set_once(self, field, _checked_number(field, getattr(self, field)))
+        if self.backoff_factor == 0:
+            raise ValueError(
+                f"TaskFunction.backoff_factor must be greater than 0, got {self.backoff_factor!r}"
+            )
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
+            raise TypeError(f"TaskFunction.retries must be an integer, got {shown(self.retries)}")
+        set_once(self, "retries", int.__pos__(self.retries))
+        if self.retries < 0:
+            raise ValueError(
+                f"TaskFunction.retries must not be negative, got {shown(self.retries)}"
+            )
+        retryable = _checked_retryable(self.retryable_exceptions)
+        set_once(self, "retryable_exceptions", retryable)
+        if self.retries and retryable == ():
+            raise ValueError(
+                f"TaskFunction.retryable_exceptions is empty, so retries={shown(self.retries)} "
+                f"could never happen; name an exception type or leave retries at 0"
             )
 
     def is_retryable(self, exception: BaseException) -> bool:
@@ -123,7 +126,14 @@ class TaskFunction(Generic[T_contra]):
         return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
 
     def backoff(self, retry: int) -> float:
-        """Return the seconds before retry number `retry` (from 0), before the random factor."""
+        """Return the seconds before retry number `retry` (from 0), before the random factor.
+
+        Raises `TypeError` for what is no integer, and `ValueError` for a negative one.
+        """
+        if not isinstance(retry, int):
+            raise TypeError(f"backoff takes the number of a retry, got {shown(retry)}")
+        if retry < 0:
+            raise ValueError(f"backoff takes 0, 1, 2 ..., got {shown(retry)}")
         longest = math.inf if self.max_delay is None else float(self.max_delay)
         try:
             delay = self.initial_delay * float(self.backoff_factor) ** retry
@@ -154,8 +164,8 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     def __post_init__(self) -> None:
         try:
             hash(self.name)
-        except TypeError as error:
-            raise TypeError(f"AsyncTask.name must be hashable, got {self.name!r}") from error
+        except Exception as error:
+            raise TypeError(f"AsyncTask.name must be hashable, got {shown(self.name)}") from error
         phases = {
             "pre_execute": self.pre_execute,
             "execute": self.execute,
@@ -163,14 +173,15 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
         }
         for phase, function in phases.items():
             if function is not None and not isinstance(function, TaskFunction):
-                hint = f"; did you mean TaskFunction({function!r})?" if callable(function) else ""
+                got = shown(function)
+                hint = f"; did you mean TaskFunction({got})?" if callable(function) else ""
                 raise TypeError(
-                    f"{phase} of task {self.name!r} must be a TaskFunction, got {function!r}{hint}"
+                    f"{phase} of task {shown(self.name)} must be a TaskFunction, got {got}{hint}"
                 )
         if not any(phases.values()) and type(self) is not _Join:
             raise ValueError(
-                f"task {self.name!r} has no phase; give it a pre_execute, an execute or a "
-                f"post_execute, or make an empty node with join({self.name!r})"
+                f"task {shown(self.name)} has no phase; give it a pre_execute, an execute or a "
+                f"post_execute, or make an empty node with join({shown(self.name)})"
             )
 
 
@@ -212,7 +223,7 @@ class ThreadFunction(Generic[T_contra]):
         if asyncio.iscoroutine(value):
             value.close()
             raise TypeError(
-                f"the function of a thread must be a plain one, but it returned {value!r}; "
+                f"the function of a thread must be a plain one, but it returned {shown(value)}; "
                 f"use task_func"
             )
         return value
@@ -290,16 +301,16 @@ def join(name: K) -> AsyncTask[Any, K]:
 
 def _check_plain(helper: str, function: Any) -> None:
     if not callable(function):
-        raise TypeError(f"{helper} takes a function of the context, got {function!r}")
+        raise TypeError(f"{helper} takes a function of the context, got {shown(function)}")
     if inspect.iscoroutinefunction(function):
         raise TypeError(
-            f"{helper} takes a plain function, but {function!r} is defined with 'async def'; "
+            f"{helper} takes a plain function, but {shown(function)} is defined with 'async def'; "
             f"use task_func"
         )
 
 
 def _refuse_change(self: object, name: str, value: object) -> None:
-    raise FrozenInstanceError(f"{type(self).__name__} is immutable: cannot set {name!r}")
+    raise FrozenInstanceError(f"{type(self).__name__} is immutable: cannot set {shown(name)}")
 
 
 # What dataclass() generates for frozen classes with slots fails with a TypeError on Python 3.11
@@ -308,15 +319,20 @@ for _frozen in (TaskFunction, AsyncTask, PlainFunction, ThreadFunction):
     setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
 
 
-def _check_number(field: str, value: Any) -> None:
+def _checked_number(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"TaskFunction.{field} must be a number, got {value!r}")
+        raise TypeError(f"TaskFunction.{field} must be a number, got {shown(value)}")
+    # A subclass may do anything in its arithmetic, and a run must be able to rely on it.
+    number = float.__pos__(value) if isinstance(value, float) else int.__pos__(value)
     try:
-        finite = math.isfinite(value)
+        finite = math.isfinite(number)
     except OverflowError:
         finite = False
-    if not finite or value < 0:
-        raise ValueError(f"TaskFunction.{field} must be finite and not negative, got {value!r}")
+    if not finite or number < 0:
+        raise ValueError(
+            f"TaskFunction.{field} must be finite and not negative, got {shown(value)}"
+        )
+    return number
 
 
 def _checked_retryable(
@@ -331,12 +347,12 @@ def _checked_retryable(
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise TypeError(
                     f"TaskFunction.retryable_exceptions must hold subclasses of Exception, "
-                    f"got {kind!r}"
+                    f"got {shown(kind)}"
                 )
         return retryable
     if callable(retryable):
         return retryable  # type: ignore[no-any-return]
     raise TypeError(
         f"TaskFunction.retryable_exceptions must be a tuple of exception types or a "
-        f"predicate, got {retryable!r}"
+        f"predicate, got {shown(retryable)}"
     )

@@ -8,6 +8,7 @@ from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
+from .errors import shown
 from .events import (
     AttemptFinished,
     AttemptResumed,
@@ -178,12 +179,12 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
         observers = (observer,)
     for one in observers:
         if not callable(one):
-            raise TypeError(f"observer must be callable with an event, got {one!r}")
+            raise TypeError(f"observer must be callable with an event, got {shown(one)}")
         if inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(
             getattr(one, "__call__", None)  # noqa: B004
         ):
             raise TypeError(
                 f"observer must be a plain function, for nobody awaits what it returns, "
-                f"got {one!r}; define it with 'def'"
+                f"got {shown(one)}; define it with 'def'"
             )
     return observers
