@@ -22,7 +22,6 @@ from contextvars import Context, copy_context
 from gc import get_referents
 from operator import is_
 from random import uniform
-from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final
 from weakref import getweakrefcount
@@ -41,6 +40,10 @@ if sys.version_info < (3, 12):
         _leave_task,
         _unregister_task,
     )
+
+SHARING: Final = hasattr(sys, "getrefcount")  # else nobody can tell who knows an asyncio.Task
+if SHARING:
+    from sys import getrefcount
 
 __all__ = ["Run"]
 
@@ -326,7 +329,7 @@ class Driver:
         self.run: Any = run  # None once it has ended
         self.index = index
         self.context: Any = context  # that of the asyncio.Task
-        self.shared = True
+        self.shared = SHARING
         self.attempts: Attempts | None = None
         self.coroutine: Any = None
         self.task: Any = None
@@ -344,7 +347,7 @@ class Driver:
         task, context, variables = self.task, self.context, len(run.context)
         called = False
         while True:
-            if called or run.untouched is None:
+            if called or (run.untouched is None and self.shared):
                 # Who knows the asyncio.Task, its driver or its context; the callbacks,
                 # cancellations and attributes that the asyncio.Task has. (Counted in one place,
                 # for what the interpreter adds to a count differs from place to place.)

@@ -69,7 +69,7 @@ def _kinds() -> list[LoopKind]:
     ]
     if sys.version_info >= (3, 12):
         kinds.append(LoopKind("eager", asyncio.new_event_loop, asyncio.eager_task_factory))
-    if sys.platform != "win32":
+    if sys.platform != "win32" and sys.implementation.name == "cpython":
         kinds.append(LoopKind("uvloop", _new_uvloop))
     return kinds
 

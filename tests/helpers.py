@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NoReturn
 
@@ -16,6 +17,11 @@ Phase = Function | TaskFunction[Any] | None
 # For tests of what a loop's task factory rightly changes: it may start functions later, and
 # every one gets an asyncio.Task of its own.
 without_factory = pytest.mark.loop_kinds("asyncio", "debug", "eager", "uvloop")
+
+# For tests of what is gone as soon as nobody refers to it, and of what a reference counts for.
+counts_references = pytest.mark.skipif(
+    not hasattr(sys, "getrefcount"), reason="this Python does not count references"
+)
 
 PHASES = ("pre_execute", "execute", "post_execute")
 

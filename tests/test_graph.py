@@ -15,6 +15,7 @@ from conftest import Implementation
 from helpers import (
     Trace,
     build,
+    counts_references,
     error_of,
     failure_of,
     forever,
@@ -571,6 +572,7 @@ async def test_a_graph_of_functions_that_never_suspend_never_goes_through_the_lo
     assert passes == []
 
 
+@counts_references
 async def test_a_run_of_a_graph_leaves_no_cycles() -> None:
     processor = crooked(
         *(task(n, nothing, nothing, Trace().pausing("")) for n in range(4)),

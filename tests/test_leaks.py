@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from conftest import Implementation
+from helpers import counts_references
 
 # What a run of each path may end with is not looked at here, only what it leaves behind.
 PROGRAM = """
@@ -82,6 +83,7 @@ print(*(after - earlier for after, earlier in zip(measure(), before)))
 """
 
 
+@counts_references
 @pytest.mark.parametrize(
     "path", ["success", "failure", "late failure", "cancel", "timeout", "retry", "group"]
 )

@@ -12,6 +12,7 @@ import pytest
 from helpers import (
     Trace,
     build,
+    counts_references,
     error_of,
     forever,
     nothing,
@@ -645,6 +646,7 @@ async def test_failures_are_asked_for_before_and_after() -> None:
 # What is left
 
 
+@counts_references
 async def test_no_reference_cycles_are_left() -> None:
     async def fails(ctx: Any) -> None:
         await asyncio.sleep(0)

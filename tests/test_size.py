@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-import tracemalloc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from helpers import (
     PHASES,
     Trace,
     build,
+    counts_references,
     error_of,
     forever,
     nothing,
@@ -137,6 +137,7 @@ async def test_many_timeouts(low_recursion_limit: None) -> None:
 @one_loop
 async def test_memory_of_suspended_functions() -> None:
     """No more than an asyncio.Task and 1 KiB for each."""
+    tracemalloc = pytest.importorskip("tracemalloc")
     number = 5000
     processor = large(forever, number, 1)
 
@@ -163,6 +164,7 @@ async def test_memory_of_suspended_functions() -> None:
 
 @one_loop
 async def test_memory_is_linear() -> None:
+    tracemalloc = pytest.importorskip("tracemalloc")
     peaks = []
     for number in (2000, 4000, 8000):
         processor = large(suspend_and_count, number, number)
@@ -283,6 +285,7 @@ class Left(list[Any]):
             gc.enable()
 
 
+@counts_references
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("path", PATHS)
 async def test_nothing_is_left(phase: str, path: str) -> None:
@@ -307,6 +310,7 @@ async def test_nothing_is_left(phase: str, path: str) -> None:
     assert (raised is type(None)) is succeeds
 
 
+@counts_references
 async def test_nothing_is_left_of_an_error_with_a_traceback() -> None:
     processor = solo(fail_late, post=fail)
     with Left() as left:
@@ -322,6 +326,7 @@ async def test_nothing_is_left_of_an_error_with_a_traceback() -> None:
     assert left == []
 
 
+@counts_references
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("path", ["waiting", "spite", "waiting with limits", "between attempts"])
 async def test_nothing_is_left_of_a_cancelled_run(
@@ -351,6 +356,7 @@ async def test_nothing_is_left_of_a_cancelled_run(
     assert left == []
 
 
+@counts_references
 async def test_nothing_is_left_of_a_closed_caller() -> None:
     processor = solo(forever, post=pause)
     with Left() as left:
@@ -365,6 +371,7 @@ async def test_nothing_is_left_of_a_closed_caller() -> None:
     assert left == []
 
 
+@counts_references
 async def test_nothing_is_left_of_a_function_that_was_never_called() -> None:
     with Left() as left:
         await error_of(build([task("A", fail), task("B", nothing)]).process_tasks(None))
@@ -372,6 +379,7 @@ async def test_nothing_is_left_of_a_function_that_was_never_called() -> None:
     assert left == []
 
 
+@counts_references
 async def test_a_processor_is_no_cycle() -> None:
     with Left() as left:
         processor = build([task("A", nothing, pause, nothing)], [task("B", nothing)])
