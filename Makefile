@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-debug lint format types check bench dist clean
+.PHONY: help install build test test-debug lint format types check docs bench dist clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +44,9 @@ types: $(INSTALLED) ## check types with mypy and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint types test ## lint, types and tests
+
+docs: $(BUILT) ## build the documentation, into build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 
 bench: $(BUILT) ## measure sdax beside asyncio.TaskGroup, with both engines
 	$(BIN)/python benchmarks/speed.py

@@ -1,0 +1,140 @@
+"""The README and the pages in `docs/`: every example is run, and what it prints is compared.
+
+A block of Python is a whole program. Words after `python` in its first line say otherwise:
+
+- `continued`: it goes on where the block of Python before it ended;
+- `threads`: it uses threads or files, and so real time; all others have a clock that jumps.
+
+What it prints is in the next block, of `text`, after a paragraph that ends in "prints"; so is what
+a block of `sh` prints. Without such a paragraph a block of Python prints nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+import sdax
+from virtual_clock import VirtualClockLoop
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, and what the page says that it prints."""
+
+    page: Path
+    line: int
+    words: tuple[str, ...]
+    text: str
+    prints: str | None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT).as_posix()}:{self.line}"
+
+    def compiled(self) -> Any:
+        # Empty lines before it, so that a traceback shows the line of the page.
+        return compile("\n" * self.line + self.text, str(self.page), "exec")
+
+
+def blocks_of(page: Path) -> list[Block]:
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    found = []
+    for position, token in enumerate(tokens):
+        if token.type == "fence":
+            assert token.map is not None
+            prints = _printed(tokens[position + 1 :])
+            line, words = token.map[0] + 1, tuple(token.info.split())
+            found.append(Block(page, line, words, token.content, prints))
+    return found
+
+
+def _printed(following: list[Token]) -> str | None:
+    said = [token for token in following if token.type in ("inline", "fence")][:2]
+    if [token.type for token in said] != ["inline", "fence"]:
+        return None
+    paragraph, output = said
+    if not re.search(r"\bprints$", paragraph.content):
+        return None
+    assert output.info == "text"
+    return output.content
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON = [block for block in BLOCKS if block.words[:1] == ("python",)]
+COMMANDS = [block for block in BLOCKS if block.words == ("sh",) and block.prints is not None]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_examples_in_python(engine: Any, monkeypatch: Any, block: Block) -> None:
+    assert set(block.words) <= {"python", "continued", "threads"}
+    before = PYTHON[: PYTHON.index(block)]
+    chain = [block]
+    while "continued" in chain[0].words:
+        chain.insert(0, before.pop())
+        assert chain[0].page == block.page, "nothing to continue"
+    if not any("threads" in each.words for each in chain):
+        monkeypatch.setattr(asyncio.events, "new_event_loop", VirtualClockLoop)
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for each in chain:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(each.compiled(), names)
+    assert printed.getvalue() == (block.prints or "")
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=str)
+def test_examples_in_the_shell(request: Any, block: Block) -> None:
+    chosen = request.config.getoption("engine")
+    for switch in {"python": ["NO"], "compiled": ["REQUIRE"], "both": ["NO", "REQUIRE"]}[chosen]:
+        environment = {**os.environ, f"SDAX_{switch}_EXTENSIONS": "1", "PYTHONPATH": str(ROOT)}
+        printed = ""
+        for line in block.text.splitlines():
+            command, *arguments = shlex.split(line)
+            assert Path(command).name == "python", "only Python is run here"
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+            printed += done.stdout
+        assert printed == block.prints
+
+
+def test_there_are_examples() -> None:
+    assert {block.page for block in PYTHON} >= {ROOT / "README.md"}
+    assert len(PYTHON) > 30
+    assert COMMANDS
+
+
+def test_the_tests_of_guarantees_exist() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+\.py)`", page))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. auto\w+:: sdax\.(\w+)$", page, re.MULTILINE)
+    assert sorted(documented) == sorted(sdax.__all__)
