@@ -28,7 +28,7 @@ def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
     lines = [counts + _described_concurrency(max_concurrency)]
     for level, tasks in levels.items():
         lines.append(f"level {_digits(level)}")
-        lines += _in_columns((_shown(task.name), _phases(task)) for task in tasks)
+        lines += _in_columns((one_line(task.name), _phases(task)) for task in tasks)
     return "\n".join(lines)
 
 
@@ -41,9 +41,9 @@ def outline_of_graph(
     order = ", execute in dependency order" if execute_order == "dependency" else ""
     rows: list[tuple[str, ...]] = []
     for task in tasks:
-        row: tuple[str, ...] = (_shown(task.name), _phases(task))
+        row: tuple[str, ...] = (one_line(task.name), _phases(task))
         if required := dict.fromkeys(dependencies[task.name]):
-            row += ("after " + ", ".join(map(_shown, required)),)
+            row += ("after " + ", ".join(map(one_line, required)),)
         rows.append(row)
     return "\n".join([counts + order + _described_concurrency(max_concurrency), *_in_columns(rows)])
 
@@ -75,15 +75,16 @@ def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies) -> str:
 
 
 def _node(number: int, task: AsyncTask[Any, Any]) -> str:
-    label = f"{_escaped(_shown(task.name))}<br>{_escaped(_phases(task))}"
+    label = f"{escaped(one_line(task.name))}<br>{escaped(_phases(task))}"
     return f't{number}["{label}"]'
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text for Mermaid, which shows it as it is."""
     return _HARMFUL.sub(lambda match: f"#{ord(match[0])};", text)
 
 
-def _shown(name: Hashable) -> str:
+def one_line(name: Hashable) -> str:
     """Return a name on one line: a string as it is, anything else as its `repr`."""
     text = str.__str__(name) if isinstance(name, str) else shown(name)
     if not text.isprintable():

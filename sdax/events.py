@@ -20,14 +20,16 @@ from .report import RunReport, State
 class ObservedRun:
     """One run, as its events name it: equal to itself alone.
 
-    `processor` and `ctx` are those of `process_tasks`; each event of the run has this object.
+    `processor` and `ctx` are those of `process_tasks`, `tasks` all tasks of the processor, in the
+    order in which they were added; each event of the run has this object.
     """
 
-    __slots__ = ("__weakref__", "ctx", "processor")
+    __slots__ = ("__weakref__", "ctx", "processor", "tasks")
 
-    def __init__(self, processor: Any, ctx: Any) -> None:
+    def __init__(self, processor: Any, ctx: Any, tasks: tuple[TaskInfo, ...]) -> None:
         self.processor = processor
         self.ctx = ctx
+        self.tasks = tasks
 
     def __repr__(self) -> str:
         return f"<ObservedRun {id(self):#x} of {self.processor!r}>"

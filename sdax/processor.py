@@ -82,7 +82,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         if self._infos is None:
             object.__setattr__(self, "_infos", tuple(self._describe_tasks()))
         assert self._infos is not None
-        watch = Watch(ObservedRun(self, ctx), self._infos, checked_observers(observer))
+        watch = Watch(ObservedRun(self, ctx, self._infos), self._infos, checked_observers(observer))
         watch.run_started()
         return Run(self._plan.observed, ctx, watch)
 
@@ -120,14 +120,15 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     >>> processor = AsyncTaskProcessor.builder().add_task(task, level=1).build()
     >>> report = await processor.process_tasks(ctx)
 
-    `levels` maps each level to its tasks, in the order in which they were added.
+    `levels` maps each level to its tasks, in the order in which they were added;
+    `max_concurrency` is what the builder was given.
     """
 
-    __slots__ = ("_added", "_max_concurrency", "levels")
+    __slots__ = ("_added", "levels", "max_concurrency")
 
     levels: frozendict[int, tuple[AsyncTask[T, K], ...]]
     _added: tuple[tuple[AsyncTask[T, K], int], ...]
-    _max_concurrency: int | None
+    max_concurrency: int | None
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         ascending = {level: members[level] for level in sorted(members)}
         set_once = object.__setattr__
         set_once(self, "_added", added)
-        set_once(self, "_max_concurrency", max_concurrency)
+        set_once(self, "max_concurrency", max_concurrency)
         set_once(self, "_observer", observer)
         set_once(self, "_infos", None)
         set_once(self, "_plan", plan_levels(ascending.values(), tasks, max_concurrency))
@@ -182,7 +183,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         )
 
     def _identity(self) -> tuple[Any, ...]:
-        return self._added, self._max_concurrency, self._observer
+        return self._added, self.max_concurrency, self._observer
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, level in self._added:
@@ -206,7 +207,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         level 1
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
         """
-        return outline_of_levels(self.levels, self._max_concurrency)
+        return outline_of_levels(self.levels, self.max_concurrency)
 
 
 ExecuteOrder = Literal["at once", "dependency"]
@@ -224,16 +225,17 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     ...     .build()
     ... )
 
-    `dependencies` maps each task's name to the names that it depends on, `tasks` to the task.
+    `dependencies` maps each task's name to the names that it depends on, `tasks` to the task;
+    `execute_order` and `max_concurrency` are what the builder was given.
     """
 
-    __slots__ = ("_added", "_execute_order", "_max_concurrency", "dependencies", "tasks")
+    __slots__ = ("_added", "dependencies", "execute_order", "max_concurrency", "tasks")
 
     tasks: frozendict[K, AsyncTask[T, K]]
     dependencies: frozendict[K, tuple[K, ...]]
     _added: tuple[tuple[AsyncTask[T, K], tuple[K, ...]], ...]
-    _execute_order: ExecuteOrder
-    _max_concurrency: int | None
+    execute_order: ExecuteOrder
+    max_concurrency: int | None
 
     def __init__(
         self,
@@ -258,8 +260,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         )
         set_once = object.__setattr__
         set_once(self, "_added", added)
-        set_once(self, "_execute_order", execute_order)
-        set_once(self, "_max_concurrency", max_concurrency)
+        set_once(self, "execute_order", execute_order)
+        set_once(self, "max_concurrency", max_concurrency)
         set_once(self, "_observer", observer)
         set_once(self, "_infos", None)
         set_once(self, "_plan", plan)
@@ -280,7 +282,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         )
 
     def _identity(self) -> tuple[Any, ...]:
-        return self._added, self._execute_order, self._max_concurrency, self._observer
+        return self._added, self.execute_order, self.max_concurrency, self._observer
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, depends_on in self._added:
@@ -306,7 +308,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
           Users     execute  after Database
         """
         return outline_of_graph(
-            self.tasks.values(), self.dependencies, self._execute_order, self._max_concurrency
+            self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency
         )
 
 
