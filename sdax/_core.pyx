@@ -241,7 +241,7 @@ cdef class Run:
     cdef public object waiter
     cdef readonly object plan
     cdef object ctx
-    cdef object parent
+    cdef object parent  # who waits for this run
     cdef object context
     cdef int number  # of the phase
     cdef tuple work
@@ -278,8 +278,6 @@ cdef class Run:
         self.places = plan.places
         self.ctx = ctx
         self.loop = get_running_loop()
-        if AWAITED_BY:
-            self.parent = current_task(self.loop)
         self.context = PyContext_CopyCurrent()
         self.stage = ()
         self.enter_phase(PRE)
@@ -289,6 +287,8 @@ cdef class Run:
         whether the run is over. What begins in the middle goes on from there."""
         self.last_phase = last
         self.over = False
+        if AWAITED_BY:
+            self.parent = current_task(self.loop)
         self.advance()
         self.pump()
         return self.over
@@ -428,6 +428,7 @@ cdef class Run:
 
     cdef int finish(self) except -1:
         self.over = True
+        self.parent = None  # its result may be an error, and by that lead to the run
         if self.watch is not None:
             self.watch.phase_finished()
         if self.deadlines is not None:

@@ -95,8 +95,8 @@ class Run:
     def __init__(self, plan: Plan, ctx: Any, watch: Watch | None = None) -> None:
         self.plan = plan
         self.ctx = ctx
-        self.loop = loop = asyncio.get_running_loop()
-        self.parent = current_task(loop)
+        self.loop = asyncio.get_running_loop()
+        self.parent: Task[Any] | None = None  # who waits for this run
         self.context = copy_context()
         self.waiter: asyncio.Future[None] | None = None
         self.values: dict[int, Any] | None = None
@@ -123,6 +123,7 @@ class Run:
         whether the run is over. What begins in the middle goes on from there."""
         self.last = last
         self.over = False
+        self.parent = current_task(self.loop)
         self.advance()
         self.pump()
         return self.over
@@ -228,6 +229,7 @@ class Run:
 
     def finish(self) -> None:
         self.over = True
+        self.parent = None  # its result may be an error, and by that lead to the run
         if self.watch is not None:
             self.watch.phase_finished()
         if self.deadlines is not None:

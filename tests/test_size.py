@@ -311,6 +311,17 @@ async def test_nothing_is_left(phase: str, path: str) -> None:
 
 
 @counts_references
+async def test_nothing_is_left_of_a_failure_in_an_asyncio_task_of_its_own() -> None:
+    processor = build([task("A", fail, nothing)], [task("B", fail_late)])
+    with Left() as left:
+        run = spawn(processor)
+        with pytest.raises(SdaxExecutionError):
+            await run
+        del run
+        await passes(2)
+    assert left == []
+
+
 async def test_nothing_is_left_of_an_error_with_a_traceback() -> None:
     processor = solo(fail_late, post=fail)
     with Left() as left:

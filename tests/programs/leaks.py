@@ -1,0 +1,135 @@
+"""A thousand runs of one path, then what is left of them: allocated blocks, references to the
+context and to a value, what only the garbage collector could take away, and resident memory.
+
+What a run of a path ends with is of no interest here, so long as it is what the path is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from pathlib import Path
+from typing import Any
+
+from sdax import (
+    AsyncTask,
+    AsyncTaskProcessor,
+    RunReport,
+    SdaxExecutionError,
+    TaskFunction,
+    task_group_func,
+)
+
+CTX, MESSAGE = object(), "".join(["mes", "sage"])
+KEPT = 50  # reports, where they are kept
+
+
+async def value(ctx: object) -> object:
+    return ctx
+
+
+async def pause(ctx: object) -> object:
+    await asyncio.sleep(0)
+    return ctx
+
+
+async def fail(ctx: object) -> None:
+    raise ConnectionError(MESSAGE)
+
+
+async def fail_late(ctx: object) -> None:
+    await asyncio.sleep(0)
+    raise ConnectionError(MESSAGE)
+
+
+async def forever(ctx: object) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def in_a_group(ctx: object, group: Any) -> None:
+    group.create_task(pause(ctx))
+
+
+LIMITS: dict[str, Any] = {"retries": 1, "initial_delay": 0}
+PATHS: dict[str, list[Any]] = {
+    "success": [value, pause],
+    "failure": [forever, fail],
+    "late failure": [forever, fail_late],
+    "cancel": [forever, pause],
+    "timeout": [TaskFunction(forever, timeout=0), pause],
+    "retry": [TaskFunction(fail, **LIMITS), TaskFunction(fail_late, **LIMITS)],
+    "group": [task_group_func(in_a_group), value],
+    "reports kept": [value, pause],
+    "failed reports kept": [value, fail_late],
+}
+ENDS: dict[str, type[BaseException]] = {
+    "failure": SdaxExecutionError,
+    "late failure": SdaxExecutionError,
+    "cancel": asyncio.CancelledError,
+    "timeout": SdaxExecutionError,
+    "retry": SdaxExecutionError,
+    "failed reports kept": SdaxExecutionError,
+}
+
+
+def make_processor(path: str) -> AsyncTaskProcessor[Any, Any]:
+    functions = [f if isinstance(f, TaskFunction) else TaskFunction(f) for f in PATHS[path]]
+    builder = AsyncTaskProcessor.builder()
+    for level in range(2):
+        for number, function in enumerate(functions):
+            task = AsyncTask((level, number), function, TaskFunction(value), TaskFunction(pause))
+            builder.add_task(task, level)
+    return builder.build()
+
+
+async def run_often(processor: AsyncTaskProcessor[Any, Any], path: str, number: int) -> None:
+    kept: list[RunReport[Any] | None] = []
+    for _ in range(number):
+        run = asyncio.ensure_future(processor.process_tasks(CTX))
+        if path == "cancel":
+            await asyncio.sleep(0)
+            run.cancel()
+        ended: type[BaseException] | None = None
+        report: RunReport[Any] | None = None
+        try:
+            report = await run
+        except (SdaxExecutionError, asyncio.CancelledError) as error:
+            ended = type(error)
+            report = getattr(error, "report", None)
+            str(error)
+        assert ended is ENDS.get(path), (path, ended)
+        if path.endswith("kept"):
+            kept.append(report)
+            assert report is not None
+            dict(report)
+            del kept[:-KEPT]
+        del run, report
+
+
+def resident() -> int:
+    """Return the kilobytes of memory that this process has, 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(lines["VmRSS"].split()[0])
+
+
+def measure() -> list[int]:
+    return [sys.getallocatedblocks(), sys.getrefcount(CTX), sys.getrefcount(MESSAGE), resident()]
+
+
+async def main(path: str) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    processor = make_processor(path)
+    await run_often(processor, path, 200)
+    gc.collect()
+    gc.disable()
+    before = measure()
+    await run_often(processor, path, 1000)
+    cycles = gc.collect()  # what this could take away counts as left; free lists do not
+    print(cycles, *(late - early for late, early in zip(measure(), before, strict=True)))
+
+
+asyncio.run(main(sys.argv[1]))
