@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import sdax
+import sdax.observe
 from helpers import nothing, solo
 
 ROOT = Path(sdax.__file__).parent.parent
@@ -33,7 +34,7 @@ PUBLIC = [
 
 def modules() -> list[str]:
     """All modules of the package; the compiled engine may not be there."""
-    found = [f"sdax.{module.name}" for module in pkgutil.iter_modules(sdax.__path__)]
+    found = [module.name for module in pkgutil.walk_packages(sdax.__path__, "sdax.")]
     return ["sdax", *(name for name in found if name != "sdax.__main__")]
 
 
@@ -57,22 +58,25 @@ def site_packages() -> list[str]:
     return [str(Path(frozendict.__file__).parent.parent)]
 
 
-def test_public_names() -> None:
-    assert set(PUBLIC) <= set(sdax.__all__)
-    assert len(set(sdax.__all__)) == len(sdax.__all__)
-    for name in sdax.__all__:
-        assert getattr(sdax, name) is not None
+@pytest.mark.parametrize("package", [sdax, sdax.observe], ids=lambda package: package.__name__)
+def test_public_names(package: Any) -> None:
+    if package is sdax:
+        assert set(PUBLIC) <= set(sdax.__all__)
+    assert len(set(package.__all__)) == len(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
     visible = {
         name
-        for name, value in vars(sdax).items()
+        for name, value in vars(package).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert visible == set(sdax.__all__) - {"__version__"}
+    assert visible == set(package.__all__) - {"__version__"}
 
 
-def test_public_things_are_documented() -> None:
-    for name in sdax.__all__:
-        thing = getattr(sdax, name)
+@pytest.mark.parametrize("package", [sdax, sdax.observe], ids=lambda package: package.__name__)
+def test_public_things_are_documented(package: Any) -> None:
+    for name in package.__all__:
+        thing = getattr(package, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert thing.__doc__, name
             assert thing.__module__.startswith("sdax."), name

@@ -1,0 +1,62 @@
+"""See what a run does: its events, and what can be made of them.
+
+An observer is called with each event of a run as it happens: a function of one argument, given to
+`process_tasks`, to `open`, or to a builder for all runs of a processor; several are given as a
+tuple. `match` tells the events apart:
+
+>>> def tell_failures(event: Event) -> None:
+...     match event:
+...         case RetryScheduled(task=task, phase=phase, delay=delay, exception=exception):
+...             print(f"{task.name} {phase}: {exception!r}, again in {delay:.1f} s")
+...         case TaskFinished(task=task, phase=phase, exception=exception) if exception:
+...             print(f"{task.name} {phase}: {exception!r}")
+>>> report = await processor.process_tasks(ctx, observer=tell_failures)
+
+It is called in the context of the function that the event is about, on the loop's own thread, so it
+must not block. What it raises is logged on the `sdax` logger, and never touches the run.
+`observer=()` runs without the observers that the processor was built with.
+"""
+
+from ..events import (
+    AttemptFinished,
+    AttemptResumed,
+    AttemptStarted,
+    AttemptSuspended,
+    CancellationRequested,
+    Cause,
+    Event,
+    ObservedRun,
+    Observer,
+    PhaseFinished,
+    PhaseStarted,
+    RetryScheduled,
+    RunFinished,
+    RunStarted,
+    TaskFinished,
+    TaskInfo,
+    TaskSkipped,
+    TaskStarted,
+    TimeoutExpired,
+)
+
+__all__ = [
+    "AttemptFinished",
+    "AttemptResumed",
+    "AttemptStarted",
+    "AttemptSuspended",
+    "CancellationRequested",
+    "Cause",
+    "Event",
+    "ObservedRun",
+    "Observer",
+    "PhaseFinished",
+    "PhaseStarted",
+    "RetryScheduled",
+    "RunFinished",
+    "RunStarted",
+    "TaskFinished",
+    "TaskInfo",
+    "TaskSkipped",
+    "TaskStarted",
+    "TimeoutExpired",
+]
