@@ -1,5 +1,8 @@
 """How Sphinx builds these pages: `make docs`."""
 
+import re
+from typing import Any
+
 import sdax
 
 project = "sdax"
@@ -11,7 +14,17 @@ myst_heading_anchors = 3
 default_role = "py:obj"  # what stands in backquotes in a docstring links to what it names
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
 exclude_patterns = ["_build"]
+
+MADE_BY_SDAX = {
+    "sdax.AsyncDagTaskProcessor",
+    "sdax.AsyncPhaseRunner",
+    "sdax.AsyncTaskProcessor",
+    "sdax.PhaseId",
+    "sdax.RunReport",
+    "sdax.State",
+}
 
 html_theme = "furo"
 pygments_style = "friendly"
@@ -22,3 +35,17 @@ html_css_files = ["sdax.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
+
+
+def simplify(app: Any, what: str, name: str, *event: Any) -> tuple[str, str | None] | None:
+    """Leave out how to make what nobody makes by hand; show a class in a default by its name."""
+    *_, signature, returns = event
+    if name in MADE_BY_SDAX:
+        return "", None
+    if signature is None:
+        return None
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", signature), returns
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", simplify)
