@@ -419,6 +419,9 @@ cdef class Run:
         if self.aborted:
             left = list(self.plan.phases[number].unopened(self.opened, self.waiting))
             self.note().skipped(number, left)
+        if self.watch is not None:
+            self.watch.phase_finished()
+        if self.aborted:
             if number == PRE:
                 self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
                 self.note().never_due(self.due)
@@ -816,7 +819,7 @@ cdef class Driver:
         cdef Run run = self.run
         self.wants_timer = False
         if self.pause is None and (<tuple>run.work[self.index])[1].timeout == 0:
-            self.expire()
+            self.time_out(None)
             return 0
         if run.deadlines is None:
             run.deadlines = Deadlines(run.loop, run.context)
@@ -824,19 +827,26 @@ cdef class Driver:
         return 0
 
     cpdef expire(self):
-        """Hear that the deadline has come."""
+        """Hear of the timer that the deadline has come."""
         if self.pause is None:
-            self.expired = True
-            if self.run.watch is not None:
-                self.run.watch.timeout_expired(
-                    self.run.number,
-                    self.index,
-                    self.attempts,
-                    (<tuple>self.run.work[self.index])[1].timeout,
-                )
-            self.task.cancel()
+            context = self.context
+            self.time_out(PyContext_Copy(self.run.context) if context is None else context)
         elif not self.pause.done():
             self.pause.set_result(None)
+
+    cdef int time_out(self, context) except -1:
+        """Cancel the attempt; outside of its function, tell of it in this context."""
+        cdef Run run = self.run
+        self.expired = True
+        if run.watch is not None:
+            tell = run.watch.timeout_expired
+            timeout = (<tuple>run.work[self.index])[1].timeout
+            if context is None:
+                tell(run.number, self.index, self.attempts, timeout)
+            else:
+                context.run(tell, run.number, self.index, self.attempts, timeout)
+        self.task.cancel()
+        return 0
 
     cdef int end_function(self, Run run, value, error) except -1:
         """Take note of how the function has ended."""

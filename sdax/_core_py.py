@@ -218,6 +218,9 @@ class Run:
         if self.aborted:
             left = list(self.phase.unopened(self.opened, self.waiting))
             self.note().skipped(number, left)
+        if self.watch is not None:
+            self.watch.phase_finished()
+        if self.aborted:
             if number == PRE:
                 self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
                 self.note().never_due(self.due)
@@ -756,7 +759,7 @@ class Attempts:
         run = self.driver.run
         if self.pause is None and self.limits.timeout == 0:
             self.deadline = None
-            self.expire()
+            self.time_out(None)
             return
         if run.deadlines is None:
             run.deadlines = Deadlines(run.loop, run.context)
@@ -764,14 +767,24 @@ class Attempts:
         self.deadline = None
 
     def expire(self) -> None:
+        """Hear of the timer that the deadline has come."""
         if self.pause is None:
-            self.expired = True
-            if self.watch is not None:
-                assert self.limits.timeout is not None
-                self.watch.timeout_expired(*self.place(), self.limits.timeout)
-            self.driver.task.cancel()
+            context = self.driver.context
+            self.time_out(self.driver.run.context.copy() if context is None else context)
         elif not self.pause.done():
             self.pause.set_result(None)
+
+    def time_out(self, context: Context | None) -> None:
+        """Cancel the attempt; outside of its function, tell of it in this context."""
+        self.expired = True
+        if self.watch is not None:
+            assert self.limits.timeout is not None
+            tell, arguments = self.watch.timeout_expired, (*self.place(), self.limits.timeout)
+            if context is None:
+                tell(*arguments)
+            else:
+                context.run(tell, *arguments)
+        self.driver.task.cancel()
 
 
 def block(held: Any, blocking: bool) -> None:

@@ -51,7 +51,8 @@ class Cause(NamedTuple):
 
 
 class RunStarted(NamedTuple):
-    """A run begins. Comes in the caller's context, before its variables are copied."""
+    """A run begins. Comes in the caller's context, before its variables are copied: what is set
+    in them here, every function sees, and the caller too."""
 
     run: ObservedRun
 
@@ -71,14 +72,16 @@ class RunFinished(NamedTuple):
 
 
 class PhaseStarted(NamedTuple):
-    """A phase of the run begins: its first functions are about to be called."""
+    """A phase of the run begins: its first function is about to be called. Comes in the context
+    of that function, and only if there is one."""
 
     run: ObservedRun
     phase: str
 
 
 class PhaseFinished(NamedTuple):
-    """A phase of the run is over: every function that it called has ended."""
+    """A phase of the run is over: every function that it called has ended. Comes in the context
+    of the one that ended last."""
 
     run: ObservedRun
     phase: str
@@ -110,7 +113,11 @@ class TaskFinished(NamedTuple):
 
 
 class TaskSkipped(NamedTuple):
-    """The function of a task in a phase will not be called; `cause` is as in `TaskFinished`."""
+    """The function of a task in a phase will not be called.
+
+    `cause` is the failure because of which; None is the cancellation of the caller, or a run by
+    phases that was left before it came to this one.
+    """
 
     run: ObservedRun
     task: TaskInfo
@@ -120,7 +127,7 @@ class TaskSkipped(NamedTuple):
 
 class AttemptStarted(NamedTuple):
     """An attempt begins, the first, 1, included. What is set in the context variables here, the
-    function sees."""
+    function sees, in this attempt and in later ones; neither a sibling nor the caller does."""
 
     run: ObservedRun
     task: TaskInfo

@@ -38,16 +38,17 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         happened.
 
         `observer`, or each of several, is called with every event of the run (see
-        `sdax.observe`); without one, the processor's own are, if it was built with any.
+        `sdax.observe`); without one, the processor's own are, if it was built with any. `()`
+        silences those.
 
         Raises `SdaxExecutionError` after the last cleanup if anything failed, and
         `asyncio.CancelledError` after the last cleanup if the caller was cancelled.
 
         >>> report = await processor.process_tasks(RequestContext(user_id=7))
         """
-        if observer is None:
-            observer = self._observer
-        run = Run(self._plan, ctx) if observer is None else self._observed_run(ctx, observer)
+        observers = self._observer if observer is None else checked_observers(observer)
+        run = self._observed_run(ctx, observers) if observers else Run(self._plan, ctx)
+        del observer, observers  # they may keep what is raised, which leads here
         interruption: BaseException | None = None
         run.start()
         # Not in a coroutine of its own: each waiting run would pay for that.
@@ -74,15 +75,15 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         ...         print(run.last_phase_id(), "is done")
         """
         observers = self._observer if observer is None else checked_observers(observer)
-        if observers is None:
+        if not observers:
             return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
         return AsyncPhaseRunner(ctx, lambda: self._observed_run(ctx, observers))
 
-    def _observed_run(self, ctx: T, observer: Observers) -> Run:
+    def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
         if self._infos is None:
             object.__setattr__(self, "_infos", tuple(self._describe_tasks()))
         assert self._infos is not None
-        watch = Watch(ObservedRun(self, ctx, self._infos), self._infos, checked_observers(observer))
+        watch = Watch(ObservedRun(self, ctx, self._infos), self._infos, observers)
         watch.run_started()
         return Run(self._plan.observed, ctx, watch)
 
@@ -109,7 +110,8 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(self._identity())
+        *identity, _observer = self._identity()  # an observer need not be hashable
+        return hash(tuple(identity))
 
 
 class AsyncTaskProcessor(TaskProcessor[T, K]):

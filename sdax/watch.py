@@ -79,6 +79,8 @@ class Watch:
         else:
             state = State.FAILED
         self._tell(RunFinished(self._run, state, exception, report))
+        if report is not None:
+            self._observers = ()  # which may keep the exception, whose traceback leads here
 
     def phase_finished(self) -> None:
         """The phase that is under way, if any, is over."""
@@ -90,7 +92,6 @@ class Watch:
         """A function is about to be called."""
         task, phase = self._tasks[index], PHASES[number]
         if phase != self._phase:
-            self.phase_finished()
             self._phase = phase
             self._tell(PhaseStarted(self._run, phase))
         if attempt == 1:
@@ -171,20 +172,30 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
 
     Raises `TypeError` for what cannot be called with an event.
     """
-    if callable(observer):
-        observers: tuple[Any, ...] = (observer,)
-    elif isinstance(observer, Iterable):
-        observers = tuple(observer)
-    else:
+    observers: tuple[Any, ...]
+    if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
         observers = (observer,)
+    else:
+        observers = tuple(observer)
     for one in observers:
         if not callable(one):
             raise TypeError(f"observer must be callable with an event, got {shown(one)}")
-        if inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(
-            getattr(one, "__call__", None)  # noqa: B004
-        ):
+        if isinstance(one, type):
             raise TypeError(
-                f"observer must be a plain function, for nobody awaits what it returns, "
-                f"got {shown(one)}; define it with 'def'"
+                f"observer must be callable with an event, got the class {shown(one)}, which "
+                f"would make an object of each; did you mean {one.__name__}()?"
+            )
+        if _runs_later(one) or _runs_later(getattr(one, "__call__", None)):  # noqa: B004
+            raise TypeError(
+                f"observer must be a plain function, for nobody awaits or iterates what it "
+                f"returns, got {shown(one)}; define it with 'def', without 'yield'"
             )
     return observers
+
+
+def _runs_later(function: Any) -> bool:
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
