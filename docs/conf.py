@@ -17,13 +17,15 @@ maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 exclude_patterns = ["_build"]
 
-MADE_BY_SDAX = {
+NOT_TO_BE_CALLED = {
     "sdax.AsyncDagTaskProcessor",
     "sdax.AsyncPhaseRunner",
     "sdax.AsyncTaskProcessor",
     "sdax.PhaseId",
     "sdax.RunReport",
     "sdax.State",
+    "sdax.observe.ObservedRun",
+    "sdax.observe.Observer",
 }
 
 html_theme = "furo"
@@ -38,14 +40,23 @@ html_show_sphinx = False
 
 
 def simplify(app: Any, what: str, name: str, *event: Any) -> tuple[str, str | None] | None:
-    """Leave out how to make what nobody makes by hand; show a class in a default by its name."""
+    """Leave out how to make what sdax makes; show a class in a default by its name."""
     *_, signature, returns = event
-    if name in MADE_BY_SDAX:
+    if name in NOT_TO_BE_CALLED:
         return "", None
     if signature is None:
         return None
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", signature), returns
 
 
+def mend_plurals(
+    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Let a letter follow a backquote, as in `AsyncTask`s."""
+    lines: list[str] = event[-1]
+    lines[:] = [re.sub(r"(?<=\w)`(?=\w)", "`\\\\ ", line) for line in lines]
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", mend_plurals)
     app.connect("autodoc-process-signature", simplify)

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import sdax
+import sdax.observe
 from virtual_clock import VirtualClockLoop
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +136,9 @@ def test_the_tests_of_guarantees_exist() -> None:
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
 
 
-def test_every_public_name_is_in_the_reference() -> None:
+@pytest.mark.parametrize("module", [sdax, sdax.observe], ids=lambda module: module.__name__)
+def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    documented = re.findall(r"^\.\. auto\w+:: sdax\.(\w+)$", page, re.MULTILINE)
-    assert sorted(documented) == sorted(sdax.__all__)
+    directive = rf"^\.\. (?:auto|py:)\w+:: {re.escape(module.__name__)}\.(\w+)$"
+    documented = re.findall(directive, page, re.MULTILINE)
+    assert sorted(documented) == sorted(module.__all__), "docs/api.md and __all__ differ"
