@@ -49,9 +49,7 @@ def simplify(app: Any, what: str, name: str, *event: Any) -> tuple[str, str | No
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", signature), returns
 
 
-def mend_plurals(
-    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
-) -> None:
+def mend_plurals(app: Any, *event: Any) -> None:
     """Let a letter follow a backquote, as in `AsyncTask`s."""
     lines: list[str] = event[-1]
     lines[:] = [re.sub(r"(?<=\w)`(?=\w)", "`\\\\ ", line) for line in lines]
