@@ -7,7 +7,6 @@ import copy
 import inspect
 import pickle
 import re
-import threading
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -335,31 +334,6 @@ async def test_many_concurrent_runs() -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(200):
             group.create_task(check_request(processor, number))
-
-
-def test_several_loops_in_several_threads(engine: Any) -> None:
-    processor = request_processor()
-    errors: list[BaseException] = []
-    ready = threading.Barrier(4)
-
-    async def main() -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(100):
-                group.create_task(check_request(processor, number))
-
-    def work() -> None:
-        ready.wait()
-        try:
-            asyncio.run(main())
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
 
 
 # process_tasks
