@@ -1008,10 +1008,16 @@ cdef int start_ready_eagerly(Run run) except -1:
 
 
 cdef int start_ready_early(Run run) except -1:
-    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers."""
+    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers.
+
+    There an `asyncio.Task` puts its first step into the loop's queue. In asyncio's own loops it
+    can be taken out again and called: no less than an eager start. Elsewhere the driver begins
+    early, and the loop finds its first step taken.
+    """
     cdef Py_ssize_t index
     cdef Driver driver
     loop = run.loop
+    queue = getattr(loop, "_ready", None)
     current = current_tasks.get(loop)
     if current is not None:
         leave_task(loop, current)
@@ -1019,6 +1025,12 @@ cdef int start_ready_early(Run run) except -1:
         context = PyContext_Copy(run.context)
         driver = new_driver(run, index, context)
         task = Task(driver, loop=loop, name=(<tuple>run.work[index])[2], context=context)
+        if queue and getattr(queue[len(queue) - 1]._callback, "__self__", None) is task:
+            step = queue.pop()._callback
+            PyContext_Enter(context)
+            step()
+            PyContext_Exit(context)
+            continue
         enter_task(loop, task)
         PyContext_Enter(context)
         driver.begin_early(task)

@@ -339,7 +339,6 @@ class Driver:
         self.coroutine: Any = None
         self.task: Any = None
         self.body = self.call_functions()
-        self.__next__ = self.begin
 
     @coroutine
     def call_functions(self) -> Generator[Any, None, None]:
@@ -536,10 +535,8 @@ class Driver:
 
 
 class EarlyDriver(Driver):
-    """A driver for Python 3.11, whose `asyncio.Task` has no eager start.
-
-    Its first step is taken before the loop gets to it, and what came of it is held until then.
-    """
+    """A driver for Python 3.11, where the first step of an `asyncio.Task` may have to be taken
+    before the loop gets to it: what came of it is held until then."""
 
     __slots__ = ("held",)
 
@@ -591,6 +588,7 @@ class LoneDriver(Driver):
         super().__init__(run, index, None)
         self.shared = False
         self.begun = False
+        self.__next__ = self.begin
 
     def begin(self) -> Any:
         self.begun = True
@@ -809,8 +807,10 @@ def start_ready_eagerly(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
     while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
         context = run.context.copy()
+        driver = Driver(run, index, context)
+        driver.__next__ = driver.begin
         Task(  # type: ignore[call-arg]
-            Driver(run, index, context),
+            driver,
             loop=run.loop,
             name=run.phase.work[index][2],
             context=context,
@@ -819,8 +819,14 @@ def start_ready_eagerly(run: Run) -> None:
 
 
 def start_ready_early(run: Run) -> None:
-    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers."""
+    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers.
+
+    There an `asyncio.Task` puts its first step into the loop's queue. In asyncio's own loops it
+    can be taken out again and called: no less than an eager start. Elsewhere the driver begins
+    early, and the loop finds its first step taken.
+    """
     loop = run.loop
+    queue = getattr(loop, "_ready", None)
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
@@ -829,6 +835,10 @@ def start_ready_early(run: Run) -> None:
         driver = EarlyDriver(run, index, context)
         name = run.phase.work[index][2]
         task: Task[Any] = Task(driver, loop=loop, name=name, context=context)
+        if queue and getattr(queue[-1]._callback, "__self__", None) is task:
+            driver.__next__ = driver.begin
+            context.run(queue.pop()._callback)
+            continue
         _enter_task(loop, task)
         context.run(driver.begin_early, task)
         _leave_task(loop, task)

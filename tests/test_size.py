@@ -390,6 +390,20 @@ async def test_nothing_is_left_of_a_function_that_was_never_called() -> None:
     assert left == []
 
 
+@pytest.mark.loop_kinds("asyncio", "debug", "eager")
+async def test_runs_that_never_suspend_pile_nothing_up() -> None:
+    """Whoever runs one after another without suspending gives the loop no chance to clear up."""
+    seen: list[weakref.ref[Any]] = []
+
+    async def look(ctx: None) -> None:
+        seen.append(weakref.ref(asyncio.current_task()))
+
+    processor = solo(execute=look)
+    for _ in range(10):
+        await processor.process_tasks(None)
+    assert [task() for task in seen] == [None] * 10
+
+
 @counts_references
 async def test_a_processor_is_no_cycle() -> None:
     with Left() as left:
