@@ -38,25 +38,37 @@ from ..events import (
     TaskStarted,
     TimeoutExpired,
 )
+from .critical_path import CriticalPath, GraphEstimate, PathStep
+from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan, RunSpan
+from .timeline import Timeline
 
 __all__ = [
     "AttemptFinished",
     "AttemptResumed",
+    "AttemptSpan",
     "AttemptStarted",
     "AttemptSuspended",
+    "Cancellation",
     "CancellationRequested",
     "Cause",
+    "CriticalPath",
     "Event",
+    "FunctionSpan",
+    "GraphEstimate",
     "ObservedRun",
     "Observer",
+    "PathStep",
     "PhaseFinished",
+    "PhaseSpan",
     "PhaseStarted",
     "RetryScheduled",
     "RunFinished",
+    "RunSpan",
     "RunStarted",
     "TaskFinished",
     "TaskInfo",
     "TaskSkipped",
     "TaskStarted",
+    "Timeline",
     "TimeoutExpired",
 ]

@@ -1,0 +1,309 @@
+"""Which functions a run has waited for, and what it would have taken without waiting for each."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+from ..diagram import one_line
+from ..errors import shown
+from ..plan import EXECUTE, PHASES, POST, PRE
+from ..report import State
+from .quantities import in_columns, seconds
+from .replay import Order, Replay
+from .spans import FunctionSpan, RunSpan
+
+MOST_STEPS_SHOWN: Final = 20
+
+Dependencies: TypeAlias = Mapping[Hashable, Sequence[Hashable]]
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """A function that the run has waited for.
+
+    It held the run for `hold` seconds: since the step before had ended, or the run had started,
+    until it ended itself. For `waited` of them it was not called yet: the engine, the event loop,
+    the caller between phases, or a place under `max_concurrency` kept it. Retries and the pauses
+    between them are in `hold`. For what was cancelled because another function failed, `hold`
+    counts since then: the step before is what failed.
+    """
+
+    span: FunctionSpan
+    hold: float
+    waited: float
+    _replay: Replay = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> Hashable:
+        """The name of the task."""
+        return self.span.task.name
+
+    @property
+    def phase(self) -> str:
+        """`"pre_execute"`, `"execute"` or `"post_execute"`."""
+        return self.span.phase
+
+    @cached_property
+    def without(self) -> float | None:
+        """What the run would have taken if this function had taken no time, in seconds.
+
+        None where that cannot be known, see `CriticalPath`.
+        """
+        return self._replay.run_without(self.phase, self.name)
+
+
+@dataclass(frozen=True)
+class GraphEstimate:
+    """What a run in levels would have taken as a graph, in seconds.
+
+    With `exact`, the dependencies were given. Without, nothing depends on anything, so that
+    `saving` is the most that any graph could save: levels do not tell which dependencies are true.
+    """
+
+    duration: float
+    saving: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class CriticalPath:
+    """The functions that a run has waited for, one after another, from its start to its end.
+
+    Each of the `steps` could begin when the one before had ended: it is the one that ended last
+    among all that it had to wait for. The `hold` of all steps and `rest`, what followed after the
+    last, add up to `duration`, the time of the run.
+
+    To make a step faster is worth at most `duration - step.without`: often less than its `hold`,
+    because then the run waits for another. `without` comes from replaying the run, each function
+    with the time that it took, this one with none. That presumes that a function takes as long
+    whenever it is called, that one which suspends waits rather than computes, and that what is
+    cancelled ends at once where it was not seen to be cancelled. It is None where that is not
+    enough: after the cancellation of the caller, for what was itself cancelled, and where
+    functions would be called that were not.
+
+    `graph` says, for a run in levels, what a graph could save; None where that is not known
+    either, and for a run in a graph.
+    """
+
+    run: RunSpan
+    steps: tuple[PathStep, ...]
+    rest: float
+    graph: GraphEstimate | None
+
+    @property
+    def duration(self) -> float:
+        """How long the run took, in seconds."""
+        return self.run.duration
+
+    def __str__(self) -> str:
+        """Return a table of the steps, of the longest ones if there are many."""
+        number, duration = self.run.number, self.duration
+        lines = [f"critical path of run {number}: {_count(len(self.steps))}, {seconds(duration)}"]
+        rows = [("held", "of run", "without it", "function")]
+        longest = sorted(self.steps, key=lambda step: step.hold, reverse=True)[:MOST_STEPS_SHOWN]
+        shown_steps = set(map(id, longest))
+        left = [step for step in self.steps if id(step) not in shown_steps]
+        for step in self.steps:
+            if id(step) in shown_steps:
+                without = "unknown" if step.without is None else seconds(step.without)
+                what = f"{one_line(step.name)}.{step.phase}{_remark(step)}"
+                rows.append((seconds(step.hold), self._share(step.hold), without, what))
+        if left:
+            hold = sum(step.hold for step in left)
+            rows.append((seconds(hold), self._share(hold), "", f"({_count(len(left))} more)"))
+        rows.append((seconds(self.rest), self._share(self.rest), "", "(the end of the run)"))
+        lines += in_columns(rows, right=3)
+        if self.graph is not None:
+            lines.append(describe_graph(self.graph))
+        return "\n".join(lines)
+
+    def _share(self, part: float) -> str:
+        return f"{part / self.duration:.0%}" if self.duration else "-"
+
+
+def critical_path(
+    run: RunSpan, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
+) -> CriticalPath:
+    """Find the critical path of a run that is over (see `RunSpan.critical_path`)."""
+    if not run.is_over:
+        raise ValueError(
+            f"critical_path: run {run.number} is not over yet; ask when process_tasks has returned"
+        )
+    dependencies = None if depends_on is None else _checked_dependencies(run, depends_on)
+    replay = Replay(run)
+    steps: list[PathStep] = []
+    before = run.start
+    for span in _Chain(run, replay.order).walk():
+        assert span.end is not None
+        steps.append(PathStep(span, span.end - before, max(0.0, span.start - before), replay))
+        before = span.end
+    assert run.end is not None
+    return CriticalPath(run, tuple(steps), run.end - before, _graph_of(run, replay, dependencies))
+
+
+class _Chain:
+    """Walks back from the end of a run, from each function to the one that it waited for."""
+
+    def __init__(self, run: RunSpan, order: Order) -> None:
+        self.run = run
+        self.called: list[list[FunctionSpan | None]] = [[None] * len(run.tasks) for _ in PHASES]
+        index_of = {task.name: index for index, task in enumerate(run.tasks)}
+        for span in run.functions:
+            if span.attempts:
+                number = PHASES.index(span.phase)
+                self.called[number][index_of[span.task.name]] = span
+        self.index_of = index_of
+        self.position_of = {id(span): position for position, span in enumerate(run.functions)}
+        edges = (order.forward, order.forward if run.execute_in_order else None, order.backward)
+        self.awaited = [
+            [None] * len(run.tasks) if each is None else self.latest_before(number, each)
+            for number, each in enumerate(edges)
+        ]
+        self.ends = [sorted(filter(None, spans), key=_ended) for spans in self.called]
+
+    def latest_before(
+        self, number: int, following: Sequence[Sequence[int]]
+    ) -> list[FunctionSpan | None]:
+        """For each task, return which function of the phase ended last of all that it waits for."""
+        spans = self.called[number]
+        latest: list[FunctionSpan | None] = [None] * len(following)
+        waits = [0] * len(following)
+        for after in following:
+            for node in after:
+                waits[node] += 1
+        ready = [node for node, count in enumerate(waits) if not count]
+        for node in ready:
+            done = (spans[node] if node < len(spans) else None) or latest[node]
+            for fed in following[node]:
+                latest[fed] = _later(latest[fed], done)
+                waits[fed] -= 1
+                if not waits[fed]:
+                    ready.append(fed)
+        return latest
+
+    def walk(self) -> list[FunctionSpan]:
+        """Return the chain from its start."""
+        chain: list[FunctionSpan] = []
+        span = self.last_of(POST, EXECUTE, PRE)
+        while span is not None:
+            chain.append(span)
+            span = self.cause_of(span) or self.before(span)
+        chain.reverse()
+        return chain
+
+    def last_of(self, *numbers: int) -> FunctionSpan | None:
+        last: FunctionSpan | None = None
+        for number in numbers:
+            if self.ends[number]:
+                last = _later(last, self.ends[number][-1])
+        return last
+
+    def cause_of(self, span: FunctionSpan) -> FunctionSpan | None:
+        """Return what failed and had this function cancelled, if that was why it ended."""
+        causes = [each.cause for each in self.run.cancellations if each.phase == span.phase]
+        if not span.interrupted or not causes or causes[0] is None:
+            return None
+        number = PHASES.index(causes[0].phase)
+        failed = self.called[number][self.index_of[causes[0].task.name]]
+        return failed if failed is not span else None
+
+    def before(self, span: FunctionSpan) -> FunctionSpan | None:
+        number = PHASES.index(span.phase)
+        awaited = self.awaited[number][self.index_of[span.task.name]]
+        if number == EXECUTE:
+            awaited = _later(awaited, self.last_of(PRE))
+        elif number == POST:
+            awaited = _later(awaited, self.last_of(PRE, EXECUTE))
+        if self.run.max_concurrency is not None:
+            # It may have waited for a place that another one of the phase left.
+            ends = self.ends[number]
+            position = bisect_right(ends, span.start, key=lambda each: _ended(each)[0])
+            called = self.position_of[id(span)]
+            places = (
+                each
+                for each in reversed(ends[:position])
+                if self.position_of[id(each)] < called and not each.interrupted
+            )
+            awaited = _later(awaited, next(places, None))
+        return awaited
+
+
+def _ended(span: FunctionSpan) -> tuple[float, float]:
+    assert span.end is not None
+    return span.end, span.end - span.start
+
+
+def _later(one: FunctionSpan | None, other: FunctionSpan | None) -> FunctionSpan | None:
+    """Return which ended later; at the same moment, which took longer."""
+    if one is None or other is None:
+        return one or other
+    return other if _ended(other) > _ended(one) else one
+
+
+def _graph_of(
+    run: RunSpan, replay: Replay, dependencies: Dependencies | None
+) -> GraphEstimate | None:
+    if not run.in_levels:
+        return None
+    duration = replay.run_as_graph(dependencies or {})
+    if duration is None:
+        return None
+    return GraphEstimate(duration, run.duration - duration, dependencies is not None)
+
+
+def _checked_dependencies(
+    run: RunSpan, depends_on: Mapping[Any, Iterable[Hashable]]
+) -> Dependencies:
+    if not run.in_levels:
+        raise ValueError(
+            "critical_path: depends_on is for runs in levels; this run's graph is known"
+        )
+    levels = {task.name: task.level for task in run.tasks}
+    checked: dict[Hashable, tuple[Hashable, ...]] = {}
+    for name, names in depends_on.items():
+        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+            raise TypeError(
+                f"critical_path: depends_on[{shown(name)}] must be a collection of names, "
+                f"got {shown(names)}"
+            )
+        checked[name] = tuple(names)
+        for each in (name, *checked[name]):
+            if each not in levels:
+                raise ValueError(f"critical_path: depends_on: no task is named {shown(each)}")
+        mine = levels[name]
+        for each in checked[name]:
+            other = levels[each]
+            if mine is not None and other is not None and other >= mine:
+                raise ValueError(
+                    f"critical_path: depends_on: {shown(name)}, at level {mine}, cannot depend on "
+                    f"{shown(each)}, at level {other}: only what is at a lower level is done before"
+                )
+    return checked
+
+
+def describe_graph(graph: GraphEstimate) -> str:
+    """Say what a graph would have taken."""
+    if graph.exact:
+        return f"as a graph with these dependencies: {seconds(graph.duration)}"
+    return (
+        f"as a graph: at least {seconds(graph.duration)}, if no task depended on another; "
+        f"depends_on={{...}} tells more"
+    )
+
+
+def _remark(step: PathStep) -> str:
+    span = step.span
+    remarks: list[str] = []
+    if span.state is not State.SUCCEEDED:
+        remarks.append(str(span.state))
+    if len(span.attempts) > 1:
+        remarks.append(f"{len(span.attempts)} attempts")
+    return f" ({', '.join(remarks)})" if remarks else ""
+
+
+def _count(number: int) -> str:
+    return f"{number} step" if number == 1 else f"{number} steps"

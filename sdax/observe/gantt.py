@@ -1,0 +1,225 @@
+"""Gantt charts in plain text, for terminals."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from shutil import get_terminal_size
+from typing import Final
+
+from ..diagram import one_line
+from ..plan import PHASES
+from ..report import State
+from .notes import notes_of
+from .quantities import cells, fitted, seconds, ticks
+from .spans import FunctionSpan, RunSpan
+
+WIDEST_LABEL: Final = 32
+NARROWEST_CHART: Final = 20
+TIME_WIDTH: Final = 10
+MOST_RUNS_SHOWN: Final = 40
+MOST_NOTES_SHOWN: Final = 40
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The characters of a chart, each with what it stands for."""
+
+    phases: dict[str, str]
+    states: dict[State, str]
+    pause: str
+    running: str
+    ellipsis: str
+
+
+UNICODE: Final = Marks(
+    dict(zip(PHASES, "▒█░", strict=True)),
+    {State.FAILED: "✗", State.TIMED_OUT: "◷", State.CANCELLED: "⊘", State.SKIPPED: "◇"},
+    "·",
+    "▶",
+    "…",
+)
+ASCII: Final = Marks(
+    dict(zip(PHASES, "=#-", strict=True)),
+    {State.FAILED: "x", State.TIMED_OUT: "T", State.CANCELLED: "C", State.SKIPPED: "s"},
+    ".",
+    ">",
+    "~",
+)
+
+
+def draw_runs(
+    runs: Sequence[RunSpan], width: int | None = None, only_ascii: bool | None = None
+) -> str:
+    """Draw a run; or a line for each, and the longest one, if there are several."""
+    if not runs:
+        return "no runs"
+    if len(runs) == 1:
+        return draw_run(runs[0], width, only_ascii)
+    chart = _Chart(width, only_ascii, min(run.start for run in runs), latest(runs))
+    failed = sum(run.state is not None and run.state is not State.SUCCEEDED for run in runs)
+    lines = [f"{len(runs)} runs, {failed} of them not succeeded, {seconds(chart.duration)}"]
+    if dropped := runs[0].number - 1:
+        lines[0] += f" ({dropped} earlier ones are not kept)"
+    shown = notable_runs(runs, MOST_RUNS_SHOWN)
+    chart.label_width = max(cells(f"run {run.number}") for run in shown) + 2
+    lines.append(chart.axis())
+    lines += (chart.row_of_run(run) for run in shown)
+    if len(shown) < len(runs):
+        lines.append(f"  (and {len(runs) - len(shown)} more, which were shorter)")
+    longest = max(runs, key=lambda run: run.duration)
+    return "\n".join([*lines, *chart.legend(), "", draw_run(longest, width, only_ascii)])
+
+
+def draw_run(run: RunSpan, width: int | None = None, only_ascii: bool | None = None) -> str:
+    """Draw a run: a line for each task, by level or layer, and what there is to note."""
+    chart = _Chart(width, only_ascii, run.start, run.until(run.end))
+    names = [one_line(task.name) for _, tasks in run.groups for task in tasks]
+    chart.label_width = min(WIDEST_LABEL, max(map(cells, names), default=0) + 2)
+    head = f"run {run.number}: {run.state or 'under way'}, {seconds(run.duration)}"
+    lines = [head if run.exception is None else f"{head}, {one_line(run.exception)}"]
+    lines.append(chart.axis())
+    for title, tasks in run.groups:
+        lines.append(title)
+        for task in tasks:
+            lines.append(chart.row_of_task(one_line(task.name), run.by_task[task.name], run))
+    lines += chart.legend()
+    notes = notes_of(run)
+    for note in notes[:MOST_NOTES_SHOWN]:
+        lines.append(f"{seconds(note.time - run.start):>{TIME_WIDTH}}  {note.text}")
+    if len(notes) > MOST_NOTES_SHOWN:
+        lines.append(f"  (and {len(notes) - MOST_NOTES_SHOWN} more)")
+    text = "\n".join(lines)
+    return text if chart.marks is UNICODE else in_ascii(text)
+
+
+def latest(runs: Sequence[RunSpan]) -> float:
+    """Return when the last of the runs ended."""
+    return max(run.until(run.end) for run in runs)
+
+
+def notable_runs(runs: Sequence[RunSpan], most: int) -> list[RunSpan]:
+    """Return the longest runs, in the order in which they started."""
+    longest = sorted(runs, key=lambda run: run.duration, reverse=True)[:most]
+    return sorted(longest, key=lambda run: run.number)
+
+
+class _Chart:
+    """Columns of characters, on a scale of time."""
+
+    def __init__(
+        self, width: int | None, only_ascii: bool | None, start: float, end: float
+    ) -> None:
+        self.marks = (
+            ASCII if (not can_show_unicode() if only_ascii is None else only_ascii) else UNICODE
+        )
+        self.width = get_terminal_size().columns if width is None else width
+        self.start = start
+        self.duration = end - start
+        self.label_width = 0
+        self.used: dict[str, str] = {}  # marks, and what they stand for
+
+    @property
+    def columns(self) -> int:
+        return max(NARROWEST_CHART, self.width - self.label_width - TIME_WIDTH - 3)
+
+    def column(self, time: float) -> int:
+        if self.duration <= 0:
+            return 0
+        share = (time - self.start) / self.duration
+        return min(self.columns - 1, max(0, int(share * self.columns)))
+
+    def axis(self) -> str:
+        line = [" "] * self.columns
+        free = 0
+        for time, text in ticks(self.duration, max(2, self.columns // 14)):
+            column = self.column(self.start + time)
+            text = "|" + text
+            if column >= free and column + len(text) <= self.columns:
+                line[column : column + len(text)] = text
+                free = column + len(text) + 1
+        return (" " * (self.label_width + 1) + "".join(line)).rstrip()
+
+    def row_of_run(self, run: RunSpan) -> str:
+        line = [" "] * self.columns
+        self.fill(
+            line, run.start, run.until(run.end), self.use(self.marks.phases["execute"], "run")
+        )
+        self.mark(line, run.until(run.end), run.state)
+        return self.row(f"run {run.number}", line, run.duration)
+
+    def row_of_task(self, name: str, spans: Sequence[FunctionSpan], run: RunSpan) -> str:
+        line = [" "] * self.columns
+        for span in spans:
+            before: float | None = None
+            for attempt in span.attempts:
+                if before is not None:
+                    pause = self.use(self.marks.pause, "pause before a retry")
+                    self.fill(line, before, attempt.start, pause)
+                before = run.until(attempt.end)
+                self.fill(line, attempt.start, before, self.use_phase(span.phase))
+            if span.attempts and span.attempts[-1].delay is not None and before is not None:
+                self.fill(
+                    line,
+                    before,
+                    run.until(span.end),
+                    self.use(self.marks.pause, "pause before a retry"),
+                )
+        # Not to be painted over by what follows in the same column.
+        for span in spans:
+            for attempt in span.attempts:
+                self.mark(line, run.until(attempt.end), attempt.state)
+            self.mark(line, run.until(span.end), span.state)
+        called = [span for span in spans if span.attempts]
+        time = sum(run.until(span.end) - span.start for span in called) if called else None
+        return self.row(name, line, time)
+
+    def row(self, name: str, line: list[str], time: float | None) -> str:
+        label = fitted("  " + name, self.label_width)
+        shown = "" if time is None else seconds(time)
+        return f"{label} {''.join(line)} {shown:>{TIME_WIDTH}}".rstrip()
+
+    def fill(self, line: list[str], start: float, end: float, mark: str) -> None:
+        first, last = self.column(start), self.column(end)
+        for column in range(first, max(first + 1, last)):
+            line[column] = mark
+
+    def mark(self, line: list[str], time: float, state: State | None) -> None:
+        if state is None:
+            mark = self.use(self.marks.running, "under way")
+        elif state in self.marks.states:
+            mark = self.use(self.marks.states[state], str(state))
+        else:
+            return
+        line[max(0, self.column(time) - (state is not State.SKIPPED))] = mark
+
+    def use_phase(self, phase: str) -> str:
+        return self.use(self.marks.phases[phase], phase)
+
+    def use(self, mark: str, meaning: str) -> str:
+        self.used[mark] = meaning
+        return mark
+
+    def legend(self) -> list[str]:
+        """Say what the marks that were used stand for."""
+        if not self.used:
+            return []
+        shown = "   ".join(f"{mark} {meaning}" for mark, meaning in self.used.items())
+        self.used = {}
+        return [" " * (self.label_width + 1) + shown]
+
+
+def can_show_unicode() -> bool:
+    """Tell whether standard output can show the marks that are not in ASCII."""
+    marks = "".join([*UNICODE.phases.values(), *UNICODE.states.values(), "·▶…"])
+    try:
+        marks.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
+def in_ascii(text: str) -> str:
+    """Return a text with what is not in ASCII replaced."""
+    return text.replace("µs", "us").encode("ascii", "replace").decode()

@@ -1,0 +1,95 @@
+"""What is worth a line about a run: failures, timeouts, retries, and why things were cancelled."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ..diagram import one_line
+from ..events import Cause
+from ..report import State
+from .quantities import seconds
+from .spans import AttemptSpan, Cancellation, FunctionSpan, RunSpan
+
+NAMES_SHOWN: Final = 3
+
+
+class Note(NamedTuple):
+    """Something that happened: when, what kind of thing, and a sentence."""
+
+    time: float
+    kind: str  # "retry", "failed", "timed out", "cancelled" or "skipped"
+    text: str
+
+
+def notes_of(run: RunSpan) -> list[Note]:
+    """Return all that is worth a line, in the order in which it happened."""
+    notes: list[Note] = []
+    skipped: dict[tuple[str, Cause | None], list[FunctionSpan]] = {}
+    for span in run.functions:
+        if span.state is State.SKIPPED:
+            skipped.setdefault((span.phase, span.cause), []).append(span)
+            continue
+        notes += [
+            Note(run.until(attempt.end), "retry", describe_attempt(span, attempt))
+            for attempt in span.attempts
+            if attempt.delay is not None
+        ]
+        if span.state in (State.FAILED, State.TIMED_OUT, State.CANCELLED):
+            notes.append(Note(run.until(span.end), str(span.state), describe(run, span)))
+    for cancellation in run.cancellations:
+        notes.append(Note(cancellation.time, "cancelled", describe_cancellation(cancellation)))
+    for (phase, cause), spans in skipped.items():
+        shown = ", ".join(one_line(span.task.name) for span in spans[:NAMES_SHOWN])
+        more = f" and {len(spans) - NAMES_SHOWN} more" if len(spans) > NAMES_SHOWN else ""
+        text = f"{phase} of {shown}{more} skipped, because {reason(run, cause)}"
+        notes.append(Note(spans[0].start, "skipped", text))
+    return sorted(notes, key=lambda note: note.time)
+
+
+def label(span: FunctionSpan) -> str:
+    """Return the name of a function: its task and phase."""
+    return f"{one_line(span.task.name)}.{span.phase}"
+
+
+def describe(run: RunSpan, span: FunctionSpan) -> str:
+    """Say what became of a function."""
+    made = f", after {len(span.attempts)} attempts" if len(span.attempts) > 1 else ""
+    match span.state:
+        case None:
+            return f"{label(span)} is under way"
+        case State.CANCELLED | State.SKIPPED:
+            return f"{label(span)} {span.state}{made}, because {reason(run, span.cause)}"
+        case State.FAILED | State.TIMED_OUT:
+            return f"{label(span)} {span.state}{made}: {one_line(span.exception or '')}"
+        case _:
+            return f"{label(span)} {span.state}{made}"
+
+
+def describe_attempt(span: FunctionSpan, attempt: AttemptSpan) -> str:
+    """Say what became of an attempt, and whether another one was to follow."""
+    what = f"{label(span)}, attempt {attempt.number}: {attempt.state or 'under way'}"
+    if attempt.timeout is not None:
+        what += f" after {seconds(attempt.timeout)}"
+    elif attempt.exception is not None:
+        what += f": {one_line(attempt.exception)}"
+    return what if attempt.delay is None else f"{what}; again in {seconds(attempt.delay)}"
+
+
+def describe_cancellation(cancellation: Cancellation) -> str:
+    """Say that a phase was cancelled, and why."""
+    if cancellation.cause is None:
+        return f"{cancellation.phase} cancelled by the caller"
+    return f"{cancellation.phase} cancelled, because {_failure(cancellation.cause)}"
+
+
+def reason(run: RunSpan, cause: Cause | None) -> str:
+    """Say why something was cancelled or skipped."""
+    if cause is not None:
+        return _failure(cause)
+    if any(each.cause is None for each in run.cancellations):
+        return "the caller was cancelled"
+    return "the caller ended the run early"
+
+
+def _failure(cause: Cause) -> str:
+    return f"{one_line(cause.task.name)}.{cause.phase} failed"

@@ -1,0 +1,192 @@
+"""Replaying a run: each function takes as long as it did, but for what is asked about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from heapq import heappop, heappush
+from typing import Final, TypeAlias
+
+from ..plan import EXECUTE, PHASES, POST, PRE
+from ..report import State
+from .spans import FunctionSpan, RunSpan
+
+Edges: TypeAlias = list[list[int]]
+
+FAILED: Final = (State.FAILED, State.TIMED_OUT)
+
+
+class Order:
+    """What follows what in a run: for each node, the nodes that wait for it, `forward` from
+    dependencies to dependents and `backward`. The first nodes are the tasks, by index; the others
+    stand between levels, and spare an edge from each task of a level to each of the next."""
+
+    def __init__(self, run: RunSpan, depends_on: Mapping[Hashable, Sequence[Hashable]] | None):
+        index_of = {task.name: index for index, task in enumerate(run.tasks)}
+        self.forward: Edges = [[] for _ in run.tasks]
+        levels: dict[int, list[int]] = {}
+        for index, task in enumerate(run.tasks):
+            if depends_on is not None or task.level is None:
+                names = (task.depends_on if depends_on is None else depends_on.get(task.name)) or ()
+                for name in dict.fromkeys(names):
+                    self.forward[index_of[name]].append(index)
+            else:
+                levels.setdefault(task.level, []).append(index)
+        for number, level in enumerate(sorted(levels)):
+            if number:
+                self.forward[-1] += levels[level]
+            self.forward.append([])
+            for index in levels[level]:
+                self.forward[index].append(len(self.forward) - 1)
+        self.backward: Edges = [[] for _ in self.forward]
+        for node, following in enumerate(self.forward):
+            for after in following:
+                self.backward[after].append(node)
+
+
+class UnknownError(Exception):
+    """The replay has come to what the run has not shown."""
+
+
+class Replay:
+    """A run to be played again with other times or another order."""
+
+    def __init__(self, run: RunSpan) -> None:
+        self.run = run
+        self.order = Order(run, None)
+        index_of = {task.name: index for index, task in enumerate(run.tasks)}
+        self.spans: list[dict[int, FunctionSpan]] = [{} for _ in PHASES]
+        for span in run.functions:
+            self.spans[PHASES.index(span.phase)][index_of[span.task.name]] = span
+
+    @cached_property
+    def duration(self) -> float | None:
+        """What the replay takes with nothing changed: the run's time without what the engine, the
+        loop and its other work took. None if the run has not shown enough."""
+        return self._play(self.order)
+
+    def run_without(self, phase: str, name: Hashable) -> float | None:
+        """Return what the run would have taken if this function had taken no time."""
+        if self.duration is None:
+            return None
+        without = self._play(self.order, (phase, name))
+        return None if without is None else self.run.duration - (self.duration - without)
+
+    def run_as_graph(self, depends_on: Mapping[Hashable, Sequence[Hashable]]) -> float | None:
+        """Return what the run would have taken with these dependencies in place of levels."""
+        if self.duration is None:
+            return None
+        graph = self._play(Order(self.run, depends_on))
+        return None if graph is None else self.run.duration - (self.duration - graph)
+
+    def _play(self, order: Order, timeless: tuple[str, Hashable] | None = None) -> float | None:
+        # When the caller would have cancelled another course of the run, nobody knows.
+        if any(each.cause is None for each in self.run.cancellations):
+            return None
+        try:
+            return _Play(self, order, timeless).run()
+        except UnknownError:
+            return None
+
+
+class _Play:
+    """One replay."""
+
+    def __init__(self, replay: Replay, order: Order, timeless: tuple[str, Hashable] | None) -> None:
+        self.replay = replay
+        self.order = order
+        self.timeless = timeless
+        self.places = replay.run.max_concurrency or math.inf
+        self.time = 0.0
+
+    def run(self) -> float:
+        size = len(self.replay.run.tasks)
+        none: Edges = [[] for _ in self.order.forward]
+        opened, aborted = self.phase(PRE, self.order.forward, set(range(size)))
+        if not aborted:
+            in_order = self.replay.run.execute_in_order
+            self.phase(EXECUTE, self.order.forward if in_order else none, set(range(size)))
+            opened = set(range(size))
+        self.phase(POST, self.order.backward, opened)
+        return self.time
+
+    def phase(self, number: int, following: Edges, due: set[int]) -> tuple[set[int], bool]:
+        """Play a phase; return the tasks that started in it, and whether a failure ended it."""
+        spans = self.replay.spans[number]
+        waits = [0] * len(following)
+        for after in following:
+            for node in after:
+                waits[node] += 1
+        opening = [node for node, count in enumerate(waits) if not count]
+        queue: list[int] = []  # opened, not yet called; in the order of a heap within an opening
+        started: set[int] = set()
+        running: list[tuple[float, int, int]] = []  # end, serial number, task
+        calls = 0
+        first = 0
+        while True:
+            opened: list[int] = []
+            while opening:
+                node = opening.pop()
+                if node in due:
+                    if node in spans:
+                        opened.append(node)
+                        continue
+                    started.add(node)
+                opening += self.done(node, following, waits)
+            queue += sorted(opened)
+            ended: int | None = None
+            while ended is None and first < len(queue) and len(running) < self.places:
+                node = queue[first]
+                first += 1
+                started.add(node)
+                duration = self.time_of(spans[node])
+                if self.waits(spans[node]):
+                    calls += 1
+                    heappush(running, (self.time + duration, calls, node))
+                else:
+                    self.time += duration
+                    ended = node
+            if ended is None:
+                if not running:
+                    return started, False
+                end, _, ended = heappop(running)
+                if math.isinf(end):
+                    raise UnknownError  # it waits for what was cancelled before it could end
+                self.time = max(self.time, end)
+            if number != POST and spans[ended].state in FAILED:
+                self.cut([spans[task] for _, _, task in running])
+                return started, True
+            opening = self.done(ended, following, waits)
+
+    def done(self, node: int, following: Edges, waits: list[int]) -> list[int]:
+        ready: list[int] = []
+        for after in following[node]:
+            waits[after] -= 1
+            if not waits[after]:
+                ready.append(after)
+        return ready
+
+    def waits(self, span: FunctionSpan) -> bool:
+        return span.suspended and (span.phase, span.task.name) != self.timeless
+
+    def time_of(self, span: FunctionSpan) -> float:
+        timeless = (span.phase, span.task.name) == self.timeless
+        if span.state is State.SKIPPED or not span.attempts or span.end is None:
+            raise UnknownError
+        if span.interrupted:
+            if timeless:
+                raise UnknownError
+            return math.inf
+        return 0.0 if timeless else span.end - span.start
+
+    def cut(self, cancelled: list[FunctionSpan]) -> None:
+        """Cancel what is suspended, and wait for it as long as the run had to."""
+        reaction = 0.0
+        for span in cancelled:
+            if span.interrupted and span.end is not None:
+                requested = next(
+                    each.time for each in self.replay.run.cancellations if each.phase == span.phase
+                )
+                reaction = max(reaction, span.end - requested)
+        self.time += reaction

@@ -1,0 +1,196 @@
+"""What a timeline has recorded: runs, their phases, functions and attempts. All immutable.
+
+Times are in seconds on the clock of the timeline; the end of what is still under way is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..events import Cause, TaskInfo
+from ..report import State
+
+if TYPE_CHECKING:
+    from .critical_path import CriticalPath
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSpan:
+    """One attempt at a function.
+
+    `busy` is for how many seconds it ran; in the others it waited, or others ran. `timeout` is
+    the timeout that expired, if one did, and `delay` the pause that was to follow, if another
+    attempt was.
+    """
+
+    number: int
+    start: float
+    end: float | None
+    busy: float
+    state: State | None
+    exception: str | None
+    timeout: float | None
+    delay: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpan:
+    """The function of a task in a phase, over all its attempts.
+
+    One that was skipped has no attempts, and `start` and `end` say when that was decided. `cause`
+    is why it was cancelled or skipped; None, for such a one, is the cancellation of the caller.
+    """
+
+    task: TaskInfo
+    phase: str
+    start: float
+    end: float | None
+    state: State | None
+    exception: str | None
+    cause: Cause | None
+    attempts: tuple[AttemptSpan, ...]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was cancelled: itself, or the pause before a retry. The latter has failed,
+        by its last attempt."""
+        return self.state is State.CANCELLED or (
+            self.state is not None and bool(self.attempts) and self.attempts[-1].delay is not None
+        )
+
+    @property
+    def suspended(self) -> bool:
+        """Whether it ever waited for anything, the pause before a retry included."""
+        first = self.attempts[0]
+        return len(self.attempts) > 1 or first.end is None or first.busy < first.end - first.start
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpan:
+    """One phase of a run."""
+
+    phase: str
+    start: float
+    end: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """The moment in which what was suspended in a phase was cancelled, and why."""
+
+    time: float
+    phase: str
+    cause: Cause | None
+
+
+@dataclass(frozen=True)
+class RunSpan:
+    """One run: what `timeline.runs` has. `str()` draws it.
+
+    `number` counts the runs of the timeline from 1, `now` is the time of looking. `tasks` are
+    all of the processor, `functions` those that were called or skipped, in that order.
+    """
+
+    number: int
+    thread: str
+    start: float
+    end: float | None
+    now: float
+    state: State | None
+    exception: str | None
+    tasks: tuple[TaskInfo, ...]
+    execute_in_order: bool
+    max_concurrency: int | None
+    phases: tuple[PhaseSpan, ...]
+    functions: tuple[FunctionSpan, ...]
+    cancellations: tuple[Cancellation, ...]
+
+    @property
+    def duration(self) -> float:
+        """How long the run took, or has taken until `now`, in seconds."""
+        return self.until(self.end) - self.start
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all has ended, cleanup after the caller has gone included."""
+        return self.end is not None and all(span.end is not None for span in self.functions)
+
+    def until(self, end: float | None) -> float:
+        """Return an end, or the time of looking for what is still under way."""
+        return self.now if end is None else end
+
+    def critical_path(
+        self, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
+    ) -> CriticalPath:
+        """Return the chain of functions that the run has waited for (see `CriticalPath`).
+
+        For a run in levels, `depends_on` maps task names to what they truly depend on; a task
+        that it does not name depends on nothing. Without it, what a graph could save is the most
+        that any graph could. Raises `ValueError` for a run that is not over, for a name that no
+        task has, for a dependency that the levels contradict, and for a run in a graph.
+
+        >>> path = timeline.runs[0].critical_path(depends_on={"Orders": ["User"]})
+        >>> print(path.graph.saving)
+        """
+        from .critical_path import critical_path
+
+        return critical_path(self, depends_on)
+
+    def to_mermaid(self) -> str:
+        """Return a Mermaid gantt diagram of the run."""
+        from .mermaid import run_to_mermaid
+
+        return run_to_mermaid(self)
+
+    def __str__(self) -> str:
+        from .gantt import draw_run
+
+        return draw_run(self)
+
+    @cached_property
+    def groups(self) -> tuple[tuple[str, tuple[TaskInfo, ...]], ...]:
+        """The tasks that have functions, by level or by layer of the graph, from the first on.
+
+        A layer is one more than the highest layer of what its tasks depend on.
+        """
+        seen = {span.task.name for span in self.functions}
+        layers = self._layers()
+        word = "level" if self.in_levels else "layer"
+        groups: dict[int, list[TaskInfo]] = {}
+        for task in self.tasks:
+            if task.name in seen:
+                groups.setdefault(layers[task.name], []).append(task)
+        return tuple((f"{word} {number}", tuple(groups[number])) for number in sorted(groups))
+
+    @property
+    def in_levels(self) -> bool:
+        """Whether the tasks stand in levels, not in a graph."""
+        return not any(task.depends_on is not None for task in self.tasks)
+
+    @cached_property
+    def by_task(self) -> dict[Hashable, list[FunctionSpan]]:
+        """The functions of each task, by its name."""
+        functions: dict[Hashable, list[FunctionSpan]] = {}
+        for span in self.functions:
+            functions.setdefault(span.task.name, []).append(span)
+        return functions
+
+    def _layers(self) -> dict[Hashable, int]:
+        layers: dict[Hashable, int] = {}
+        depends_on = {task.name: task.depends_on or () for task in self.tasks}
+        for task in self.tasks:
+            if task.level is not None:
+                layers[task.name] = task.level
+                continue
+            stack = [task.name]
+            while stack:
+                missing = [name for name in depends_on[stack[-1]] if name not in layers]
+                if missing:
+                    stack += missing
+                else:
+                    name = stack.pop()
+                    layers[name] = 1 + max((layers[each] for each in depends_on[name]), default=0)
+        return layers
