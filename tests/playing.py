@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
+from unittest import mock
 from weakref import WeakSet
 
+import sdax.processor
 from reference import Graph, Reference
 from sdax import (
     AsyncDagTaskProcessor,
@@ -23,7 +27,7 @@ from sdax import (
     TaskReport,
     join,
 )
-from virtual_clock import VirtualClockLoop
+from virtual_clock import PassCountingLoop, SteppingLoop
 from workflows import (
     PHASES,
     Arrangement,
@@ -104,6 +108,8 @@ class Observation:
     passes: int
     caller_was_cancelled: bool  # by a function
     interrupted: bool  # cancelled from outside, while it waited for the run
+    progress: list[int]  # how many events there were before each pass
+    heard_by: int | None  # the pass in which the caller hears of a cancellation, in its turn
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -123,29 +129,34 @@ class Observation:
         return {event.place: event for event in self.trace}
 
 
-class PassCountingLoop(VirtualClockLoop):
-    """Tells before each of its passes which one it is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.passes = 0
-        self.before_pass: Callable[[int], None] | None = None
-
-    def _run_once(self) -> None:
-        if self.before_pass is not None:
-            self.before_pass(self.passes)
-            self.passes += 1
-        super()._run_once()  # type: ignore[misc]
-
-
-def observe(workflow: Workflow, prepare: Callable[[Workflow, Added], Start]) -> Observation:
-    """Play a workflow with whatever `prepare` makes of its tasks."""
-    loop = PassCountingLoop()
-    loop.set_debug(workflow.debug)
-    try:
+def observe(
+    workflow: Workflow,
+    prepare: Callable[[Workflow, Added], Start],
+    loop: SteppingLoop | None = None,
+) -> Observation:
+    """Play a workflow with whatever `prepare` makes of its tasks, on a loop of its own unless
+    it gets one."""
+    if loop is not None:
+        loop.rewind()
         return loop.run_until_complete(_Player(workflow, loop).observe(prepare))
-    finally:
-        loop.close()
+    with closing(PassCountingLoop()) as own_loop:
+        own_loop.set_debug(workflow.debug)
+        return own_loop.run_until_complete(_Player(workflow, own_loop).observe(prepare))
+
+
+@contextmanager
+def using(engine: ModuleType) -> Iterator[None]:
+    """Have processors run on this engine, with its random factor fixed."""
+
+    def fixed(low: float, high: float) -> float:
+        assert (low, high) == (0.5, 1.0)
+        return RANDOM_FACTOR
+
+    with (
+        mock.patch.object(sdax.processor, "Run", engine.Run),
+        mock.patch.object(engine, "uniform", fixed),
+    ):
+        yield
 
 
 def on_engine(workflow: Workflow, added: Added) -> Start:
@@ -165,7 +176,9 @@ def on_engine(workflow: Workflow, added: Added) -> Start:
     return builder.build().process_tasks
 
 
-def observe_reference(workflow: Workflow) -> tuple[Observation, Mapping[Place, float]]:
+def observe_reference(
+    workflow: Workflow, loop: SteppingLoop | None = None
+) -> tuple[Observation, Mapping[Place, float]]:
     """Play on the reference model; return also when functions failed."""
     models: list[Reference] = []
 
@@ -177,7 +190,7 @@ def observe_reference(workflow: Workflow) -> tuple[Observation, Mapping[Place, f
         models.append(Reference(added, RANDOM_FACTOR, graph))
         return models[0].process_tasks
 
-    observation = observe(workflow, prepare)
+    observation = observe(workflow, prepare, loop)
     return observation, models[0].failed_at  # type: ignore[return-value]
 
 
@@ -197,6 +210,9 @@ class _Player:
         self.caller_was_cancelled = False
         self.waiting = False  # the caller, for the run
         self.interrupted = False
+        self.progress: list[int] = []
+        self.heard_by: int | None = None
+        self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
 
     async def observe(self, prepare: Callable[[Workflow, Added], Start]) -> Observation:
         loop = self.loop
@@ -248,18 +264,25 @@ class _Player:
             seen |= {"tasks_left": [], "over_at": 0.0, "variable": None, "passes": 0}
         # Whatever complains when it is dropped shall do so now.
         self.owners.clear()
-        del caller, self.caller
+        self.unchecked.clear()
+        del caller, self.caller, self.observer
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        return Observation(
+        observation = Observation(
             trace=self.trace,
             raised=self.raised,
             handled=self.handled,
             problems=self.problems,
             caller_was_cancelled=self.caller_was_cancelled,
             interrupted=self.interrupted,
+            progress=self.progress,
+            heard_by=self.heard_by,
             **seen,
         )
+        # What was raised leads here by its traceback, and shall not find itself here.
+        self.raised = []
+        seen.clear()
+        return observation
 
     def set_factory(self) -> None:
         def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
@@ -277,11 +300,19 @@ class _Player:
 
         def cancel() -> None:
             self.interrupted = self.interrupted or self.waiting
+            queued = self.loop.queued
             caller.cancel()
+            if disturbance.heard_at_once and self.loop.queued > queued:
+                self.loop.put_last_first()
 
         def before_pass(number: int) -> None:
+            self.progress.append(len(self.trace))
+            if self.unchecked:
+                self.check_suspended()
             for wanted in disturbance.cancel_at_pass:
                 if wanted == number:
+                    if self.heard_by is None:
+                        self.heard_by = number + self.loop.queued
                     cancel()
 
         self.loop.before_pass = before_pass
@@ -397,15 +428,18 @@ class _Player:
         assert task is not None
         if self.owners.setdefault(task, place) != place:
             self.problems.append(f"{place} shares an asyncio.Task with {self.owners[task]}")
-        self.loop.call_soon(self.check_name, place, task)
+        self.unchecked.append((place, task))
 
-    def check_name(self, place: Place, task: asyncio.Task[Any]) -> None:
-        if task.done():
-            return
-        if task.get_name() != f"sdax:{place.name}:{place.phase}":
-            self.problems.append(f"{place} is named {task.get_name()}")
-        if task not in asyncio.all_tasks(self.loop):
-            self.problems.append(f"{place} is not in all_tasks()")
+    def check_suspended(self) -> None:
+        everything = asyncio.all_tasks(self.loop)
+        for place, task in self.unchecked:
+            if task.done():
+                continue
+            if task.get_name() != f"sdax:{place.name}:{place.phase}":
+                self.problems.append(f"{place} is named {task.get_name()}")
+            if task not in everything:
+                self.problems.append(f"{place} is not in all_tasks()")
+        self.unchecked.clear()
 
     async def take(self, step: Step) -> None:
         match step:
@@ -519,7 +553,8 @@ def outline(exception: BaseException | None) -> object:
     if isinstance(exception, BaseExceptionGroup):
         members = tuple(map(outline, exception.exceptions))
         if isinstance(exception, SdaxExecutionError):
-            members = Counter(members)  # compared in another place, as far as it is ordered
+            # Compared in another place, as far as it is ordered.
+            members = frozenset(Counter(members).items())
     text = str(exception) if "#" in str(exception) else None
     cause = None
     if isinstance(exception, TaskCancelledError):

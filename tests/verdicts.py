@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -46,7 +46,7 @@ def disagreements(
     neither is called.
     """
     return [
-        *_unlike(_contracted(seen), _contracted(model)),
+        *_unlike(contracted(seen), contracted(model)),
         *_failure_order(seen, failed_at),
     ]
 
@@ -67,20 +67,23 @@ def _everything(seen: Observation) -> dict[str, Any]:
     }
 
 
-def _contracted(seen: Observation) -> dict[str, Any]:
+def contracted(seen: Observation) -> dict[str, Hashable]:
+    """Return all of a run that the contract orders, by name."""
     failure = seen.failure
+    report = _report(seen, outline)
     by_place: dict[Place, list[Event]] = {}
     for event in seen.trace:
         by_place.setdefault(event.place, []).append(event)
     first_calls = [event for event in seen.calls() if event.attempt == 1]
     return {
-        "calls": [(event.place, event.time) for event in first_calls],
-        **{str(place): events for place, events in by_place.items()},
+        "calls": tuple((event.place, event.time) for event in first_calls),
+        **{str(place): tuple(events) for place, events in by_place.items()},
         "error": _with_context(seen.error),
         "outcome": outline(seen.outcome),
-        "failures": failure and Counter((*each[:3], outline(each[3])) for each in failure.failures),
-        "report": _report(seen, outline),
-        "handled": [outline(context.get("exception")) for context in seen.handled],
+        "failures": failure
+        and frozenset(Counter((*each[:3], outline(each[3])) for each in failure.failures).items()),
+        "report": report and tuple(report.items()),
+        "handled": tuple(outline(context.get("exception")) for context in seen.handled),
         **_surroundings(seen),
     }
 
@@ -89,10 +92,10 @@ def _surroundings(seen: Observation) -> dict[str, Any]:
     return {
         "over_at": seen.over_at,
         "cancelling": seen.cancelling,
-        "tasks_left": seen.tasks_left,
-        "timers_left": seen.timers_left,
+        "tasks_left": tuple(seen.tasks_left),
+        "timers_left": tuple(seen.timers_left),
         "variable": seen.variable,
-        "problems": seen.problems,
+        "problems": tuple(seen.problems),
     }
 
 
@@ -350,7 +353,7 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
         called = state not in (State.ABSENT, State.SKIPPED)
         if called != (place in calls) or (state is State.ABSENT) != (place not in behaviours):
             yield f"{place} is reported as {state}"
-        if state is State.SUCCEEDED and last[place].what == "return":
+        if state is State.SUCCEEDED and place in last and last[place].what == "return":
             wanted = last[place].detail
             if behaviours[place].shape is not Shape.GROUP and value != wanted:
                 yield f"{place} returned {wanted}, the report says {value}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from heapq import heappop
 from typing import Any
 
 
@@ -58,3 +59,59 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Let time pass as if a function had computed for so long."""
         self._clock.now += seconds
+
+
+class PassCountingLoop(VirtualClockLoop):
+    """Tells before each of its passes which one it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+        self.before_pass: Callable[[int], None] | None = None
+
+    def _run_once(self) -> None:
+        if self.before_pass is not None:
+            self.before_pass(self.passes)
+            self.passes += 1
+        self.run_pass()
+
+    def run_pass(self) -> None:
+        super()._run_once()  # type: ignore[misc]
+
+    @property
+    def queued(self) -> int:
+        """How many callbacks are ready to run."""
+        return len(self._ready)  # type: ignore[attr-defined]
+
+    def put_last_first(self) -> None:
+        """Give the next turn to the callback that came last."""
+        self._ready.rotate(1)  # type: ignore[attr-defined]
+
+
+class SteppingLoop(PassCountingLoop):
+    """Runs one callback in each of its passes, so that something can come between any two.
+
+    It may be used for one observation after another, each of which begins at time 0.
+    """
+
+    def run_pass(self) -> None:
+        ready, timers = self._ready, self._scheduled  # type: ignore[attr-defined]
+        while not ready:
+            if not timers:
+                raise DeadlockError("every task waits, and no timer is set")
+            timer = heappop(timers)
+            timer._scheduled = False
+            if not timer.cancelled():
+                self.advance(max(timer.when() - self.time(), 0.0))
+                ready.append(timer)
+        callback = ready.popleft()
+        if not callback.cancelled():
+            callback._run()
+
+    def rewind(self) -> None:
+        """Go back to the beginning, with what is left forgotten."""
+        self._ready.clear()  # type: ignore[attr-defined]
+        self._scheduled.clear()  # type: ignore[attr-defined]
+        self.advance(-self.time())
+        self.passes = 0
+        self.before_pass = None

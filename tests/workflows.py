@@ -206,6 +206,7 @@ class Disturbance(_Brief):
     cancel_at: tuple[float, ...] = ()
     cancel_at_pass: tuple[int, ...] = ()  # of the loop, the first of the run being 0
     timeout: float | None = None
+    heard_at_once: bool = False  # the caller's turn comes before that of all who are ready
 
 
 class Factory(Enum):

@@ -1,0 +1,86 @@
+"""Small workflows disturbed at every point: a quick set of what `make proof` goes through."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from conftest import Implementation
+from crash_points import Set, Tally, explore_sets, main, quick_sets
+from sdax import _core_py
+from small_workflows import Pace, in_graphs, in_levels
+from workflows import Arrangement
+
+
+def test_every_point_of_small_workflows(engine: Implementation) -> None:
+    tally = Tally(engine.name)
+    for line in explore_sets(quick_sets(), {engine.module: tally}):
+        print(line)
+    assert not tally.found, "\n\n".join(map(str, tally.found[:3]))
+    assert tally.schedules.total() > 5000
+
+
+@pytest.mark.parametrize(
+    ("size", "shapes", "graphs"), [(1, 1, 1), (2, 2, 2), (3, 4, 6), (4, 7, 31)]
+)
+def test_no_shape_is_left_out(size: int, shapes: int, graphs: int) -> None:
+    """So many there are: of the graphs, that is how many acyclic ones have no names."""
+    assert len(set(in_levels(size, ("pep",)))) == shapes
+    assert len(set(in_graphs(size, ("pep",), Arrangement.GRAPH))) == graphs
+
+
+class DeafRun(_core_py.Run):
+    """Does not end early when it is told to."""
+
+    def cancel(self) -> None:
+        pass
+
+
+class HastyRun(_core_py.Run):
+    """Lets a cancellation cut the cleanup."""
+
+    def cancel(self) -> None:
+        super().cancel()
+        for driver in self.suspended:
+            driver.task.cancel()
+
+
+class ForgetfulRun(_core_py.Run):
+    """Does not clean up what failed."""
+
+    def begin_next_phase(self) -> None:
+        failed = [*self.record.failures] if self.record is not None else []
+        super().begin_next_phase()
+        if failed and self.due:
+            self.due -= {self.plan.index_of[failure.name] for failure in failed}
+
+
+class LosingRun(_core_py.Run):
+    """Loses what a function raises."""
+
+    def failed(self, index: int, error: BaseException, attempts: Any) -> None:
+        self.abort()
+        self.finished_one()
+
+
+@pytest.mark.parametrize("run", [DeafRun, HastyRun, ForgetfulRun, LosingRun])
+def test_a_broken_engine_is_found(run: type[_core_py.Run]) -> None:
+    broken: Any = ModuleType("broken")
+    broken.Run, broken.uniform = run, None
+    tally = Tally(run.__name__)
+    sets = [Set("2 tasks in levels", in_levels(2, ("pep",)), [Pace.SLEEPING])]
+    assert list(explore_sets(sets, {broken: tally}))
+    assert tally.found
+
+
+def test_what_was_found_can_be_repeated(
+    engine: Implementation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow = (
+        "Workflow((Node('T0', 0, Behaviour((Script((Sleep(2.5),), on_cancel=Script()),)),"
+        " post_execute=Behaviour()),), Disturbance(cancel_at_pass=(1, 2)))"
+    )
+    assert main(["--engine", engine.name, "--repeat", workflow]) == 0
+    assert "0 problems" in capsys.readouterr().out
