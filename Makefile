@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-debug lint format types check docs bench dist clean
+.PHONY: help install build test test-debug proof lint format types check docs bench dist clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ test: $(BUILT) ## run the tests on both engines
 
 test-debug: $(BUILT) ## run them in Python's development mode, with asyncio's debug mode
 	$(BIN)/python -X dev -m pytest
+
+proof: $(BUILT) ## disturb small workflows at every point, on both engines (minutes)
+	$(BIN)/python -m tests.crash_points --full
 
 lint: $(INSTALLED) ## check style
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, 
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 from unittest import mock
@@ -35,6 +36,7 @@ from workflows import (
     CancelCaller,
     CancelOther,
     CancelSelf,
+    Disturbance,
     Error,
     Factory,
     Instant,
@@ -129,19 +131,11 @@ class Observation:
         return {event.place: event for event in self.trace}
 
 
-def observe(
-    workflow: Workflow,
-    prepare: Callable[[Workflow, Added], Start],
-    loop: SteppingLoop | None = None,
-) -> Observation:
-    """Play a workflow with whatever `prepare` makes of its tasks, on a loop of its own unless
-    it gets one."""
-    if loop is not None:
-        loop.rewind()
-        return loop.run_until_complete(_Player(workflow, loop).observe(prepare))
-    with closing(PassCountingLoop()) as own_loop:
-        own_loop.set_debug(workflow.debug)
-        return own_loop.run_until_complete(_Player(workflow, own_loop).observe(prepare))
+def observe(workflow: Workflow, prepare: Callable[[Workflow, Added], Start]) -> Observation:
+    """Play a workflow with whatever `prepare` makes of its tasks."""
+    with closing(PassCountingLoop()) as loop:
+        loop.set_debug(workflow.debug)
+        return Player(workflow, prepare, loop).play(workflow.disturbance)
 
 
 @contextmanager
@@ -176,29 +170,47 @@ def on_engine(workflow: Workflow, added: Added) -> Start:
     return builder.build().process_tasks
 
 
-def observe_reference(
-    workflow: Workflow, loop: SteppingLoop | None = None
-) -> tuple[Observation, Mapping[Place, float]]:
+def observe_reference(workflow: Workflow) -> tuple[Observation, Mapping[Place, float]]:
     """Play on the reference model; return also when functions failed."""
     models: list[Reference] = []
-
-    def prepare(workflow: Workflow, added: Added) -> Start:
-        graph = None
-        if workflow.is_graph:
-            in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
-            graph = Graph({node.name: node.depends_on for node in workflow.nodes}, in_order)
-        models.append(Reference(added, RANDOM_FACTOR, graph))
-        return models[0].process_tasks
-
-    observation = observe(workflow, prepare, loop)
+    observation = observe(workflow, partial(on_reference, models=models))
     return observation, models[0].failed_at  # type: ignore[return-value]
 
 
-class _Player:
-    def __init__(self, workflow: Workflow, loop: PassCountingLoop) -> None:
+def on_reference(workflow: Workflow, added: Added, models: list[Reference] | None = None) -> Start:
+    """Let `observe` play on the reference model; a model is made for each run."""
+    graph = None
+    if workflow.is_graph:
+        in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
+        graph = Graph({node.name: node.depends_on for node in workflow.nodes}, in_order)
+
+    def start(ctx: Any) -> Awaitable[Mapping[Hashable, TaskReport]]:
+        model = Reference(added, RANDOM_FACTOR, graph)
+        if models is not None:
+            models.append(model)
+        return model.process_tasks(ctx)
+
+    return start
+
+
+class Player:
+    """Plays a workflow on a loop: once, or, if that is a `SteppingLoop`, as often as one likes."""
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        prepare: Callable[[Workflow, Added], Start],
+        loop: PassCountingLoop,
+    ) -> None:
         self.workflow = workflow
         self.loop = loop
         self.ctx = object()
+        self.plays = 0
+        self.reset(Disturbance())
+        self.start = prepare(workflow, [(self.task(node), node.level) for node in workflow.nodes])
+
+    def reset(self, disturbance: Disturbance) -> None:
+        self.disturbance = disturbance
         self.trace: list[Event] = []
         self.raised: list[Raised] = []
         self.problems: list[str] = []
@@ -214,17 +226,24 @@ class _Player:
         self.heard_by: int | None = None
         self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
 
-    async def observe(self, prepare: Callable[[Workflow, Added], Start]) -> Observation:
+    def play(self, disturbance: Disturbance) -> Observation:
+        """Play the workflow with this disturbance in place of its own."""
+        self.plays += 1
+        self.reset(disturbance)
+        if isinstance(self.loop, SteppingLoop):
+            self.loop.rewind()
+        return self.loop.run_until_complete(self.observe())
+
+    async def observe(self) -> Observation:
         loop = self.loop
         loop.set_exception_handler(lambda _, context: self.handled.append(context))
-        start = prepare(self.workflow, self.added())
         seen: dict[str, Any] = {"error": None, "report": None}
 
         async def call() -> None:
             VARIABLE.set("the caller's")
             self.waiting = True
             try:
-                seen["report"] = await start(self.ctx)
+                seen["report"] = await self.start(self.ctx)
             except BaseException as error:
                 seen["error"] = error
                 raise
@@ -239,7 +258,7 @@ class _Player:
 
         async def call_within_limits() -> None:
             try:
-                async with asyncio.timeout(self.workflow.disturbance.timeout):
+                async with asyncio.timeout(self.disturbance.timeout):
                     await call()
             except BaseException as error:
                 # Here, and not in who awaits this: asyncio lets some through the event loop.
@@ -296,7 +315,7 @@ class _Player:
             self.loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
 
     def disturb(self, caller: asyncio.Task[None]) -> list[asyncio.TimerHandle]:
-        disturbance = self.workflow.disturbance
+        disturbance = self.disturbance
 
         def cancel() -> None:
             self.interrupted = self.interrupted or self.waiting
@@ -321,9 +340,6 @@ class _Player:
             event = self.events[number] = asyncio.Event()
             timers.append(self.loop.call_at(RESCUE + 100 * number, event.set))
         return timers
-
-    def added(self) -> Added:
-        return [(self.task(node), node.level) for node in self.workflow.nodes]
 
     def task(self, node: Node) -> AsyncTask[Any, Any]:
         functions = {
@@ -365,18 +381,18 @@ class _Player:
 
         async def play(ctx: object) -> object:
             attempt, script = begin(ctx)
-            return await self.play(place, attempt, script, own_task=True)
+            return await self.play_script(place, attempt, script, own_task=True)
 
         def make_awaitable(ctx: object) -> _Awaitable:
             return _Awaitable(play(ctx))
 
         async def play_in_child(ctx: object, group: asyncio.TaskGroup) -> None:
             attempt, script = begin(ctx)
-            group.create_task(self.play(place, attempt, script, own_task=False))
+            group.create_task(self.play_script(place, attempt, script, own_task=False))
 
         def make_task(ctx: object) -> asyncio.Task[object]:
             attempt, script = begin(ctx)
-            return self.loop.create_task(self.play(place, attempt, script, own_task=False))
+            return self.loop.create_task(self.play_script(place, attempt, script, own_task=False))
 
         def play_at_once(ctx: object) -> object:
             attempt, script = begin(ctx)
@@ -393,7 +409,9 @@ class _Player:
         }
         return functions[behaviour.shape]
 
-    async def play(self, place: Place, attempt: int, script: Script, *, own_task: bool) -> object:
+    async def play_script(
+        self, place: Place, attempt: int, script: Script, *, own_task: bool
+    ) -> object:
         # Its id alone: to keep an asyncio.Task, be it in the frame of a traceback, is to be
         # noticed by an engine that would give it to the next function.
         own = id(asyncio.current_task())
@@ -428,7 +446,8 @@ class _Player:
         assert task is not None
         if self.owners.setdefault(task, place) != place:
             self.problems.append(f"{place} shares an asyncio.Task with {self.owners[task]}")
-        self.unchecked.append((place, task))
+        if self.plays == 1:  # for it takes long, and has nothing to do with the disturbance
+            self.unchecked.append((place, task))
 
     def check_suspended(self) -> None:
         everything = asyncio.all_tasks(self.loop)
