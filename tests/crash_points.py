@@ -11,7 +11,8 @@ are, and how they are disturbed; the number printed is that of the runs made on 
 After each run two things are checked. `broken_promises` looks at this run alone. And the outcome
 (every event of every function, the error, the report) must be that of the reference model: of
 a cancellation, it must be an outcome of a model that hears of it at the same point, that is with
-the same events behind it, or at one that comes before the caller's turn.
+the same events behind it, or at one that comes before the caller's turn. Where that is a race
+that the model runs otherwise (see `is_settled`), only the first of the two is checked.
 """
 
 from __future__ import annotations
@@ -130,6 +131,16 @@ def point(seen: Observation, number: int) -> Point:
     return frozenset(seen.trace[: seen.progress[number]])
 
 
+def is_settled(workflow: Workflow) -> bool:
+    """Tell whether the model has the same outcome, and not only one that is as good.
+
+    A cancellation by a function is felt a pass of the loop later. What an engine does by then
+    without a pass may take the model several: all of a run, or to open what waits in a graph.
+    """
+    functions = repr(workflow.nodes)
+    return "CancelCaller" not in functions and not (workflow.is_graph and "CancelSelf" in functions)
+
+
 def cancelled_at(workflow: Workflow, *passes: int) -> Workflow:
     return replace(workflow, disturbance=Disturbance(cancel_at_pass=passes))
 
@@ -137,10 +148,10 @@ def cancelled_at(workflow: Workflow, *passes: int) -> Workflow:
 class Explorer:
     """Goes through the schedules of one workflow on one engine."""
 
-    def __init__(self, model: Model, tally: Tally, *, by_model: bool = True) -> None:
+    def __init__(self, model: Model, tally: Tally) -> None:
         self.model = model
         self.tally = tally
-        self.by_model = by_model
+        self.by_model = is_settled(model.workflow)
         self.player = Player(model.workflow, on_engine, model.loop)
         self.accepted: list[tuple[Outcome, list[Event], bool]] = []
 
@@ -290,8 +301,7 @@ def explore(
             undisturbed = explorer.play("undisturbed")
             explorer.play_cancelled(undisturbed.passes, twice=twice)
             for fault, place, variant in faulty:
-                # Where all happens before the caller waits, the model has another outcome.
-                explorer = Explorer(variant, tally, by_model=fault is not Fault.CANCEL_CALLER)
+                explorer = Explorer(variant, tally)
                 kind = f"a function {fault.value}"
                 if fault is Fault.SWALLOW:
                     for number in range(undisturbed.passes):
@@ -333,8 +343,7 @@ def repeat(workflow: Workflow, engine: ModuleType) -> list[str]:
     tally = Tally(engine.__name__)
     cancelled = workflow.disturbance.cancel_at_pass
     with closing(SteppingLoop()) as loop, using(engine):
-        by_model = "CancelCaller" not in repr(workflow)
-        explorer = Explorer(Model(workflow, loop), tally, by_model=by_model)
+        explorer = Explorer(Model(workflow, loop), tally)
         once = explorer.play("repeated", *cancelled[:1])
         if cancelled[1:]:
             explorer.play_again("repeated", once, *cancelled)
