@@ -19,7 +19,7 @@ def test_every_point_of_small_workflows(engine: Implementation) -> None:
     for line in explore_sets(quick_sets(), {engine.module: tally}):
         print(line)
     assert not tally.found, "\n\n".join(map(str, tally.found[:3]))
-    assert tally.schedules.total() > 5000
+    assert tally.schedules.total() > 4000
 
 
 @pytest.mark.parametrize(
