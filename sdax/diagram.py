@@ -24,11 +24,11 @@ _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
 def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
     """Describe tasks in levels: a line for each level and each task."""
     size = sum(map(len, levels.values()))
-    counts = f"{_count(len(levels), 'level')}, {_count(size, 'task')}"
+    counts = f"{counted(len(levels), 'level')}, {counted(size, 'task')}"
     lines = [counts + _described_concurrency(max_concurrency)]
     for level, tasks in levels.items():
         lines.append(f"level {_digits(level)}")
-        lines += _in_columns((one_line(task.name), _phases(task)) for task in tasks)
+        lines += in_columns((one_line(task.name), _phases(task)) for task in tasks)
     return "\n".join(lines)
 
 
@@ -37,7 +37,7 @@ def outline_of_graph(
 ) -> str:
     """Describe tasks in a graph: a line for each task, with what it depends on."""
     edges = sum(len(set(names)) for names in dependencies.values())
-    counts = f"{_count(len(tasks), 'task')}, {_count(edges, 'dependency', 'dependencies')}"
+    counts = f"{counted(len(tasks), 'task')}, {counted(edges, 'dependency', 'dependencies')}"
     order = ", execute in dependency order" if execute_order == "dependency" else ""
     rows: list[tuple[str, ...]] = []
     for task in tasks:
@@ -45,7 +45,7 @@ def outline_of_graph(
         if required := dict.fromkeys(dependencies[task.name]):
             row += ("after " + ", ".join(map(one_line, required)),)
         rows.append(row)
-    return "\n".join([counts + order + _described_concurrency(max_concurrency), *_in_columns(rows)])
+    return "\n".join([counts + order + _described_concurrency(max_concurrency), *in_columns(rows)])
 
 
 def levels_to_mermaid(levels: Levels) -> str:
@@ -103,7 +103,7 @@ def _limits(function: TaskFunction[Any]) -> str:
     if function.timeout is not None:
         limits.append(f"timeout {function.timeout:.15g} s")
     if function.retries:
-        limits.append(_count(function.retries, "retry", "retries"))
+        limits.append(counted(function.retries, "retry", "retries"))
     return f" ({', '.join(limits)})" if limits else ""
 
 
@@ -115,11 +115,11 @@ def _digits(number: int) -> str:
     return shown(int.__pos__(number))  # no more than a number, whatever an enumeration shows
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
+def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{_digits(number)} {one if number == 1 else many or one + 's'}"
 
 
-def _in_columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def in_columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     rows = list(rows)
     widths: dict[int, int] = {}
     for row in rows:

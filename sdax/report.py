@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple
 from .errors import shown
 from .generic import K
 from .plan import PHASES, Plan
+from .table import table_of
 
 
 class State(StrEnum):
@@ -83,6 +84,17 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
 
     def __repr__(self) -> str:
         return f"<RunReport of {len(self)} tasks>"
+
+    def __str__(self) -> str:
+        """Return a table: each phase with its state, attempts, and value or exception in short.
+
+        >>> print(report)
+        1 task: 1 succeeded, 1 failed
+          task      phase         state      attempts  value or exception
+          UserData  pre_execute   succeeded  2
+          UserData  execute       failed     1         ConnectionError: no route
+        """
+        return table_of(self)
 
     def _phase_report(self, number: int, index: int) -> PhaseReport:
         if self._plan.phases[number].work[index] is None:

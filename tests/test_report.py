@@ -240,3 +240,128 @@ async def test_phases_by_name_and_by_position(phase: int) -> None:
     assert getattr(report["A"], PHASES[phase]) is not None
     assert getattr(report["A"], PHASES[phase]).value == report["A"][phase].value == "value"
     assert TaskReport._fields == PHASES
+
+
+# As a table.
+
+
+class Lines(Exception):
+    """Says more than one line."""
+
+    def __str__(self) -> str:
+        return "first\nsecond"
+
+
+class Silent(Exception):
+    """Cannot say anything."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class Unseen:
+    """Has no `repr`."""
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+async def test_a_table() -> None:
+    trace = Trace()
+    error = await failure_of(
+        build(
+            [
+                task("User", trace.quick(""), trace.quick("", {"id": 7}), trace.quick("")),
+                task("Orders", None, trace.failing("", ConnectionError("no route"))),
+            ],
+            [join("Both"), task("Log", None, nothing)],
+        )
+    )
+    assert (
+        str(error.report)
+        == """\
+4 tasks: 3 succeeded, 1 failed, 1 skipped
+  task    phase         state      attempts  value or exception
+  User    pre_execute   succeeded  1
+  User    execute       succeeded  1         {'id': 7}
+  User    post_execute  succeeded  1
+  Orders  execute       failed     1         ConnectionError: no route
+  Both    (no phase)
+  Log     execute       skipped"""
+    )
+
+
+@pytest.mark.virtual_clock
+async def test_a_table_of_timeouts_and_retries() -> None:
+    error = await failure_of(solo(TaskFunction(forever, timeout=1, retries=2)))
+    assert (
+        str(error.report)
+        == """\
+1 task: 1 timed out
+  task  phase        state      attempts  value or exception
+  A     pre_execute  timed out  3         TimeoutError: timed out after 1 s"""
+    )
+
+
+async def test_a_table_of_nothing() -> None:
+    assert str(await build().process_tasks(None)) == "0 tasks"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (["a"] * 1000, "['a', 'a', 'a', 'a', 'a', 'a', ...]"),
+        (0, "0"),
+        ("two\nlines", r"'two\nlines'"),
+        ("\x1b[31m", r"'\x1b[31m'"),
+    ],
+)
+async def test_values_in_a_table(value: Any, shown: str) -> None:
+    report = await solo(Trace().quick("", value)).process_tasks(None)
+    assert str(report).splitlines()[-1].endswith(f"  1         {shown}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**6, 10**9999, b"x" * 10**6, Unseen(), ["y" * 99] * 99],
+    ids=["text", "number", "bytes", "no repr", "list"],
+)
+async def test_long_and_nameless_values_in_a_table(value: Any) -> None:
+    report = await solo(Trace().quick("", value)).process_tasks(None)
+    lines = str(report).splitlines()
+    assert len(lines) == 3
+    assert len(lines[-1]) < 130
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (Lines(), "Lines: first ..."),
+        (Silent(), "Silent"),
+        (ValueError(), "ValueError"),
+        (ValueError("\n"), "ValueError"),
+        (ValueError("x" * 10**6), f"ValueError: {'x' * 57}..."),
+        (
+            ExceptionGroup("all", [OSError("1"), OSError("2")]),
+            "ExceptionGroup: all (2 sub-exceptions)",
+        ),
+    ],
+)
+async def test_exceptions_in_a_table(error: Exception, shown: str) -> None:
+    report = (await failure_of(solo(Trace().failing("", error)))).report
+    assert str(report).splitlines()[-1].endswith(f"  1         {shown}")
+
+
+async def test_a_big_table() -> None:
+    report = await build([task(number, nothing, nothing) for number in range(5000)]).process_tasks(
+        None
+    )
+    head, columns, *rows = str(report).splitlines()
+    assert head == "5000 tasks: 10000 succeeded"
+    assert len(rows) == 10000
+    assert {row.index("execute") for row in rows[1::2]} == {columns.index("phase")}
+
+
+async def test_a_table_of_a_report_that_was_pickled() -> None:
+    report = await solo(picklable, post=picklable).process_tasks(None)
+    assert str(pickle.loads(pickle.dumps(report))) == str(report)
