@@ -1,0 +1,300 @@
+"""What a timeline records, and the charts, traces and pages that it makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import weakref
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import error_of, forever, nothing, task
+from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction
+from sdax.observe import Timeline
+
+NASTY = [
+    "<script>alert('x')</script>",
+    'a"b',
+    "section A",
+    "title: x; y",
+    "顧客",
+    "\ud800",
+    ("a", 1),
+]
+
+
+async def fails(ctx: Any) -> None:
+    await asyncio.sleep(0.01)
+    raise ValueError("no such <user> & co")
+
+
+class Flaky:
+    """Fails once, times out once, and returns."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def __call__(self, ctx: Any) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise ConnectionError("reset")
+        if self.calls == 2:
+            await forever()
+
+
+def eventful() -> Any:
+    """A run with a success, a retry, a timeout, a failure, a cancellation, and what is skipped."""
+    flaky = TaskFunction(Flaky(), timeout=0.01, retries=2, initial_delay=0.001)
+    return (
+        AsyncTaskProcessor.builder()
+        .add_task(task("Steady", nothing, forever, nothing), 1)
+        .add_task(task("Flaky", flaky), 1)
+        .add_task(task("Failing", None, fails), 2)
+        .build()
+    )
+
+
+async def record(processor: Any, timeline: Timeline) -> None:
+    error = await error_of(processor.process_tasks(None, observer=timeline))
+    assert error is None or isinstance(error, SdaxExecutionError)
+
+
+async def test_what_is_recorded(engine: Any) -> None:
+    timeline = Timeline()
+    await record(eventful(), timeline)
+    (run,) = timeline.runs
+    assert (run.number, run.state, run.is_over) == (1, State.FAILED, True)
+    states = {(span.task.name, span.phase): span.state for span in run.functions}
+    assert states == {
+        ("Steady", "pre_execute"): State.SUCCEEDED,
+        ("Flaky", "pre_execute"): State.SUCCEEDED,
+        ("Steady", "execute"): State.CANCELLED,
+        ("Failing", "execute"): State.FAILED,
+        ("Steady", "post_execute"): State.SUCCEEDED,
+    }
+    flaky, _ = run.by_task["Flaky"][0], run.by_task["Steady"]
+    assert [attempt.state for attempt in flaky.attempts] == [
+        State.FAILED,
+        State.TIMED_OUT,
+        State.SUCCEEDED,
+    ]
+    assert [attempt.timeout for attempt in flaky.attempts] == [None, 0.01, None]
+    assert flaky.attempts[0].exception == "ConnectionError('reset')"
+    (cancelled,) = (span for span in run.functions if span.state is State.CANCELLED)
+    assert cancelled.cause is not None and cancelled.cause.task.name == "Failing"
+    assert [phase.phase for phase in run.phases] == ["pre_execute", "execute", "post_execute"]
+    for span in run.functions:
+        assert span.end is not None and run.end is not None
+        assert run.start <= span.start <= span.end <= run.end
+        for attempt in span.attempts:
+            assert attempt.end is not None
+            assert span.start <= attempt.start <= attempt.end <= span.end
+            assert 0 <= attempt.busy <= attempt.end - attempt.start
+
+
+async def test_a_timeline_keeps_neither_contexts_nor_exceptions(engine: Any) -> None:
+    class Ctx:
+        pass
+
+    class Problem(Exception):
+        pass
+
+    async def raises(ctx: Any) -> None:
+        raise Problem
+
+    timeline, ctx = Timeline(), Ctx()
+    processor = AsyncTaskProcessor.builder().add_task(task("A", raises), 1).build()
+    error = await error_of(processor.process_tasks(ctx, observer=timeline))
+    assert isinstance(error, SdaxExecutionError)
+    left = weakref.ref(ctx), weakref.ref(error.exceptions[0])
+    del ctx, error
+    gc.collect()
+    assert [each() for each in left] == [None, None]
+    assert timeline.runs[0].exception is not None
+
+
+async def test_only_the_latest_runs_are_kept(engine: Any) -> None:
+    timeline = Timeline(max_runs=3)
+    processor = AsyncTaskProcessor.builder(observer=timeline).add_task(task("A", nothing), 1)
+    built = processor.build()
+    for _ in range(5):
+        await built.process_tasks(None)
+    assert [run.number for run in timeline.runs] == [3, 4, 5]
+    assert "(2 earlier ones are not kept)" in timeline.to_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"), [(0, ValueError), (True, TypeError), ("many", TypeError)]
+)
+def test_a_bad_max_runs_is_refused(wrong: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="max_runs must be"):
+        Timeline(max_runs=wrong)
+
+
+def test_runs_of_several_threads_at_once(engine: Any) -> None:
+    timeline = Timeline()
+
+    async def many() -> None:
+        await asyncio.gather(*(record(eventful(), timeline) for _ in range(10)))
+
+    threads = [threading.Thread(target=asyncio.run, args=(many(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    runs = timeline.runs
+    assert sorted(run.number for run in runs) == list(range(1, 31))
+    assert set(Counter(run.thread for run in runs).values()) == {10}
+    assert all(len(run.functions) == 5 and run.state is State.FAILED for run in runs)
+    check_trace(timeline.to_chrome_trace())
+
+
+# Text
+
+
+async def test_a_chart_in_text(engine: Any) -> None:
+    timeline = Timeline()
+    await record(eventful(), timeline)
+    text = timeline.to_text(100, ascii=False)
+    assert all(mark in text for mark in "▒█✗◷⊘")
+    assert "execute cancelled, because Failing.execute failed" in text
+    assert "Flaky.pre_execute, attempt 1: failed: ConnectionError('reset'); again in" in text
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("level")] == ["level 1", "level 2"]
+    chart = [line for line in lines if line.startswith("  ") and "█" in line and "▒ " not in line]
+    assert all(len(line) <= 100 for line in chart)
+    assert timeline.to_text(100, ascii=True).isascii()
+
+
+async def test_names_of_every_kind_stay_on_their_lines(engine: Any, tmp_path: Path) -> None:
+    builder = AsyncTaskProcessor[Any, Any].builder()
+    for name in NASTY:
+        builder.add_task(task(name, nothing), 1)
+    timeline = Timeline()
+    await record(builder.build(), timeline)
+    rows = timeline.to_text(100, ascii=False).splitlines()
+    assert len(rows) == 1 + 1 + 1 + len(NASTY) + 1
+    page = written(timeline, tmp_path)
+    assert "<script>alert" not in page
+    tags = Tags(page)
+    assert tags.count["script"] == 1
+    assert NASTY[0] in tags.text
+    json.dumps(check_trace(timeline.to_chrome_trace()))
+
+
+def test_a_timeline_of_nothing(tmp_path: Path) -> None:
+    timeline = Timeline()
+    assert str(timeline) == "no runs"
+    assert timeline.to_chrome_trace()["traceEvents"] == []
+    assert timeline.to_mermaid().startswith("gantt\n")
+    assert "No run was recorded" in written(timeline, tmp_path)
+
+
+# Chrome's trace event format
+
+FIELDS = {
+    "M": {"ph", "name", "pid", "tid", "args"},
+    "X": {"ph", "name", "cat", "ts", "dur", "pid", "tid", "args"},
+    "i": {"ph", "name", "cat", "ts", "pid", "tid", "s"},
+}
+
+
+def check_trace(trace: dict[str, Any]) -> dict[str, Any]:
+    """Check a trace against the format, and that slices of a thread nest."""
+    assert trace == json.loads(json.dumps(trace))
+    assert set(trace) == {"traceEvents", "displayTimeUnit"}
+    open_slices: dict[tuple[int, int], list[float]] = {}
+    for event in trace["traceEvents"]:
+        assert set(event) - {"cname"} == FIELDS[event["ph"]]
+        assert isinstance(event["pid"], int) and isinstance(event["tid"], int)
+        assert isinstance(event["name"], str) and event["name"]
+        if event["ph"] == "i":
+            assert event["s"] in ("t", "p")
+        if event["ph"] == "X":
+            assert event["ts"] >= 0 and event["dur"] >= 0
+            start, end = round(event["ts"] * 1000), round((event["ts"] + event["dur"]) * 1000)
+            ends = open_slices.setdefault((event["pid"], event["tid"]), [])
+            while ends and ends[-1] <= start:
+                ends.pop()
+            assert not ends or end <= ends[-1], event
+            ends.append(end)
+    return trace
+
+
+async def test_a_trace(engine: Any) -> None:
+    timeline = Timeline()
+    await record(eventful(), timeline)
+    events = check_trace(timeline.to_chrome_trace())["traceEvents"]
+    names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert names == {"phases", "Steady", "Flaky", "Failing"}
+    attempts = [e for e in events if e["ph"] == "X" and e["cat"] == "attempt"]
+    assert len(attempts) == 7
+    (failed,) = (e for e in events if e.get("cat") == "task" and e.get("cname") == "terrible")
+    assert failed["args"]["exception"] == "ValueError('no such <user> & co')"
+    (cancelled,) = (e for e in events if e.get("cat") == "cancellation")
+    assert cancelled["name"] == "execute cancelled, because Failing.execute failed"
+
+
+# The page
+
+
+class Tags(HTMLParser):
+    """The tags of a page, which must be closed in order, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.count: Counter[str] = Counter()
+        self.classes: Counter[str] = Counter()
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] += 1
+        self.classes.update((dict(attrs).get("class") or "").split())
+        assert not {"src", "srcset"} & {name for name, _ in attrs}
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def written(timeline: Timeline, directory: Path) -> str:
+    timeline.to_html(directory / "page.html")
+    return (directory / "page.html").read_text(encoding="utf-8")
+
+
+async def test_a_page(engine: Any, tmp_path: Path) -> None:
+    timeline = Timeline()
+    await record(eventful(), timeline)
+    page = written(timeline, tmp_path)
+    assert "http" not in page
+    tags = Tags(page)
+    assert "execute cancelled, because Failing.execute failed" in tags.text
+    assert "ValueError('no such <user> & co')" in tags.text
+    assert "Critical path" in tags.text
+    assert all(tags.classes[name] for name in ("failed", "timed-out", "cancelled", "pause"))
+
+
+async def test_many_runs_in_every_format(engine: Any, tmp_path: Path) -> None:
+    timeline = Timeline()
+    processor = AsyncTaskProcessor.builder().add_task(task("A", nothing), 1).build()
+    for _ in range(300):
+        await record(processor, timeline)
+    assert len(timeline.to_text(100).splitlines()) < 60
+    assert timeline.to_mermaid().count("\n") < 250
+    tags = Tags(written(timeline, tmp_path))
+    assert tags.count["details"] == 300
+    assert len({e["pid"] for e in check_trace(timeline.to_chrome_trace())["traceEvents"]}) == 300
