@@ -17,7 +17,7 @@ from cpython.object cimport Py_TYPE, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_XDECREF
 
 from .calls import as_coroutine, hide_engine, refuse_coroutine
-from .deadlines import Deadlines
+from .deadlines import Deadlines, clock_of
 from .plan import PHASES, PLAIN
 from .record import Record
 from .tasks import PlainFunction
@@ -743,7 +743,7 @@ cdef class Driver:
         timeout = limits.timeout
         if timeout is not None:
             if self.run.clock is None:
-                self.run.clock = self.run.loop.time
+                self.run.clock = clock_of(self.run.loop)
             self.deadline = <double>self.run.clock() + <double>timeout
             self.wants_timer = True
         return 0

@@ -27,7 +27,7 @@ from typing import Any, Final
 from weakref import getweakrefcount
 
 from .calls import as_coroutine, hide_engine, refuse_coroutine
-from .deadlines import Deadlines
+from .deadlines import Deadlines, clock_of
 from .plan import EXECUTE, PHASES, PLAIN, POST, PRE, Call, Plan
 from .record import Record
 from .tasks import PlainFunction, TaskFunction
@@ -66,6 +66,7 @@ class Run:
 
     __slots__ = (
         "aborted",
+        "clock",
         "context",
         "ctx",
         "deadlines",
@@ -117,6 +118,7 @@ class Run:
         self.uncalled: list[int] = []
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
+        self.clock: Callable[[], float] | None = None  # the loop's, once a timeout asks for it
 
     def start(self, last: int = POST) -> bool:
         """Run up to and with the phase `last` until all that is left is suspended, and tell
@@ -659,7 +661,9 @@ class Attempts:
             if self.watch is not None:
                 self.watch.attempt_started(*self.place())
             if limits.timeout is not None:
-                self.deadline = run.loop.time() + limits.timeout
+                if run.clock is None:
+                    run.clock = clock_of(run.loop)
+                self.deadline = run.clock() + limits.timeout
             try:
                 if type(limits.function) is PlainFunction:
                     value = driver.call_plain(call)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop, BaseEventLoop, TimerHandle
+from collections.abc import Callable
 from contextvars import Context
 from heapq import heappop, heappush
+from time import monotonic
 from typing import Protocol
+
+
+def clock_of(loop: AbstractEventLoop) -> Callable[[], float]:
+    """Return what tells the loop's time: `time.monotonic` itself where the loop would call that."""
+    clock = loop.time
+    return monotonic if getattr(clock, "__func__", None) is BaseEventLoop.time else clock
 
 
 class Waiter(Protocol):
