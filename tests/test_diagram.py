@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from helpers import nothing
 from sdax import AsyncDagTaskProcessor, AsyncTask, AsyncTaskProcessor, TaskFunction, join
+from sdax.observe import Timeline
 
 PLAIN = TaskFunction(nothing)
 
@@ -240,7 +242,7 @@ for (const text of JSON.parse(readFileSync(0, "utf8"))) {
   try {
     await mermaid.parse(text);
     const { db } = await mermaid.mermaidAPI.getDiagramFromText(text);
-    found.push({
+    found.push(db.getTasks ? { bars: db.getTasks().map((task) => task.task) } : {
       labels: [...db.getVertices().values()].map((vertex) => [vertex.id, vertex.text]),
       edges: db.getEdges().map((edge) => [edge.start, edge.end]),
       levels: db.getSubGraphs().map((graph) => [graph.title, [...graph.nodes].sort()]),
@@ -356,6 +358,19 @@ def test_mermaid_itself_reads_every_diagram_of_levels(mermaid: Mermaid) -> None:
             assert sorted(labels[node] for node in nodes) == sorted(expected)
         steps = [(f"level{i}", f"level{i + 1}") for i in range(len(levels) - 1)]
         assert [tuple(edge) for edge in found["edges"]] == steps
+
+
+def test_mermaid_itself_reads_every_gantt(mermaid: Mermaid, engine: Any) -> None:
+    texts: list[str] = []
+    cases = [*([name] for name in NASTY_NAMES), NASTY_NAMES]
+    for names in cases:
+        timeline = Timeline()
+        asyncio.run(in_graph(names).process_tasks(None, observer=timeline))
+        texts.append(timeline.to_mermaid())
+    for names, found in zip(cases, mermaid.parse(texts), strict=True):
+        assert "error" not in found, (names, found)
+        bars = [as_read(f"{bar}<br>").strip() for bar in found["bars"]]
+        assert sorted(bars) == sorted(f"pre_execute {as_shown(name)}".strip() for name in names)
 
 
 def test_mermaid_itself_refuses_what_is_wrong(mermaid: Mermaid) -> None:
