@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
+VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-debug proof asan lint format types check docs bench dist clean
+.PHONY: help install build test test-debug proof asan lint format types check docs bench results dist clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,9 +66,14 @@ check: lint types test ## lint, types and tests
 docs: $(BUILT) ## build the documentation, into build/docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 
-bench: $(BUILT) ## measure sdax beside asyncio.TaskGroup, with both engines
-	$(BIN)/python benchmarks/speed.py
-	SDAX_NO_EXTENSIONS=1 $(BIN)/python benchmarks/speed.py
+bench: $(BUILT) ## measure sdax beside asyncio.TaskGroup, on both engines, for half a minute
+	$(BIN)/python -m sdax bench
+
+results: $(BUILT) ## measure all that benchmarks/RESULTS.md shows, with this VENV's Python
+	$(BIN)/pip install -q -e ".[bench,bench-peers]"
+	$(BIN)/pytest benchmarks/ --benchmark-json=benchmarks/results/$(VERSION).json
+	$(BIN)/python benchmarks/published.py 0.7 0.3
+	$(BIN)/python benchmarks/report.py
 
 dist: $(INSTALLED) ## build the source distribution, and the wheel from it
 	SDAX_REQUIRE_EXTENSIONS=1 $(BIN)/python -m build

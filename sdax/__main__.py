@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from . import IMPLEMENTATION, __version__
+from .bench import command as bench
 
 
 def print_versions(args: argparse.Namespace) -> None:
@@ -25,6 +26,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; `run` of what it parses is the function to call."""
     parser = argparse.ArgumentParser(prog="python -m sdax", description=print_versions.__doc__)
     parser.set_defaults(run=print_versions)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    bench.add_to(commands)
     return parser
 
 

@@ -1,0 +1,82 @@
+"""What the suites share: which sdax is measured, on which loop, and how.
+
+pytest-benchmark times plain functions. What it times here is one `loop.run_until_complete()` of a
+whole work, on a loop that lives as long as the test; trio's contestant calls `trio.run()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parent.parent / "sdax" / "bench" / "__init__.py"
+PACKAGES = (
+    "sdax",
+    "uvloop",
+    "anyio",
+    "trio",
+    "quattro",
+    "asyncinject",
+    "async-dag",
+    "apache-hamilton",
+)
+
+
+def _take_the_work_from_this_checkout() -> None:
+    """Have `import sdax.bench` find the one beside, whichever sdax is installed: only so can
+    another version of sdax do the same work."""
+    spec = importlib.util.spec_from_file_location("sdax.bench", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sdax.bench"] = module
+    spec.loader.exec_module(module)
+
+
+_take_the_work_from_this_checkout()
+
+
+@pytest.fixture
+def loop(loop_name: str) -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop of the kind that the test is for."""
+    if loop_name == "uvloop":
+        import uvloop
+
+        factory: Any = uvloop.new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        yield runner.get_loop()
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
+    """Leave out who this machine is, and add the versions of what was measured."""
+    del machine_info["node"]
+    cpu = machine_info["cpu"]
+    machine_info["cpu"] = {key: cpu[key] for key in ("brand_raw", "arch", "count") if key in cpu}
+    machine_info["packages"] = dict(installed())
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: Any) -> None:
+    """Leave out the single times, of which there are thousands, and add the command."""
+    output_json["command"] = " ".join(["pytest", *config.invocation_params.args])
+    for benchmark in output_json["benchmarks"]:
+        del benchmark["stats"]["data"]
+
+
+def installed() -> Iterator[tuple[str, str]]:
+    """Return the versions of what can be measured."""
+    yield "Python", platform.python_version()
+    for package in PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue

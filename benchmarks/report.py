@@ -1,0 +1,271 @@
+"""Turn the measurements in benchmarks/results/ into RESULTS.md, its pictures and README's table.
+
+    python benchmarks/report.py
+
+Reads what the suites write with `--benchmark-json` and what published.py adds, and service.json
+if it is there. Times are the shortest of all rounds. A ratio compares with the `TaskGroup` of the
+same file, so that nothing is compared that was not measured in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).parent
+RESULTS = BENCHMARKS / "results"
+BASELINE = "TaskGroup"
+ENGINES = ("sdax compiled", "sdax python")
+BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+
+HEAD = """\
+# Results
+
+Written by `python benchmarks/report.py` out of the files in benchmarks/results/; each chapter
+names the command that has measured it. `make results` runs all of them for one Python.
+
+A **work** is so many levels of so many functions: 100 x 10 are 100 levels of 10. The functions
+return at once, or `sleep(0)`, which suspends for one pass of the event loop, or wait for 1 ms.
+3-2-2 runs 100 times one after another where nothing else is said. A number in a column of
+contestants says **how many times as fast as one `asyncio.TaskGroup` per level** it is; 1 is as
+fast, and less than 1 is slower. Each contestant is checked before its time counts: that it has
+called every function once, and none before its turn.
+
+- *gather* is `asyncio.gather`, *eager* a `TaskGroup` on a loop with asyncio's eager task factory
+  (Python 3.12 and newer), *one by one* plain sequential awaits without any structure, the floor.
+- Where 500 run at once, `asyncio.gather` starts them for all alike.
+- Garbage is collected before a measurement and not in it. trio's times include `trio.run()`.
+- Empty cells: the contestant cannot do the work, or was not measured.
+"""
+
+SHORT = """\
+How many times as fast as one `asyncio.TaskGroup` per level each engine is, on asyncio's own loop, by
+version of CPython; less than 1 is slower. Measured with `pytest benchmarks/`. A work is so many levels
+of so many functions, which return at once, `sleep(0)`, or wait for 1 ms; in "500 at once", where
+`asyncio.gather` starts the runs for all alike, its own tasks are part of the time.
+"""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One contestant at one work."""
+
+    python: str
+    table: str
+    loop: str
+    work: str
+    contestant: str
+    seconds: float
+    functions: int
+    ratio: float | None
+    peak_bytes: int | None
+
+    @property
+    def nanoseconds(self) -> float:
+        """Return the time per function."""
+        return self.seconds * 1e9 / self.functions
+
+
+@dataclass(frozen=True)
+class Run:
+    """One file of pytest-benchmark's."""
+
+    python: str
+    about: str
+    measurements: Sequence[Measurement]
+
+
+def read_runs(directory: Path) -> list[Run]:
+    """Read all files of pytest-benchmark's, older Pythons first."""
+    runs = [
+        read_run(json.loads(path.read_text()))
+        for path in sorted(directory.glob("*.json"))
+        if path.name != "service.json"
+    ]
+    return sorted(runs, key=lambda run: [int(number) for number in run.python.split(".")])
+
+
+def read_run(content: Any) -> Run:
+    """Read one file of pytest-benchmark's."""
+    machine, commit = content["machine_info"], content["commit_info"]
+    python = machine["python_version"]
+    entries = [(each["extra_info"], each["stats"]["min"]) for each in content["benchmarks"]]
+    baselines = {key_of(info): least for info, least in entries if info["contestant"] == BASELINE}
+    measurements = [
+        Measurement(
+            python=python,
+            table=info["table"],
+            loop=info["loop"],
+            work=info["work"],
+            contestant=info["contestant"],
+            seconds=least,
+            functions=info["functions"],
+            ratio=baselines[key_of(info)] / least if key_of(info) in baselines else None,
+            peak_bytes=info.get("peak_bytes"),
+        )
+        for info, least in entries
+    ]
+    cpu = machine["cpu"]
+    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+    about = (
+        f"`{content['command']}`: {packages}; {machine['system']} on {cpu['brand_raw']}, "
+        f"{cpu['count']} cores; commit {commit['id'][:10]}"
+        f"{' with changes' if commit['dirty'] else ''}, {content['datetime'][:10]}."
+    )
+    return Run(python, about, measurements)
+
+
+def key_of(info: Any) -> tuple[str, str, str]:
+    """Return what the contestants to be compared have in common."""
+    return info["table"], info["loop"], info["work"]
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; the first row is its head."""
+    head, *body = rows
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
+
+
+def number(value: float | None) -> str:
+    """Return a number with two or three digits that mean something."""
+    if value is None:
+        return ""
+    if value >= 10:
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:.2f}"
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """Return the values in the order in which they first come."""
+    return list(dict.fromkeys(values))
+
+
+def ratios(measurements: Sequence[Measurement]) -> str:
+    """Return the table of works and contestants of one Python and one loop."""
+    own = [each for each in measurements if each.contestant != BASELINE]
+    names = unique(each.contestant for each in own)
+    best = {(each.work, each.contestant): each for each in reversed(measurements)}
+    rows = [["work", f"{BASELINE} ns", *names]]
+    for work in unique(each.work for each in measurements):
+        cells = [best.get((work, name)) for name in names]
+        base = best[work, BASELINE]
+        rows.append(
+            [work, f"{base.nanoseconds:.0f}", *(number(each and each.ratio) for each in cells)]
+        )
+    return markdown(rows)
+
+
+def per_function(measurements: Sequence[Measurement], *, memory: bool) -> str:
+    """Return a table of nanoseconds per function, and of the bytes that a run takes at most."""
+    names = unique(each.contestant for each in measurements)
+    best = {(each.work, each.contestant): each for each in reversed(measurements)}
+    columns = [*(f"{name} ns" for name in names), *(f"{name} B" for name in names if memory)]
+    rows = [["work", *columns]]
+    for work in unique(each.work for each in measurements):
+        cells = [best.get((work, name)) for name in names]
+        times = ["" if each is None else f"{each.nanoseconds:.0f}" for each in cells]
+        peaks = [
+            ""
+            if each is None or each.peak_bytes is None
+            else f"{each.peak_bytes / each.functions:.0f}"
+            for each in cells
+        ]
+        rows.append([work, *times, *(peaks if memory else [])])
+    return markdown(rows)
+
+
+def short_table(runs: Sequence[Run]) -> str:
+    """Return the table that README shows: sdax alone, asyncio's own loop, every Python."""
+    found = {
+        (each.python, each.work, each.contestant): each.ratio
+        for run in runs
+        for each in run.measurements
+        if (each.table, each.loop) == ("work", "asyncio") and each.contestant in ENGINES
+    }
+    pythons = unique(python for python, _, _ in found)
+    rows = [["work", *(f"{python} {name[5:]}" for python in pythons for name in ENGINES)]]
+    for work in unique(work for _, work, _ in found):
+        cells = [found.get((python, work, name)) for python in pythons for name in ENGINES]
+        rows.append([work, *map(number, cells)])
+    return f"{SHORT}\n{markdown(rows)}"
+
+
+def service_table(rows: Sequence[Any]) -> Iterator[str]:
+    """Return the chapter of a real service."""
+    columns = {
+        "python": "Python",
+        "variant": "endpoint",
+        "requests_per_second": "requests/s",
+        "p50_ms": "50 % ms",
+        "p99_ms": "99 % ms",
+        "p999_ms": "99.9 % ms",
+    }
+    yield "## A real service\n"
+    yield from (f"`{command}`:\n" for command in unique(row["command"] for row in rows))
+    shown = [
+        [each if isinstance(each := row[key], str) else number(each) for key in columns]
+        for row in rows
+    ]
+    yield markdown([list(columns.values()), *shown]) + "\n"
+
+
+def chapters(runs: Sequence[Run], service: Sequence[Any]) -> Iterator[str]:
+    """Return the chapters of RESULTS.md."""
+    yield HEAD
+    yield "## In short\n"
+    yield f"{BEGIN}\n{short_table(runs)}\n{END}\n"
+    yield "![How many times as fast as TaskGroup](ratio.svg)\n"
+    for python in unique(run.python for run in runs):
+        of_python = [run for run in runs if run.python == python]
+        merged = [each for run in of_python for each in run.measurements]
+        yield f"## CPython {python}\n"
+        yield "\n".join(f"- {run.about}" for run in of_python) + "\n"
+        for loop in unique(each.loop for each in merged):
+            yield f"### Works, {loop}\n"
+            yield ratios([each for each in merged if (each.table, each.loop) == ("work", loop)])
+            yield ""
+        yield "### Growth: time and peak memory per function\n"
+        growth = [each for each in merged if each.table == "growth"]
+        yield per_function(growth, memory=True) + "\n"
+        yield "### Making a processor, or another library's graph, per task\n"
+        build = [each for each in merged if each.table == "build"]
+        yield per_function(build, memory=False) + "\n"
+    yield "## Growth, drawn\n"
+    yield "![Time and memory per function](growth.svg)\n"
+    if service:
+        yield from service_table(service)
+
+
+def between_markers(text: str) -> str:
+    """Return the short table of README or RESULTS.md."""
+    return text.partition(BEGIN)[2].partition(END)[0]
+
+
+def write_report(directory: Path, readme: Path) -> None:
+    """Write RESULTS.md beside the results' directory, and the short table into README."""
+    runs = read_runs(directory)
+    path = directory / "service.json"
+    service = json.loads(path.read_text()) if path.exists() else []
+    text = "\n".join(chapters(runs, service))
+    (directory.parent / "RESULTS.md").write_text(text)
+    old = readme.read_text()
+    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
+    table = f"{BEGIN}{between_markers(text)}{END}"
+    readme.write_text(re.sub(pattern, lambda _: table, old, flags=re.DOTALL))
+
+
+def main() -> None:
+    """Write everything."""
+    from pictures import draw  # needs matplotlib
+
+    write_report(RESULTS, BENCHMARKS.parent / "README.md")
+    draw(read_runs(RESULTS), BENCHMARKS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Who does the work: sdax on each of its engines, and what people write by hand with asyncio.
+
+What is written by hand differs in one point alone, how the functions of a level are run together;
+see `by_hand()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import chain, zip_longest
+from typing import Any, TypeAlias
+
+import sdax
+
+from .work import (
+    ASYNCIO,
+    EXECUTE,
+    POST,
+    PRE,
+    Function,
+    Job,
+    Library,
+    Once,
+    Work,
+    check,
+    job_of,
+    repeated,
+)
+
+Together: TypeAlias = Callable[[Sequence[Function], Any], Awaitable[Any]]
+Limit: TypeAlias = Callable[[Function, float], Function]
+Loop: TypeAlias = asyncio.AbstractEventLoop
+
+BASELINE = "TaskGroup"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to do a job.
+
+    - `make`: takes a `Job` and returns a coroutine function, which takes the context of a run.
+    - `can`: tells which works it can do.
+    - `prepare`: sets up what must be set before a run, such as the task factory of the loop.
+    - `library`: what its functions wait with, and what runs it.
+    - `builds`: whether `make` builds something to be kept for all runs.
+    """
+
+    name: str
+    make: Callable[[Job], Once]
+    can: Callable[[Work], bool] = lambda work: True
+    prepare: Callable[[Loop], None] = lambda loop: loop.set_task_factory(None)
+    library: Library = ASYNCIO
+    builds: bool = False
+
+    def checked(self, loop: Loop, work: Work) -> Callable[[], None]:
+        """Return a function that does the work once, after a check that it really does.
+
+        Raises `AssertionError` if it does not.
+        """
+        self.prepare(loop)
+        check(loop, work, self.library, self.make)
+        run = repeated(work, self.library, self.make(job_of(work, self.library)))
+        return lambda: self.library.run(loop, run)
+
+
+def engines() -> dict[str, Any]:
+    """Return the engines that are installed, by name; none of a published sdax without engines."""
+    if not hasattr(sdax, "IMPLEMENTATION"):
+        return {}
+    found = {"python": import_module("sdax._core_py").Run}
+    with suppress(ImportError):
+        found = {"compiled": import_module("sdax._core").Run, **found}
+    return found
+
+
+def contestants() -> list[Contestant]:
+    """Return those that need nothing but sdax and asyncio: sdax first, and the baseline."""
+    found = [
+        Contestant(f"sdax {name}", make_sdax, prepare=_selecting(run), builds=True)
+        for name, run in engines().items()
+    ]
+    found.append(Contestant(BASELINE, by_hand(_in_task_group)))
+    found.append(Contestant("gather", by_hand(_in_gather)))
+    if sys.version_info >= (3, 12):
+        found.append(
+            Contestant(
+                "TaskGroup, eager",
+                by_hand(_in_task_group),
+                prepare=lambda loop: loop.set_task_factory(asyncio.eager_task_factory),
+            )
+        )
+    found.append(Contestant("one by one", by_hand(_one_by_one), can=_needs_no_concurrency))
+    return found
+
+
+def build(job: Job) -> Any:
+    """Return a processor of a job."""
+    library: Any = sdax  # a published one may differ in its types
+    builder = library.AsyncTaskProcessor.builder()
+    for level, tasks in enumerate(zip_longest(job.pre, job.execute, job.post, fillvalue=())):
+        for number, functions in enumerate(zip_longest(*tasks)):
+            phases = {
+                phase: library.TaskFunction(function, timeout=job.timeout, retries=job.retries)
+                for phase, function in zip((PRE, EXECUTE, POST), functions, strict=True)
+                if function is not None
+            }
+            builder.add_task(library.AsyncTask(name=f"{level}.{number}", **phases), level=level)
+    return builder.build()
+
+
+def make_sdax(job: Job) -> Once:
+    """Make a processor do the job."""
+    run: Once = build(job).process_tasks
+    return run
+
+
+def asyncio_limit(function: Function, seconds: float) -> Function:
+    """Return the function with a timeout."""
+
+    async def limited(ctx: Any) -> Any:
+        async with asyncio.timeout(seconds):
+            return await function(ctx)
+
+    return limited
+
+
+def by_hand(
+    together: Together, limit: Limit = asyncio_limit, library: Library = ASYNCIO
+) -> Callable[[Job], Once]:
+    """Return what does a job as one writes it by hand, level by level, with `finally`.
+
+    `together(functions, ctx)` runs the functions of a level, `limit(function, seconds)` returns
+    one with a timeout.
+    """
+
+    def make(job: Job) -> Once:
+        pre, execute, post = (
+            [[limited(function, job) for function in level] for level in levels]
+            for levels in (job.pre, job.execute, job.post)
+        )
+        execute_all = list(chain.from_iterable(execute))
+
+        async def once(ctx: Any) -> None:
+            opened = 0
+            try:
+                for functions in pre:
+                    opened += 1
+                    await together(functions, ctx)
+                if execute_all:
+                    await together(execute_all, ctx)
+            finally:
+                for functions in reversed(post[:opened]):
+                    await together(functions, ctx)
+
+        return once
+
+    def limited(function: Function, job: Job) -> Function:
+        if job.timeout is not None:
+            function = limit(function, job.timeout)
+        return _retried(function, job.retries, library) if job.retries else function
+
+    return make
+
+
+def _retried(function: Function, retries: int, library: Library) -> Function:
+    async def retried(ctx: Any) -> Any:
+        for attempt in range(retries):
+            try:
+                return await function(ctx)
+            except (TimeoutError, ConnectionError):
+                await library.sleep(2.0**attempt)
+        return await function(ctx)
+
+    return retried
+
+
+async def _in_task_group(functions: Sequence[Function], ctx: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        for function in functions:
+            group.create_task(function(ctx))  # type: ignore[arg-type]
+
+
+async def _in_gather(functions: Sequence[Function], ctx: Any) -> None:
+    tasks = [asyncio.ensure_future(function(ctx)) for function in functions]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def _one_by_one(functions: Sequence[Function], ctx: Any) -> None:
+    for function in functions:
+        await function(ctx)
+
+
+def _needs_no_concurrency(work: Work) -> bool:
+    return not work.sleep and not work.fails and work.concurrent == 1
+
+
+def _selecting(run: Any) -> Callable[[Loop], None]:
+    processor: Any = import_module("sdax.processor")
+
+    def prepare(loop: Loop) -> None:
+        loop.set_task_factory(None)
+        processor.Run = run
+
+    return prepare
