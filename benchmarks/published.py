@@ -37,7 +37,7 @@ def measure(version: str, options: list[str]) -> None:
     results = BENCHMARKS / "results" / f"{PYTHON}-sdax-{version}.json"
     results.parent.mkdir(exist_ok=True)
     command = [
-        environment(version) / "pytest",
+        str(environment(version) / "pytest"),
         "benchmarks/",
         f"--benchmark-json={results.relative_to(BENCHMARKS.parent)}",
         *options,

@@ -43,10 +43,10 @@ called every function once, and none before its turn.
 """
 
 SHORT = """\
-How many times as fast as one `asyncio.TaskGroup` per level each engine is, on asyncio's own loop, by
-version of CPython; less than 1 is slower. Measured with `pytest benchmarks/`. A work is so many levels
-of so many functions, which return at once, `sleep(0)`, or wait for 1 ms; in "500 at once", where
-`asyncio.gather` starts the runs for all alike, its own tasks are part of the time.
+How many times as fast as one `asyncio.TaskGroup` per level each engine is, on asyncio's own loop,
+by version of CPython; less than 1 is slower. Measured with `pytest benchmarks/`. A work is so many
+levels of so many functions, which return at once, `sleep(0)`, or wait for 1 ms; in "500 at once",
+where `asyncio.gather` starts the runs for all alike, its own tasks are part of the time.
 """
 
 
@@ -155,7 +155,11 @@ def ratios(measurements: Sequence[Measurement]) -> str:
         cells = [best.get((work, name)) for name in names]
         base = best[work, BASELINE]
         rows.append(
-            [work, f"{base.nanoseconds:.0f}", *(number(each and each.ratio) for each in cells)]
+            [
+                work,
+                f"{base.nanoseconds:.0f}",
+                *(number(each.ratio if each else None) for each in cells),
+            ]
         )
     return markdown(rows)
 
