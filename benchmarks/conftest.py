@@ -66,10 +66,10 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: An
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: Any) -> None:
-    """Leave out the single times, of which there are thousands, and add the command."""
+    """Leave out single times and what the shapes look like, thousands of each; add the command."""
     output_json["command"] = " ".join(["pytest", *config.invocation_params.args])
     for benchmark in output_json["benchmarks"]:
-        del benchmark["stats"]["data"]
+        del benchmark["stats"]["data"], benchmark["params"]
 
 
 def installed() -> Iterator[tuple[str, str]]:

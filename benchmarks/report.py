@@ -10,7 +10,6 @@ same file, so that nothing is compared that was not measured in one process.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,24 +249,23 @@ def between_markers(text: str) -> str:
     return text.partition(BEGIN)[2].partition(END)[0]
 
 
-def write_report(directory: Path, readme: Path) -> None:
-    """Write RESULTS.md beside the results' directory, and the short table into README."""
-    runs = read_runs(directory)
+def results(directory: Path) -> str:
+    """Return what RESULTS.md has to say of a directory of results."""
     path = directory / "service.json"
     service = json.loads(path.read_text()) if path.exists() else []
-    text = "\n".join(chapters(runs, service))
-    (directory.parent / "RESULTS.md").write_text(text)
-    old = readme.read_text()
-    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    table = f"{BEGIN}{between_markers(text)}{END}"
-    readme.write_text(re.sub(pattern, lambda _: table, old, flags=re.DOTALL))
+    return "\n".join(chapters(read_runs(directory), service))
 
 
 def main() -> None:
     """Write everything."""
     from pictures import draw  # needs matplotlib
 
-    write_report(RESULTS, BENCHMARKS.parent / "README.md")
+    text = results(RESULTS)
+    (BENCHMARKS / "RESULTS.md").write_text(text)
+    readme = BENCHMARKS.parent / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}{between_markers(text)}{END}{after}")
     draw(read_runs(RESULTS), BENCHMARKS)
 
 

@@ -1,0 +1,234 @@
+"""The benchmarks: that they check who takes part, and that what they print is what was measured."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdax.bench.contestants import BASELINE, Contestant, contestants
+from sdax.bench.work import EXECUTE, POST, PRE, Function, Job, Once, Work
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+WORKS = [
+    Work("one phase", (3, 2, 2)),
+    Work("three phases", (2, 1, 3), 0, phases=(PRE, EXECUTE, POST), repeat=2),
+    Work("limits", (2, 2), 0, timeout=5, retries=2),
+    Work("at once", (3, 2), 0.001, concurrent=5),
+    Work("failure", (1, 3), 0, phases=(PRE, POST), fails=True, repeat=2),
+]
+
+
+@contextmanager
+def a_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
+
+
+@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+def test_sdax_does_the_work(engine: Any, work: Work) -> None:
+    (rival,) = (each for each in contestants() if each.name == f"sdax {engine.name}")
+    with a_loop() as loop:
+        rival.checked(loop, work)()
+
+
+@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+@pytest.mark.parametrize(
+    "rival",
+    [each for each in contestants() if not each.name.startswith("sdax ")],
+    ids=lambda rival: rival.name,
+)
+def test_what_is_written_by_hand_does_the_work(rival: Contestant, work: Work) -> None:
+    if not rival.can(work):
+        assert rival.name == "one by one"
+        return
+    with a_loop() as loop:
+        rival.checked(loop, work)()
+
+
+def raw(function: Function) -> Contestant:
+    """A contestant that has one function called for each run, with the job and the context."""
+
+    def make(job: Job) -> Once:
+        return lambda ctx: function((job, ctx))
+
+    return Contestant("cheat", make)
+
+
+async def calls_nothing(what: Any) -> None:
+    pass
+
+
+async def forgets_the_last(what: Any) -> None:
+    job, ctx = what
+    for level in job.pre:
+        for function in level[:-1]:
+            await function(ctx)
+
+
+async def calls_the_first_twice(what: Any) -> None:
+    job, ctx = what
+    await job.pre[0][0](ctx)
+    for level in job.pre:
+        for function in level:
+            await function(ctx)
+
+
+async def begins_at_the_top(what: Any) -> None:
+    job, ctx = what
+    for level in reversed(job.pre):
+        for function in level:
+            await function(ctx)
+
+
+async def waits_for_no_level(what: Any) -> None:
+    job, ctx = what
+    await asyncio.gather(*(function(ctx) for level in job.pre for function in level))
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        calls_nothing,
+        forgets_the_last,
+        calls_the_first_twice,
+        begins_at_the_top,
+        waits_for_no_level,
+    ],
+)
+def test_the_time_of_a_cheat_does_not_count(cheat: Function) -> None:
+    with a_loop() as loop, pytest.raises(AssertionError):
+        raw(cheat).checked(loop, Work("two by two", (2, 2), 0))
+
+
+def test_a_failure_that_does_not_come_is_noticed() -> None:
+    work = Work("failure", (2,), phases=(PRE, POST), fails=True)
+    with a_loop() as loop, pytest.raises(AssertionError, match="nothing has failed"):
+        raw(calls_nothing).checked(loop, work)
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sdax", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_prints_a_table() -> None:
+    done = run_command("--seconds", "0.05", "--only", "3-2-2")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *rows = done.stdout.split("\n\n")[1].splitlines()
+    assert BASELINE in head
+    assert "sdax python" in head
+    assert [row.split("  ")[0] for row in rows] == [
+        "3-2-2",
+        "3-2-2, 500 at once",
+        "1 ms, 3-2-2, 500 at once",
+    ]
+    assert all(float(row[30:].split()[1]) > 0 for row in rows)
+
+
+def test_the_command_names_the_works_there_are() -> None:
+    done = run_command("--only", "4-4-4")
+    assert done.returncode == 1
+    assert "no work has '4-4-4' in its name" in done.stderr
+    assert "3-2-2" in done.stderr
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("report")
+
+
+@pytest.fixture
+def compare(report: Any) -> Any:
+    return importlib.import_module("compare")
+
+
+def test_the_readme_shows_what_the_results_say(report: Any) -> None:
+    readme = report.between_markers((BENCHMARKS.parent / "README.md").read_text())
+    assert readme.count("\n| ") > 10
+    assert readme == report.between_markers((BENCHMARKS / "RESULTS.md").read_text())
+
+
+def test_the_results_are_what_was_measured(report: Any) -> None:
+    assert (BENCHMARKS / "RESULTS.md").read_text() == report.results(BENCHMARKS / "results")
+
+
+def measured(**ratios: float) -> Any:
+    """A file of pytest-benchmark's, with the ratios of the compiled engine by work."""
+
+    def entry(work: str, contestant: str, seconds: float) -> Any:
+        info = {"table": "work", "loop": "asyncio", "work": work, "functions": 1000}
+        return {"extra_info": {**info, "contestant": contestant}, "stats": {"min": seconds}}
+
+    return {
+        "machine_info": {
+            "python_version": "3.13.0",
+            "packages": {"sdax": "0.1.0"},
+            "system": "Linux",
+            "cpu": {"brand_raw": "a CPU", "count": 2},
+        },
+        "commit_info": {"id": "0123456789abcdef", "dirty": False},
+        "command": "pytest benchmarks/",
+        "datetime": "2026-01-01T00:00:00",
+        "benchmarks": [
+            entry(work, name, seconds)
+            for work, ratio in ratios.items()
+            for name, seconds in ((BASELINE, 0.01), ("sdax compiled", 0.01 / ratio))
+        ],
+    }
+
+
+def test_ratios_are_to_the_baseline_of_the_same_file(report: Any) -> None:
+    run = report.read_run(measured(deep=20, wide=0.5))
+    ours = [each for each in run.measurements if each.contestant != BASELINE]
+    assert [round(each.ratio, 6) for each in ours] == [20, 0.5]
+    assert [round(each.nanoseconds) for each in ours] == [500, 20_000]
+    table = report.ratios(run.measurements).splitlines()
+    assert table[0] == "| work | TaskGroup ns | sdax compiled |"
+    assert table[2:] == ["| deep | 10000 | 20.0 |", "| wide | 10000 | 0.50 |"]
+
+
+def test_only_changes_beyond_noise_are_told(
+    compare: Any,
+    report: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = [measured(slower=20 + n, same=4 + n, noisy=10 + n, faster=2.0) for n in range(3)]
+    head = [measured(slower=10 + n, same=4 + n, noisy=12.5 + n, faster=3.0) for n in range(3)]
+
+    def compared(*versions: list[Any]) -> str:
+        arguments = ["compare.py"]
+        for name, files in zip(("base", "head"), versions, strict=True):
+            arguments.append(f"--{name}")
+            for n, content in enumerate(files):
+                path = tmp_path / f"{name}-{n}.json"
+                path.write_text(json.dumps(content))
+                arguments.append(str(path))
+        monkeypatch.setattr(sys, "argv", arguments)
+        compare.main()
+        return capsys.readouterr().out
+
+    assert compared(base, base) == ""
+    rows = compared(base, head).splitlines()[-2:]
+    assert rows == [
+        "| slower | asyncio | sdax compiled | 21.0 | 11.0 | -48% |",
+        "| faster | asyncio | sdax compiled | 2.00 | 3.00 | +50% |",
+    ]
+    with pytest.raises(SystemExit):
+        compared(base[:2], head)
