@@ -6,7 +6,7 @@ BUILT := $(VENV)/.built
 VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-debug proof asan lint format types check docs bench results dist clean
+.PHONY: help install build test test-debug proof asan lint format types check docs bench results dist test-dist clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -52,6 +52,7 @@ asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc
 lint: $(INSTALLED) ## check style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/zizmor -q --offline .github
 
 format: $(INSTALLED) ## mend what of the style can be mended
 	$(BIN)/ruff check --fix
@@ -75,8 +76,11 @@ results: $(BUILT) ## measure all that benchmarks/RESULTS.md shows, with this VEN
 	$(BIN)/python benchmarks/published.py 0.7 0.3
 	$(BIN)/python benchmarks/report.py
 
-dist: $(INSTALLED) ## build the source distribution, and the wheel from it
-	SDAX_REQUIRE_EXTENSIONS=1 $(BIN)/python -m build
+dist: $(INSTALLED) ## build and check the source distribution and the wheels from it, in dist/
+	.ci/dist $(BIN)/python
+
+test-dist: dist ## test each of them in clean environments, on every supported Python found
+	.ci/test-dist
 
 clean: ## remove what was built, but not .venv
 	rm -rf build dist sdax.egg-info sdax/_core*.so sdax/_core*.pyd sdax/_core.c $(BUILT)
