@@ -6,7 +6,7 @@ BUILT := $(VENV)/.built
 VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-debug proof asan lint format types check docs bench results dist test-dist clean
+.PHONY: help install build test test-debug proof asan lint format types check docs bench bench-service results dist test-dist clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -69,6 +69,9 @@ docs: $(BUILT) ## build the documentation, into build/docs
 
 bench: $(BUILT) ## measure sdax beside asyncio.TaskGroup, on both engines, for half a minute
 	$(BIN)/python -m sdax bench
+
+bench-service: $(BUILT) ## load an endpoint over PostgreSQL with wrk; both must be installed
+	$(BIN)/python benchmarks/throughput.py
 
 results: $(BUILT) ## measure all that benchmarks/RESULTS.md shows, with this VENV's Python
 	$(BIN)/pip install -q -e ".[bench,bench-peers]"
