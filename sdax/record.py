@@ -13,6 +13,7 @@ from .report import PhaseReport, RunReport, State
 from .watch import Watch
 
 _SKIPPED: Final = PhaseReport(State.SKIPPED)
+_CANCELLED: Final = PhaseReport(State.CANCELLED, 1)
 
 
 class Record:
@@ -38,7 +39,8 @@ class Record:
 
     def cancelled(self, number: int, index: int, attempts: int) -> None:
         """Note a function that was cancelled by the run."""
-        self.phases[self._plan.key(number, index)] = PhaseReport(State.CANCELLED, attempts)
+        report = _CANCELLED if attempts == 1 else PhaseReport(State.CANCELLED, attempts)
+        self.phases[self._plan.key(number, index)] = report
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, State.CANCELLED)
 
