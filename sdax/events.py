@@ -12,27 +12,32 @@ each event as it happens. `match` tells the events apart:
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from itertools import count
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from .report import RunReport, State
+
+_numbers: Final = count(1)
 
 
 class ObservedRun:
     """One run, as its events name it: equal to itself alone.
 
-    `processor` and `ctx` are those of `process_tasks`, `tasks` all tasks of the processor, in the
-    order in which they were added; each event of the run has this object.
+    `number` is one that no other run of this process has. `processor` and `ctx` are those of
+    `process_tasks`, `tasks` all tasks of the processor, in the order in which they were added.
+    Each event of the run has this object.
     """
 
-    __slots__ = ("__weakref__", "ctx", "processor", "tasks")
+    __slots__ = ("__weakref__", "ctx", "number", "processor", "tasks")
 
     def __init__(self, processor: Any, ctx: Any, tasks: tuple[TaskInfo, ...]) -> None:
+        self.number = next(_numbers)
         self.processor = processor
         self.ctx = ctx
         self.tasks = tasks
 
     def __repr__(self) -> str:
-        return f"<ObservedRun {id(self):#x} of {self.processor!r}>"
+        return f"<ObservedRun {self.number} of {self.processor!r}>"
 
 
 class TaskInfo(NamedTuple):

@@ -88,9 +88,9 @@ class TaskFunction(Generic[T_contra]):
         set_once = object.__setattr__
         for field in ("timeout", "max_delay"):
             if getattr(self, field) is not None:
-                set_once(self, field, _checked_number(field, getattr(self, field)))
+                self._set_number(field)
         for field in ("initial_delay", "backoff_factor"):
-            set_once(self, field, _checked_number(field, getattr(self, field)))
+            self._set_number(field)
         if self.backoff_factor == 0:
             raise ValueError(
                 f"TaskFunction.backoff_factor must be greater than 0, got {self.backoff_factor!r}"
@@ -109,6 +109,10 @@ class TaskFunction(Generic[T_contra]):
                 f"TaskFunction.retryable_exceptions is empty, so retries={shown(self.retries)} "
                 f"could never happen; name an exception type or leave retries at 0"
             )
+
+    def _set_number(self, field: str) -> None:
+        number = checked_number(f"TaskFunction.{field}", getattr(self, field))
+        object.__setattr__(self, field, number)
 
     def is_retryable(self, exception: BaseException) -> bool:
         """Tell whether the exception earns another attempt, were one left."""
@@ -319,9 +323,10 @@ for _frozen in (TaskFunction, AsyncTask, PlainFunction, ThreadFunction):
     setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
 
 
-def _checked_number(field: str, value: Any) -> float:
+def checked_number(field: str, value: Any) -> float:
+    """Return a number that is finite and not negative; refuse all else in the field's name."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"TaskFunction.{field} must be a number, got {shown(value)}")
+        raise TypeError(f"{field} must be a number, got {shown(value)}")
     # A subclass may do anything in its arithmetic, and a run must be able to rely on it.
     number = float.__pos__(value) if isinstance(value, float) else int.__pos__(value)
     try:
@@ -329,9 +334,7 @@ def _checked_number(field: str, value: Any) -> float:
     except OverflowError:
         finite = False
     if not finite or number < 0:
-        raise ValueError(
-            f"TaskFunction.{field} must be finite and not negative, got {shown(value)}"
-        )
+        raise ValueError(f"{field} must be finite and not negative, got {shown(value)}")
     return number
 
 

@@ -39,6 +39,7 @@ from ..events import (
     TimeoutExpired,
 )
 from .critical_path import CriticalPath, GraphEstimate, PathStep
+from .logs import EventLogger
 from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan, RunSpan
 from .timeline import Timeline
 
@@ -53,6 +54,7 @@ __all__ = [
     "Cause",
     "CriticalPath",
     "Event",
+    "EventLogger",
     "FunctionSpan",
     "GraphEstimate",
     "ObservedRun",
