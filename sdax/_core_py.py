@@ -424,9 +424,6 @@ class Driver:
 
     def begin(self) -> Any:
         self.task = current_task(self.run.loop)
-        return self.take_first_step()
-
-    def take_first_step(self) -> Any:
         yielded = self.body.send(None)
         self.suspend()
         return yielded
@@ -545,9 +542,10 @@ class EarlyDriver(Driver):
     def begin_early(self, task: Task[Any]) -> None:
         self.task = task
         try:
-            held = self.take_first_step()
+            held = self.body.send(None)
         except StopIteration:
             return
+        self.suspend()
         # None is a bare yield, which waits for one pass of the loop: no need to hold it.
         if held is not None:
             self.held = held
@@ -597,7 +595,9 @@ class LoneDriver(Driver):
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name(self.run.phase.work[self.index][2])
-        return self.take_first_step()
+        yielded = self.body.send(None)
+        self.suspend()
+        return yielded
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
         try:
