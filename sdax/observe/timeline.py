@@ -110,9 +110,11 @@ class Timeline:
 
     def to_chrome_trace(self) -> dict[str, Any]:
         """Return the runs in Chrome's trace event format, for https://ui.perfetto.dev and
-        chrome://tracing: each run as a process, and each of its tasks as a thread of it.
+        chrome://tracing: each run as a process, and each of its tasks as a thread of it. Written
+        without `ensure_ascii=False`, Perfetto shows `\\u00b5s` for `µs`.
 
-        >>> Path("trace.json").write_text(json.dumps(timeline.to_chrome_trace()))
+        >>> trace = json.dumps(timeline.to_chrome_trace(), ensure_ascii=False)
+        >>> Path("trace.json").write_text(trace, encoding="utf-8")
         """
         return chrome_trace(self.runs)
 

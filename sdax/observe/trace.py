@@ -31,7 +31,11 @@ def chrome_trace(runs: Sequence[RunSpan]) -> dict[str, Any]:
 
 
 class _Process:
-    """A run as a process: its first thread has the run and its phases, the others are tasks."""
+    """A run as a process: its first thread has the run and its phases, the others are tasks.
+
+    The first has the number of the process, as Perfetto takes it for granted of a main thread:
+    it reads 0 as this number too, and would draw two threads as one.
+    """
 
     def __init__(self, run: RunSpan, origin: float) -> None:
         self.run = run
@@ -39,20 +43,21 @@ class _Process:
 
     def events(self) -> Iterator[TraceEvent]:
         run = self.run
-        yield self.named("process_name", 0, name=f"run {run.number}")
-        yield self.named("process_sort_index", 0, sort_index=run.number)
-        yield self.named("thread_name", 0, name="phases")
-        yield self.named("thread_sort_index", 0, sort_index=0)
+        main = run.number
+        yield self.named("process_name", main, name=f"run {run.number}")
+        yield self.named("process_sort_index", main, sort_index=run.number)
+        yield self.named("thread_name", main, name="phases")
+        yield self.named("thread_sort_index", main, sort_index=main)
         args = {"state": run.state or "under way", "thread": run.thread}
         if run.exception is not None:
             args["exception"] = run.exception
-        yield self.slice(f"run {run.number}", "run", 0, run.start, run.end, run.state, args)
+        yield self.slice(f"run {run.number}", "run", main, run.start, run.end, run.state, args)
         for phase in run.phases:
-            yield self.slice(phase.phase, "phase", 0, phase.start, phase.end, None, {})
+            yield self.slice(phase.phase, "phase", main, phase.start, phase.end, None, {})
         for cancellation in run.cancellations:
             text = describe_cancellation(cancellation)
-            yield self.instant(text, "cancellation", 0, cancellation.time, "p")
-        thread = 0
+            yield self.instant(text, "cancellation", main, cancellation.time, "p")
+        thread = main
         for title, tasks in run.groups:
             for task in tasks:
                 thread += 1
