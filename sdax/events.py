@@ -13,11 +13,29 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from itertools import count
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .report import RunReport, State
 
 _numbers: Final = count(1)
+
+E = TypeVar("E", bound=tuple[Any, ...])
+
+
+def _event(kind: type[E]) -> type[E]:
+    """Have events equal none of another kind: they are tuples, which look at their members alone.
+
+    (A frozen dataclass would too, and takes three times as long to make.)
+    """
+
+    def equal(self: E, other: object) -> bool:
+        if isinstance(other, tuple):
+            return type(other) is kind and tuple.__eq__(self, other)
+        return NotImplemented
+
+    setattr(kind, "__eq__", equal)  # noqa: B010
+    setattr(kind, "__ne__", object.__ne__)  # noqa: B010
+    return kind
 
 
 class ObservedRun:
@@ -55,6 +73,7 @@ class Cause(NamedTuple):
     phase: str
 
 
+@_event
 class RunStarted(NamedTuple):
     """A run begins. Comes in the caller's context, before its variables are copied: what is set
     in them here, every function sees, and the caller too."""
@@ -62,12 +81,14 @@ class RunStarted(NamedTuple):
     run: ObservedRun
 
 
+@_event
 class RunFinished(NamedTuple):
     """A run is over, its last cleanup done. Comes in the caller's context.
 
-    `state` is `SUCCEEDED`, `FAILED` or `CANCELLED`, `exception` what the caller gets. `report`
-    is None only when nobody waits for the run any more, because its coroutine was closed: then
-    its cleanup is still under way.
+    `state` is `SUCCEEDED`, `FAILED` or `CANCELLED`, `exception` what the caller gets: None after
+    a success, and where the block of an `open` has swallowed what `run_next` raised. `report` is
+    None only when nobody waits for the run any more, because its coroutine was closed: then its
+    cleanup is still under way, and its events come after this one.
     """
 
     run: ObservedRun
@@ -76,6 +97,7 @@ class RunFinished(NamedTuple):
     report: RunReport[Any] | None
 
 
+@_event
 class PhaseStarted(NamedTuple):
     """A phase of the run begins: its first function is about to be called. Comes in the context
     of that function, and only if there is one."""
@@ -84,6 +106,7 @@ class PhaseStarted(NamedTuple):
     phase: str
 
 
+@_event
 class PhaseFinished(NamedTuple):
     """A phase of the run is over: every function that it called has ended. Comes in the context
     of the one that ended last."""
@@ -92,6 +115,7 @@ class PhaseFinished(NamedTuple):
     phase: str
 
 
+@_event
 class TaskStarted(NamedTuple):
     """The function of a task in a phase is about to be called for the first time."""
 
@@ -100,11 +124,13 @@ class TaskStarted(NamedTuple):
     phase: str
 
 
+@_event
 class TaskFinished(NamedTuple):
     """The function of a task in a phase has ended for good, after so many attempts.
 
     `cause` says why a `CANCELLED` one was cancelled; None is the cancellation of the caller. A
-    function for which the loop's task factory made no `asyncio.Task` has this event alone.
+    function whose `asyncio.Task` the loop's task factory did not make, or which other code
+    cancelled before its first step, was never called: it has this event alone.
     """
 
     run: ObservedRun
@@ -117,6 +143,7 @@ class TaskFinished(NamedTuple):
     cause: Cause | None
 
 
+@_event
 class TaskSkipped(NamedTuple):
     """The function of a task in a phase will not be called.
 
@@ -130,6 +157,7 @@ class TaskSkipped(NamedTuple):
     cause: Cause | None
 
 
+@_event
 class AttemptStarted(NamedTuple):
     """An attempt begins, the first, 1, included. What is set in the context variables here, the
     function sees, in this attempt and in later ones; neither a sibling nor the caller does."""
@@ -140,6 +168,7 @@ class AttemptStarted(NamedTuple):
     attempt: int
 
 
+@_event
 class AttemptSuspended(NamedTuple):
     """The function waits for something: the loop has its turn."""
 
@@ -149,6 +178,7 @@ class AttemptSuspended(NamedTuple):
     attempt: int
 
 
+@_event
 class AttemptResumed(NamedTuple):
     """The function goes on after a suspension."""
 
@@ -158,6 +188,7 @@ class AttemptResumed(NamedTuple):
     attempt: int
 
 
+@_event
 class AttemptFinished(NamedTuple):
     """An attempt has ended: `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`."""
 
@@ -170,6 +201,7 @@ class AttemptFinished(NamedTuple):
     exception: BaseException | None
 
 
+@_event
 class RetryScheduled(NamedTuple):
     """An attempt has failed, and another one follows after `delay` seconds."""
 
@@ -181,6 +213,7 @@ class RetryScheduled(NamedTuple):
     exception: BaseException
 
 
+@_event
 class TimeoutExpired(NamedTuple):
     """An attempt has taken longer than its timeout (seconds), and is now cancelled."""
 
@@ -191,10 +224,13 @@ class TimeoutExpired(NamedTuple):
     timeout: float
 
 
+@_event
 class CancellationRequested(NamedTuple):
     """All functions of the phase that are suspended are now cancelled; no more are called.
 
-    `cause` is the failure that asks for it; None is the cancellation of the caller.
+    `cause` is the failure that asks for it; None is the cancellation of the caller. Where the
+    loop's task factory starts each function later, this may come before `PhaseStarted`: the
+    phase has called none yet, and perhaps never will.
     """
 
     run: ObservedRun

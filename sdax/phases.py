@@ -52,6 +52,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         self._next: int | None = PRE
         self._running: Future[None] | None = None
         self._closed = False
+        self._abandoned = False  # its coroutine was closed: nothing can be awaited any more
 
     async def run_next(self) -> bool:
         """Run the next phase to its end, and tell whether one is left.
@@ -73,6 +74,9 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         self._running = run.loop.create_future()
         try:
             interruption = await _run_phase(run, self._next)
+        except GeneratorExit:
+            self._abandoned = True
+            raise
         finally:
             self._running.set_result(None)
             self._running = None
@@ -142,6 +146,10 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                     await _shielded(self._running)
                 except BaseException as exception:
                     interruption = interruption or exception
+            if self._abandoned:
+                if self._last != POST:
+                    run.start(POST)  # and it goes on by itself
+                return
             if self._last != POST:
                 run.skip_execute()
                 late = await _run_phase(run, POST)
@@ -149,7 +157,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 del late
                 self._last, self._next = POST, None
             if interruption is not None or run.record is not None:
-                conclude(run, interruption or body)
+                _conclude_block(run, interruption, body)
         finally:
             del body, interruption
 
@@ -176,6 +184,22 @@ async def _run_phase(run: Run, number: int) -> BaseException | None:
         return interruption
     finally:
         del interruption
+
+
+def _conclude_block(
+    run: Run, interruption: BaseException | None, body: BaseException | None
+) -> None:
+    """Raise what the run has to raise. An exception of the block gets its context, and is left to
+    the block, which raises it again: a coroutine could not raise a `StopIteration`."""
+    traceback = None if body is None else body.__traceback__
+    try:
+        conclude(run, interruption or body)
+    except BaseException as error:
+        if error is not body:
+            raise
+        error.__traceback__ = traceback
+    finally:
+        del interruption, body, traceback
 
 
 async def _shielded(future: Future[Any]) -> None:

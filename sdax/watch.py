@@ -72,12 +72,13 @@ class Watch:
 
     def run_finished(self, exception: BaseException | None, report: RunReport[Any] | None) -> None:
         """The caller is about to get the report, or the exception."""
-        if exception is None:
-            state = State.SUCCEEDED
-        elif isinstance(exception, (CancelledError, GeneratorExit)):
+        if isinstance(exception, (CancelledError, GeneratorExit)):
             state = State.CANCELLED
-        else:
+        elif exception is not None or self._cause is not None:
             state = State.FAILED
+        else:
+            # Whoever goes through a run phase by phase may have swallowed a cancellation.
+            state = State.CANCELLED if self._stopped else State.SUCCEEDED
         self._tell(RunFinished(self._run, state, exception, report))
         if report is not None:
             self._observers = ()  # which may keep the exception, whose traceback leads here

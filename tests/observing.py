@@ -30,6 +30,8 @@ PHASES = ("pre_execute", "execute", "post_execute")
 SHORT = dict(zip(PHASES, ("pre", "execute", "post"), strict=True))
 FAILED = (State.FAILED, State.TIMED_OUT)
 
+OUTLINE = (TaskFinished, TaskSkipped, CancellationRequested, RetryScheduled, TimeoutExpired)
+
 Place: TypeAlias = tuple[Hashable, str]
 
 
@@ -88,6 +90,25 @@ _WHAT: dict[type, str] = {
     TimeoutExpired: "timeout",
     CancellationRequested: "cancelled",
 }
+
+
+def run_of(*lines: str, ends: str = "succeeded") -> list[str]:
+    return ["run started", *lines, f"run {ends}"]
+
+
+def in_phase(phase: str, *lines: str) -> list[str]:
+    return [f"{phase} started", *lines, f"{phase} finished"]
+
+
+def called(place: str, result: str = "succeeded", *steps: str) -> list[str]:
+    """The events of a function with one attempt."""
+    return [
+        place,
+        f"{place} 1",
+        *(f"{place} 1 {step}" for step in steps),
+        f"{place} 1 {result}",
+        f"{place} {result.replace(' ', ' after 1 ', 1) if ' ' in result else result + ' after 1'}",
+    ]
 
 
 def broken_rules(events: Sequence[Event]) -> list[str]:

@@ -30,13 +30,12 @@ from helpers import (
     until,
     without_factory,
 )
-from observing import Recorder, broken_rules, line
+from observing import OUTLINE, Recorder, broken_rules, called, in_phase, line, run_of
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
     AsyncTaskProcessor,
     SdaxExecutionError,
-    State,
     TaskFunction,
     join,
     task_func,
@@ -58,32 +57,11 @@ from sdax.observe import (
     RunFinished,
     TaskFinished,
     TaskInfo,
-    TaskSkipped,
     TaskStarted,
     TimeoutExpired,
 )
 
 STEPS = (AttemptSuspended, AttemptResumed)
-OUTLINE = (TaskFinished, TaskSkipped, CancellationRequested, RetryScheduled, TimeoutExpired)
-
-
-def run_of(*lines: str, ends: str = "succeeded") -> list[str]:
-    return ["run started", *lines, f"run {ends}"]
-
-
-def in_phase(phase: str, *lines: str) -> list[str]:
-    return [f"{phase} started", *lines, f"{phase} finished"]
-
-
-def called(place: str, result: str = "succeeded", *steps: str) -> list[str]:
-    """The events of a function with one attempt."""
-    return [
-        place,
-        f"{place} 1",
-        *(f"{place} 1 {step}" for step in steps),
-        f"{place} 1 {result}",
-        f"{place} {result.replace(' ', ' after 1 ', 1) if ' ' in result else result + ' after 1'}",
-    ]
 
 
 async def observed(processor: Any, ctx: Any = None) -> Recorder:
@@ -397,67 +375,57 @@ async def test_a_run_is_closed() -> None:
     assert finished.report is None
 
 
-# Phase by phase.
+# Task factories that start functions later, or make no asyncio.Task.
 
 
-async def test_phase_by_phase() -> None:
-    events = Recorder()
-    async with solo(nothing, nothing, nothing).open(None, observer=events) as run:
-        assert events == []
-        while await run.run_next():
-            assert isinstance(events[-1], PhaseFinished)
-        assert events.lines(RunFinished) == []
-    assert broken_rules(events) == []
+async def observed_with(factory: Any, processor: Any) -> Recorder:
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    loop.set_task_factory(factory)
+    try:
+        return await observed(processor)
+    finally:
+        loop.set_task_factory(before)
+
+
+@pytest.mark.parametrize("made", [0, 1])
+async def test_a_phase_that_is_cancelled_before_it_calls_a_function(made: int) -> None:
+    answers = [True] * made + [False]
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        if not answers.pop(0):
+            raise OSError("no more of them")
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    processor = build([task(name, nothing, nothing, nothing) for name in ("A", "B")])
+    events = await observed_with(factory, processor)
+    refused = "AB"[made]
+    (other,) = {"A", "B"} - {refused}
     assert events.lines() == run_of(
-        *in_phase("pre", *called("A.pre")),
-        *in_phase("execute", *called("A.execute")),
-        *in_phase("post", *called("A.post")),
+        f"{refused}.pre failed after 1 OSError",
+        f"pre cancelled because of {refused}.pre",
+        *(
+            f"{name}.{phase} skipped because of {refused}.pre"
+            for phase, names in (("pre", other), ("execute", "AB"), ("post", "AB"))
+            for name in names
+        ),
+        ends="failed SdaxExecutionError",
     )
 
 
-async def test_left_before_the_first_phase() -> None:
-    events = Recorder()
-    async with solo(nothing).open(None, observer=events):
-        pass
-    assert events == []
+@pytest.mark.loop_kinds("factory")
+async def test_a_function_that_other_code_cancels_before_its_first_step() -> None:
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        made = asyncio.Task(coroutine, loop=loop, **options)
+        made.cancel()
+        return made
 
-
-async def test_left_after_the_first_phase() -> None:
-    events = Recorder()
-    async with solo(nothing, nothing, nothing).open(None, observer=events) as run:
-        await run.run_next()
-    assert broken_rules(events) == []
-    assert events.lines(*OUTLINE) == [
-        "A.pre succeeded after 1",
-        "A.execute skipped",
-        "A.post succeeded after 1",
-    ]
-
-
-async def test_left_by_an_exception() -> None:
-    events = Recorder()
-    error = LookupError("of the block")
-    with pytest.raises(LookupError) as caught:
-        async with solo(nothing, nothing, nothing).open(None, observer=events) as run:
-            await run.run_next()
-            raise error
-    assert caught.value is error
-    assert error.__context__ is None
-    last = events[-1]
-    assert isinstance(last, RunFinished)
-    assert (last.state, last.exception) == (State.FAILED, error)
-
-
-async def test_a_failure_that_the_block_has_seen() -> None:
-    events = Recorder()
-    trace = Trace()
-    processor = solo(trace.failing("", ValueError()), nothing, nothing)
-    with pytest.raises(SdaxExecutionError) as caught:
-        async with processor.open(None, observer=events) as run:
-            while await run.run_next():
-                assert run.has_failures()
-    assert broken_rules(events) == []
-    assert events[-1].exception is caught.value  # type: ignore[union-attr]
+    events = await observed_with(factory, solo(nothing))
+    assert events.lines() == run_of(
+        "A.pre failed after 1 TaskCancelledError",
+        "pre cancelled because of A.pre",
+        ends="failed SdaxExecutionError",
+    )
 
 
 # The context of the function.
@@ -707,6 +675,23 @@ def test_processors_with_observers_compare_hash_and_pickle(make: Any) -> None:
     again = pickle.loads(pickle.dumps(one))
     assert again == one
     assert hash(again) == hash(one)
+
+
+# Events as values.
+
+
+async def test_events_of_different_kinds_are_never_equal() -> None:
+    events = await observed(solo(Trace().pausing("")))
+    (suspended,) = (event for event in events if isinstance(event, AttemptSuspended))
+    (resumed,) = (event for event in events if isinstance(event, AttemptResumed))
+    assert tuple(suspended) == tuple(resumed)
+    assert suspended != resumed
+    assert not suspended == resumed  # noqa: SIM201 (the other operator)
+    assert suspended not in (tuple(suspended), None, 7)
+    assert tuple(suspended) != suspended
+    assert suspended == suspended._replace()
+    assert not suspended != suspended._replace()  # noqa: SIM202
+    assert len({suspended, resumed}) == 2
 
 
 # To be observed changes nothing, and leaves nothing.
