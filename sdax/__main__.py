@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from . import IMPLEMENTATION, __version__
 from .bench import command as bench
+from .commands import show, trace
 
 
 def print_versions(args: argparse.Namespace) -> None:
@@ -27,7 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sdax", description=print_versions.__doc__)
     parser.set_defaults(run=print_versions)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    bench.add_to(commands)
+    for command in (show, trace, bench):
+        command.add_to(commands)
     return parser
 
 

@@ -94,11 +94,14 @@ def one_line(name: Hashable) -> str:
 
 def _phases(task: AsyncTask[Any, Any]) -> str:
     functions = {phase: getattr(task, phase) for phase in PHASES}
-    shown = (phase + _limits(function) for phase, function in functions.items() if function)
+    shown = (
+        phase + described_limits(function) for phase, function in functions.items() if function
+    )
     return ", ".join(shown) or "(no phase)"
 
 
-def _limits(function: TaskFunction[Any]) -> str:
+def described_limits(function: TaskFunction[Any]) -> str:
+    """Return a function's timeout and retries, in parentheses, or nothing if it has neither."""
     limits: list[str] = []
     if function.timeout is not None:
         limits.append(f"timeout {function.timeout:.15g} s")

@@ -1,0 +1,41 @@
+"""`python -m sdax show`: a picture of a processor."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from typing import Any
+
+from .named import load_processor
+from .processor_page import processor_page
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the subparsers of `python -m sdax`."""
+    command = commands.add_parser(
+        "show",
+        help="draw a processor",
+        description="Draws a processor: as an outline in text, as a Mermaid flowchart, or as an "
+        "HTML page that needs nothing else. Its module is imported; nothing is run.",
+    )
+    command.add_argument("processor", metavar="MODULE:NAME", help="a processor, as a module has it")
+    command.add_argument("--format", choices=["text", "mermaid", "html"], default="text")
+    command.set_defaults(run=run, command="show")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the picture."""
+    processor = load_processor(args, args.processor)
+    if args.format == "text":
+        text = f"{processor}\n"
+    elif args.format == "mermaid":
+        text = processor.to_mermaid()
+    else:
+        text = processor_page(processor, args.processor)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if args.format == "html":
+            sys.stdout.reconfigure(encoding="utf-8")  # as the page says of itself
+        else:
+            sys.stdout.reconfigure(errors="backslashreplace")
+    print(text, end="")
