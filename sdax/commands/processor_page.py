@@ -161,8 +161,8 @@ class _Picture:
                 self.grounds, self.grounds[1:], strict=False
             ):
                 yield _edge(x, top + ground + 3, x, following - 3)
-        for name, box in self.boxes.items():
-            yield from box.draw(self.dependencies.get(name, ()))
+        for box in self.boxes.values():
+            yield from box.draw(self.dependencies.get(box.task.name, ()))
         yield "</svg>"
 
     def _arrows(self) -> Iterator[str]:
