@@ -34,6 +34,7 @@ from sdax import (
     SdaxExecutionError,
     TaskFunction,
 )
+from sdax.observe import Observer
 
 from .store import Order, Pool
 
@@ -65,6 +66,7 @@ class Service:
     pool: Pool
     http: aiohttp.ClientSession
     upstream: URL
+    observers: tuple[Observer, ...] = ()  # of all runs
     traces: defaultdict[int, Trace] = field(default_factory=lambda: defaultdict(Trace))
     in_flight: int = 0
     peak: int = 0
@@ -301,7 +303,8 @@ async def handle(service: Service, request: Request) -> Reply:
     service.in_flight += 1
     service.peak = max(service.peak, service.in_flight)
     try:
-        report = await PROCESSOR.process_tasks(Context(service, request, trace))
+        ctx = Context(service, request, trace)
+        report = await PROCESSOR.process_tasks(ctx, observer=service.observers)
     except SdaxExecutionError as failed:
         task, phase, attempts, error = failed.failures[0]
         reason = f"{task}.{phase}, attempt {attempts}: {type(error).__name__} {error}".rstrip()
