@@ -29,9 +29,9 @@ def _event(kind: type[E]) -> type[E]:
     """
 
     def equal(self: E, other: object) -> bool:
-        if isinstance(other, tuple):
-            return type(other) is kind and tuple.__eq__(self, other)
-        return NotImplemented
+        if not isinstance(other, tuple):
+            return NotImplemented
+        return type(other) is kind and bool(tuple.__eq__(self, other))
 
     setattr(kind, "__eq__", equal)  # noqa: B010
     setattr(kind, "__ne__", object.__ne__)  # noqa: B010

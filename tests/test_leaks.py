@@ -18,6 +18,8 @@ PATHS = [
     "group",
     "reports kept",
     "failed reports kept",
+    "observed",
+    "observed cancel",
 ]
 
 

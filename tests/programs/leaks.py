@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sdax import (
     TaskFunction,
     task_group_func,
 )
+from sdax.observe import Event, EventLogger, Timeline
 
 CTX, MESSAGE = object(), "".join(["mes", "sage"])
 KEPT = 50  # reports, where they are kept
@@ -62,6 +64,8 @@ PATHS: dict[str, list[Any]] = {
     "group": [task_group_func(in_a_group), value],
     "reports kept": [value, pause],
     "failed reports kept": [value, fail_late],
+    "observed": [pause, TaskFunction(fail, **LIMITS), TaskFunction(forever, timeout=0), forever],
+    "observed cancel": [forever, pause],
 }
 ENDS: dict[str, type[BaseException]] = {
     "failure": SdaxExecutionError,
@@ -70,7 +74,22 @@ ENDS: dict[str, type[BaseException]] = {
     "timeout": SdaxExecutionError,
     "retry": SdaxExecutionError,
     "failed reports kept": SdaxExecutionError,
+    "observed": SdaxExecutionError,
+    "observed cancel": asyncio.CancelledError,
 }
+
+
+class Latest:
+    """An observer that keeps the latest events, and with them what was raised."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque(maxlen=KEPT)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+
+OBSERVERS = (EventLogger(blocking_threshold=60), Timeline(max_runs=KEPT))
 
 
 def make_processor(path: str) -> AsyncTaskProcessor[Any, Any]:
@@ -86,8 +105,9 @@ def make_processor(path: str) -> AsyncTaskProcessor[Any, Any]:
 async def run_often(processor: AsyncTaskProcessor[Any, Any], path: str, number: int) -> None:
     kept: list[RunReport[Any] | None] = []
     for _ in range(number):
-        run = asyncio.ensure_future(processor.process_tasks(CTX))
-        if path == "cancel":
+        observers = (*OBSERVERS, Latest()) if path.startswith("observed") else None
+        run = asyncio.ensure_future(processor.process_tasks(CTX, observer=observers))
+        if path.endswith("cancel"):
             await asyncio.sleep(0)
             run.cancel()
         ended: type[BaseException] | None = None
@@ -104,7 +124,7 @@ async def run_often(processor: AsyncTaskProcessor[Any, Any], path: str, number: 
             assert report is not None
             dict(report)
             del kept[:-KEPT]
-        del run, report
+        del run, report, observers
 
 
 def resident() -> int:
