@@ -238,6 +238,9 @@ def chapters(runs: Sequence[Run], service: Sequence[Any]) -> Iterator[str]:
         yield "### Making a processor, or another library's graph, per task\n"
         build = [each for each in merged if each.table == "build"]
         yield per_function(build, memory=False) + "\n"
+        if observed := [each for each in merged if each.table == "observed"]:
+            yield "### Being observed, by observers that do nothing, per function\n"
+            yield per_function(observed, memory=False) + "\n"
     yield "## Growth, drawn\n"
     yield "![Time and memory per function](growth.svg)\n"
     if service:

@@ -28,10 +28,10 @@ def _event(kind: type[E]) -> type[E]:
     (A frozen dataclass would too, and takes three times as long to make.)
     """
 
-    def equal(self: E, other: object) -> bool:
+    def equal(self: E, other: object) -> object:
         if not isinstance(other, tuple):
             return NotImplemented
-        return type(other) is kind and bool(tuple.__eq__(self, other))
+        return type(other) is kind and tuple.__eq__(self, other)
 
     setattr(kind, "__eq__", equal)  # noqa: B010
     setattr(kind, "__ne__", object.__ne__)  # noqa: B010
