@@ -31,7 +31,7 @@ def observed(number: int, contestant: Contestant) -> Contestant:
     def make(job: Job) -> Once:
         return partial(build(job).process_tasks, observer=(ignore,) * number)
 
-    return replace(contestant, name=f"{contestant.name}, {number} observers", make=make)
+    return replace(contestant, name=f"{contestant.name}, observers: {number}", make=make)
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])

@@ -33,7 +33,8 @@ class Record:
 
     def succeeded(self, number: int, index: int, attempts: int, value: Any) -> None:
         """Note a success that took more than one attempt, or that somebody watches."""
-        self.phases[self._plan.key(number, index)] = PhaseReport(State.SUCCEEDED, attempts)
+        if attempts > 1:
+            self.phases[self._plan.key(number, index)] = PhaseReport(State.SUCCEEDED, attempts)
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, State.SUCCEEDED, value)
 
