@@ -213,7 +213,7 @@ class _Scale:
         return f'style="left:{self.percent(start)}%;width:{width}%"'
 
     def bar(self, start: float, end: float, classes: str, tip: str, inside: str = "") -> str:
-        where = self.place(start, end) if end > start else f'style="left:{self.percent(start)}%"'
+        where = self.place(start, end)
         return f'<b class="bar {classes}" {where} data-tip="{tip}" tabindex="0">{inside}</b>'
 
     def frame(self) -> Iterator[str]:

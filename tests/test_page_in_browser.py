@@ -1,0 +1,141 @@
+"""The page of a timeline in a real browser: what its script does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import build, error_of, forever, task
+from sdax import TaskFunction
+from sdax.observe import Timeline
+from virtual_clock import VirtualClockLoop
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--window-size=1300,900", "--dump-dom"),
+)
+
+# Points at all that has details, at what is in front there, and writes down what is shown.
+POINTING = """<script>
+{
+  const tip = document.getElementById("tip");
+  const shown = () => tip.checkVisibility() ? tip.innerText : null;
+  const at = (element, type, more) =>
+    element.dispatchEvent(new PointerEvent(type, { bubbles: true, ...more }));
+  const seen = { pointed: [], inside: true };
+  for (const target of document.querySelectorAll("[data-tip]")) {
+    if (!target.checkVisibility()) continue;
+    target.scrollIntoView({ block: "center" });
+    const box = target.getBoundingClientRect();
+    const clientX = box.x + box.width / 2, clientY = box.y + box.height / 2;
+    at(document.elementFromPoint(clientX, clientY), "pointermove", { clientX, clientY });
+    seen.pointed.push([target.dataset.tip, shown()]);
+    const { left, top, right, bottom } = tip.getBoundingClientRect();
+    seen.inside &&= left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight;
+    const covers = left < box.right && right > box.left && top < box.bottom && bottom > box.top;
+    seen.inside &&= !covers;
+  }
+  at(document.querySelector("h1"), "pointermove");
+  seen.elsewhere = shown();
+  const bar = document.querySelector("details[open] .bar[data-tip]");
+  // Not bar.focus(): a browser without a window may have none to give yet.
+  bar.dispatchEvent(new FocusEvent("focusin", { bubbles: true }));
+  seen.focused = [bar.dataset.tip, shown()];
+  seen.focusable = bar.tabIndex === 0;
+  document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+  seen.escaped = shown();
+  const run = document.getElementById("run-1");
+  seen.opened = [1, 2].map(() => {
+    run.open = false;
+    document.querySelector("a[href='#run-1']").click();
+    return run.open;
+  });
+  document.body.appendChild(document.createElement("output")).textContent = JSON.stringify(seen);
+}
+</script>"""
+
+
+def recorded() -> Timeline:
+    """Three runs with retries, a timeout, a failure and a cancellation, on a clock of their own:
+    which bars are too short to be seen does not depend on this machine."""
+
+    async def brief(ctx: Any) -> None:
+        await asyncio.sleep(1)
+
+    async def flaky(ctx: list[None]) -> None:
+        ctx.append(None)
+        if len(ctx) == 1:
+            raise ConnectionError("reset")
+        await (forever() if len(ctx) == 2 else brief(ctx))
+
+    async def failing(ctx: Any) -> None:
+        await asyncio.sleep(3)
+        raise ValueError("no such <user> & co")
+
+    retried = TaskFunction(flaky, timeout=2, retries=2, initial_delay=1)
+    processor = build(
+        [task("Steady", brief, forever, brief), task("Flaky", retried)],
+        [task("Failing", None, failing)],
+    )
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        timeline = Timeline(clock=runner.get_loop().time)
+        for _ in range(3):
+            runner.run(error_of(processor.process_tasks([], observer=timeline)))
+    return timeline
+
+
+class Output(HTMLParser):
+    """What a page says in its element `output`."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.inside = False
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.inside = tag == "output"
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self.inside else ""
+
+
+def test_what_a_page_shows_when_one_points_at_it(engine: Any, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, NAMES)), None)
+    if browser is None:
+        pytest.skip(f"there is no browser to open the page with: none of {', '.join(NAMES)}")
+    page = tmp_path / "page.html"
+    recorded().to_html(page)
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("</body>", POINTING + "</body>"), encoding="utf-8")
+    done = subprocess.run(
+        [browser, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+    output = Output(done.stdout.decode()).text
+    assert output, "the page's script has raised"
+    seen = json.loads(output)
+    # Three runs, and of the one that is open: three phases, three names, seven attempts, two
+    # pauses, one cancellation.
+    assert len(seen["pointed"]) == 3 + 16
+    assert [(tip, shown) for tip, shown in seen["pointed"] if shown != tip] == []
+    assert seen["inside"]
+    focused, shown = seen["focused"]
+    assert focused == shown and seen["focusable"]
+    assert seen["elsewhere"] is None and seen["escaped"] is None
+    assert seen["opened"] == [True, True]
