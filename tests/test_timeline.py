@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from helpers import error_of, forever, nothing, task
+from helpers import build, error_of, forever, nothing, task
 from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction
 from sdax.observe import Timeline
+from sdax.observe.quantities import cells
 
 NASTY = [
     "<script>alert('x')</script>",
@@ -167,9 +168,29 @@ async def test_a_chart_in_text(engine: Any) -> None:
     assert "Flaky.pre_execute, attempt 1: failed: ConnectionError('reset'); again in" in text
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("level")] == ["level 1", "level 2"]
-    chart = [line for line in lines if line.startswith("  ") and "█" in line and "▒ " not in line]
-    assert all(len(line) <= 100 for line in chart)
     assert timeline.to_text(100, ascii=True).isascii()
+
+
+@pytest.mark.parametrize("width", [0, 41, 60, 79, 100, 200])
+async def test_a_chart_in_text_is_as_wide_as_it_may_be(engine: Any, width: int) -> None:
+    async def fails_at_length(ctx: Any) -> None:
+        raise ValueError("顧客" * 30, "no such thing " * 3, "x" * 90)
+
+    def failing(*names: str) -> Any:
+        return build([task(name, fails_at_length) for name in names])
+
+    texts: list[str] = []
+    both = Timeline()
+    for processor in (eventful(), failing("A", "a name " * 9), failing("顧客" * 20)):
+        timeline = Timeline()
+        await record(processor, timeline)
+        await record(processor, both)
+        texts.append(timeline.to_text(width, ascii=False))
+    texts.append(both.to_text(width, ascii=False))
+    widest = max(cells(line) for text in texts for line in text.splitlines())
+    assert max(width, 41) - 3 <= widest <= max(width, 41)
+    assert all("✗ failed" in text for text in texts)
+    assert "x" * 90 in "".join(texts[2].split())
 
 
 async def test_names_of_every_kind_stay_on_their_lines(engine: Any, tmp_path: Path) -> None:

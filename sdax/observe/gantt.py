@@ -12,10 +12,11 @@ from ..diagram import one_line
 from ..plan import PHASES
 from ..report import State
 from .notes import notes_of
-from .quantities import cells, fitted, seconds, ticks
+from .quantities import cells, fitted, seconds, ticks, wrapped
 from .spans import FunctionSpan, RunSpan
 
 WIDEST_LABEL: Final = 32
+NARROWEST_LABEL: Final = 8
 NARROWEST_CHART: Final = 20
 TIME_WIDTH: Final = 10
 MOST_RUNS_SHOWN: Final = 40
@@ -59,9 +60,10 @@ def draw_runs(
         return draw_run(runs[0], width, only_ascii)
     chart = _Chart(width, only_ascii, min(run.start for run in runs), latest(runs))
     failed = sum(run.state is not None and run.state is not State.SUCCEEDED for run in runs)
-    lines = [f"{len(runs)} runs, {failed} of them not succeeded, {seconds(chart.duration)}"]
+    head = f"{len(runs)} runs, {failed} of them not succeeded, {seconds(chart.duration)}"
     if dropped := runs[0].number - 1:
-        lines[0] += f" ({dropped} earlier ones are not kept)"
+        head += f" ({dropped} earlier ones are not kept)"
+    lines = chart.wrapped(head)
     shown = notable_runs(runs, MOST_RUNS_SHOWN)
     chart.label_width = max(cells(f"run {run.number}") for run in shown) + 2
     lines.append(chart.axis())
@@ -76,10 +78,12 @@ def draw_run(run: RunSpan, width: int | None = None, only_ascii: bool | None = N
     """Draw a run: a line for each task, by level or layer, and what there is to note."""
     chart = _Chart(width, only_ascii, run.start, run.until(run.end))
     names = [one_line(task.name) for _, tasks in run.groups for task in tasks]
-    chart.label_width = min(WIDEST_LABEL, max(map(cells, names), default=0) + 2)
+    room = chart.width - NARROWEST_CHART - TIME_WIDTH - 3
+    chart.label_width = min(WIDEST_LABEL, room, max(map(cells, names), default=0) + 2)
     head = f"run {run.number}: {run.state or 'under way'}, {seconds(run.duration)}"
-    lines = [head if run.exception is None else f"{head}, {one_line(run.exception)}"]
-    lines.append(chart.axis())
+    if run.exception is not None:
+        head += f", {one_line(run.exception)}"
+    lines = [*chart.wrapped(head), chart.axis()]
     for title, tasks in run.groups:
         lines.append(title)
         for task in tasks:
@@ -87,7 +91,8 @@ def draw_run(run: RunSpan, width: int | None = None, only_ascii: bool | None = N
     lines += chart.legend()
     notes = notes_of(run)
     for note in notes[:MOST_NOTES_SHOWN]:
-        lines.append(f"{seconds(note.time - run.start):>{TIME_WIDTH}}  {note.text}")
+        time = seconds(note.time - run.start)
+        lines += chart.wrapped(note.text, f"{time:>{TIME_WIDTH}}  ")
     if len(notes) > MOST_NOTES_SHOWN:
         lines.append(f"  (and {len(notes) - MOST_NOTES_SHOWN} more)")
     text = "\n".join(lines)
@@ -114,7 +119,8 @@ class _Chart:
         self.marks = (
             ASCII if (not can_show_unicode() if only_ascii is None else only_ascii) else UNICODE
         )
-        self.width = get_terminal_size().columns if width is None else width
+        wide = get_terminal_size().columns if width is None else width
+        self.width = max(wide, NARROWEST_LABEL + NARROWEST_CHART + TIME_WIDTH + 3)
         self.start = start
         self.duration = end - start
         self.label_width = 0
@@ -122,7 +128,7 @@ class _Chart:
 
     @property
     def columns(self) -> int:
-        return max(NARROWEST_CHART, self.width - self.label_width - TIME_WIDTH - 3)
+        return self.width - self.label_width - TIME_WIDTH - 3
 
     def column(self, time: float) -> int:
         if self.duration <= 0:
@@ -205,9 +211,15 @@ class _Chart:
         """Say what the marks that were used stand for."""
         if not self.used:
             return []
-        shown = "   ".join(f"{mark} {meaning}" for mark, meaning in self.used.items())
+        indent = " " * (self.label_width + 1)
+        meanings = [f"{mark} {meaning}" for mark, meaning in self.used.items()]
         self.used = {}
-        return [" " * (self.label_width + 1) + shown]
+        return [indent + line for line in wrapped(meanings, self.width - len(indent), "   ")]
+
+    def wrapped(self, text: str, head: str = "") -> list[str]:
+        """Return a text in lines as wide as the chart, the first after a head, all below it."""
+        first, *others = wrapped(text.split(" "), self.width - len(head))
+        return [head + first, *(" " * len(head) + line for line in others)]
 
 
 def can_show_unicode() -> bool:

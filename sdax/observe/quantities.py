@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Final
 from unicodedata import combining, east_asian_width
@@ -60,6 +60,25 @@ def fitted(text: str, width: int) -> str:
             text = text[:-1]
         text += "…"
     return text + " " * (width - cells(text))
+
+
+def wrapped(parts: Iterable[str], width: int, separator: str = " ") -> list[str]:
+    """Return lines of at most so many columns of a terminal; a part is broken if it must be."""
+    lines: list[str] = []
+    line = ""
+    for part in parts:
+        if line and cells(line) + len(separator) + cells(part) <= width:
+            line += separator + part
+            continue
+        if line:
+            lines.append(line)
+        line = ""
+        for each in part:
+            if line and cells(line + each) > width:
+                lines.append(line)
+                line = ""
+            line += each
+    return [*lines, line]
 
 
 def in_columns(rows: Sequence[Sequence[str]], right: int) -> list[str]:

@@ -136,8 +136,8 @@ class Timeline:
         Path(path).write_text(timeline_page(self.runs, title), encoding="utf-8")
 
     def to_text(self, width: int | None = None, *, ascii: bool | None = None) -> str:
-        """Return a gantt chart in text, `width` characters wide: of the run, or of all runs, a
-        line for each, and of the longest, if there are several.
+        """Return a gantt chart in text, at most `width` characters wide (41, if that is more): of
+        the run, or of all runs, a line for each, and of the longest, if there are several.
 
         By default it is as wide as the terminal, and in ASCII where standard output can show no
         more.
