@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 import pickle
+import threading
 import weakref
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from conftest import HANGS_AFTER
 from helpers import (
     Trace,
     build,
@@ -309,12 +311,17 @@ async def test_plain_functions_threads_and_groups() -> None:
     assert "group.pre 1 suspended" in steps
 
 
-@pytest.mark.loop_kinds("asyncio", "factory", "uvloop")
 async def test_a_thread() -> None:
-    events = await observed(build([AsyncTask("T", task_thread_func(lambda ctx: 1))]))
-    assert events.lines() == run_of(
-        *in_phase("pre", *called("T.pre", "succeeded = 1", "suspended", "resumed"))
+    gate = threading.Event()  # opened once the other has suspended
+    processor = build(
+        [
+            AsyncTask("T", task_thread_func(lambda ctx: gate.wait(HANGS_AFTER))),
+            AsyncTask("O", task_sync_func(lambda ctx: gate.set())),
+        ]
     )
+    lines = (await observed(processor)).lines()
+    wanted = called("T.pre", "succeeded = True", "suspended", "resumed")
+    assert [line for line in lines if line.startswith("T")] == wanted
 
 
 async def test_a_graph() -> None:
