@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from typing import Any, Final, TypeAlias
 
 from ..diagram import described_limits, one_line
+from ..events import TaskInfo
+from ..observe.layers import layers_of
 from ..observe.page import page, text
 from ..plan import PHASES
 from ..processor import AsyncDagTaskProcessor
@@ -63,11 +64,8 @@ def processor_page(processor: Processor, title: str) -> str:
 
 
 def _layers(processor: AsyncDagTaskProcessor[Any, Any]) -> list[Group]:
-    """Return the tasks by layer: one more than the highest layer of what they depend on."""
-    layers: dict[Hashable, int] = {}
-    for name in TopologicalSorter(processor.dependencies).static_order():
-        above = (layers[each] for each in processor.dependencies[name])
-        layers[name] = 1 + max(above, default=0)
+    tasks = [TaskInfo(name, None, names) for name, names in processor.dependencies.items()]
+    layers = layers_of(tasks)
     groups: dict[int, list[Task]] = {}
     for name, task in processor.tasks.items():
         groups.setdefault(layers[name], []).append(task)

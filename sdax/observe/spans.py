@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..events import Cause, TaskInfo
 from ..report import State
+from .layers import layers_of
 
 if TYPE_CHECKING:
     from .critical_path import CriticalPath
@@ -157,7 +158,7 @@ class RunSpan:
         A layer is one more than the highest layer of what its tasks depend on.
         """
         seen = {span.task.name for span in self.functions}
-        layers = self._layers()
+        layers = layers_of(self.tasks)
         word = "level" if self.in_levels else "layer"
         groups: dict[int, list[TaskInfo]] = {}
         for task in self.tasks:
@@ -177,20 +178,3 @@ class RunSpan:
         for span in self.functions:
             functions.setdefault(span.task.name, []).append(span)
         return functions
-
-    def _layers(self) -> dict[Hashable, int]:
-        layers: dict[Hashable, int] = {}
-        depends_on = {task.name: task.depends_on or () for task in self.tasks}
-        for task in self.tasks:
-            if task.level is not None:
-                layers[task.name] = task.level
-                continue
-            stack = [task.name]
-            while stack:
-                missing = [name for name in depends_on[stack[-1]] if name not in layers]
-                if missing:
-                    stack += missing
-                else:
-                    name = stack.pop()
-                    layers[name] = 1 + max((layers[each] for each in depends_on[name]), default=0)
-        return layers

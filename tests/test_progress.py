@@ -1,0 +1,306 @@
+"""The display of long runs, on real rich consoles: terminals and others."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.live import Live
+
+from helpers import Trace, build, error_of, forever, nothing, passes, solo, task, until
+from sdax import AsyncDagTaskProcessor, SdaxExecutionError, TaskFunction, join
+from sdax.observe.progress import MOST_GROUPS, MOST_RUNS, ProgressDisplay
+
+SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
+
+
+def terminal(file: Any = None) -> Console:
+    return Console(file=file or io.StringIO(), force_terminal=True, width=120, height=40)
+
+
+def no_terminal(file: Any = None) -> Console:
+    return Console(file=file or io.StringIO(), force_terminal=False, width=120)
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def told(console: Console) -> list[str]:
+    """The lines that were written, without the numbers of runs and without times."""
+    lines = re.sub(r"\d[\d.,]* (?:s|ms|µs)\b", "TIME", written(console)).splitlines()
+    return [re.sub(r"^run \d+: ", "", line) for line in lines]
+
+
+def drawn(display: ProgressDisplay) -> list[str]:
+    """What the display shows now, as lines."""
+    console = Console(file=io.StringIO(), width=160)
+    console.print(display)
+    text = re.sub(r"[━╸╺─-]{3,}", "=", written(console))
+    return [re.sub(r" +", " ", line).strip() for line in text.splitlines()]
+
+
+def draws(display: ProgressDisplay, into: list[str]) -> Callable[[Any], Any]:
+    async def look(ctx: Any) -> None:
+        await passes(2)
+        into.extend(drawn(display))
+
+    return look
+
+
+@pytest.mark.virtual_clock
+async def test_lines_where_there_is_no_terminal() -> None:
+    answers: list[BaseException | None] = [ConnectionError("[bold]busy"), None]
+
+    async def flaky(ctx: Any) -> None:
+        if error := answers.pop(0):
+            raise error
+
+    console = no_terminal()
+    processor = build(
+        [task("A", TaskFunction(flaky, retries=1), post=nothing), task("B", nothing)],
+        [task(("C", 1), execute=Trace().failing("", ValueError("two\nlines"), 1))],
+    )
+    await error_of(processor.process_tasks(None, observer=ProgressDisplay(console=console)))
+    assert told(console) == [
+        "3 tasks",
+        "pre_execute",
+        "A.pre_execute failed: ConnectionError('[bold]busy'); again in TIME",
+        "level 1: pre_execute is over (2 of 4 functions)",
+        "execute",
+        "('C', 1).execute failed: ValueError('two\\nlines')",
+        "level 2: execute is over (3 of 4 functions)",
+        "post_execute",
+        "level 1: post_execute is over (4 of 4 functions)",
+        "failed after TIME, 4 of 4 functions, 1 retry, 1 failed",
+    ]
+    assert "\x1b" not in written(console)
+
+
+@pytest.mark.virtual_clock
+async def test_a_timeout_and_what_is_left_out() -> None:
+    console = no_terminal()
+    processor = build(
+        [task("A", TaskFunction(forever, timeout=1)), task("B", forever)], [task("C", nothing)]
+    )
+    await error_of(processor.process_tasks(None, observer=ProgressDisplay(console=console)))
+    lines = told(console)
+    assert "A.pre_execute timed out: TimeoutError('timed out after TIME')" in lines
+    assert lines[-1] == "failed after TIME, 3 of 3 functions, 1 failed"
+
+
+async def test_what_is_drawn() -> None:
+    display = ProgressDisplay(console=terminal())
+    seen: list[str] = []
+    waits = Trace().pausing("", 9)
+    processor = build(
+        [task("A [b]", nothing, post=nothing), task("B", Trace().pausing("", 1))],
+        [task("L", draws(display, seen)), *(task(number, waits) for number in range(5))],
+        [join("J")],
+    )
+    await processor.process_tasks(None, observer=display)
+    assert re.fullmatch(r"run \d+ pre_execute .*, 2 of 9 functions", seen.pop(0))
+    assert seen == [
+        "level 1 = 2/3",
+        "level 2 0/6 L.pre_execute, 0.pre_execute, 1.pre_execute, 2.pre_execute, and 2 more",
+        "level 3 = 0/0",
+    ]
+    assert drawn(display) == []
+
+
+async def test_the_layers_of_a_graph() -> None:
+    display = ProgressDisplay(console=terminal())
+    seen: list[str] = []
+    builder = AsyncDagTaskProcessor.builder(observer=display)
+    builder.add_task(task("Last", draws(display, seen)), depends_on=("Middle", "First"))
+    builder.add_task(task("Middle", nothing), depends_on=("First",))
+    builder.add_task(task("First", nothing))
+    await builder.build().process_tasks(None)
+    assert seen[1:] == ["layer 1 = 1/1", "layer 2 = 1/1", "layer 3 0/1 Last.pre_execute"]
+
+
+async def test_of_many_levels_those_that_are_busy_are_drawn() -> None:
+    display = ProgressDisplay(console=terminal())
+    seen: list[str] = []
+    levels = [[task(number, nothing)] for number in range(99)]
+    await build(*levels, [task("L", draws(display, seen))]).process_tasks(None, observer=display)
+    assert len(seen) == 1 + MOST_GROUPS + 1
+    assert seen[-2:] == ["level 100 0/1 L.pre_execute", f"and {100 - MOST_GROUPS} more"]
+
+
+async def test_several_runs_at_once() -> None:
+    display = ProgressDisplay(console=terminal())
+    seen: list[str] = []
+    waiting = solo(Trace().pausing("", 9))
+    looking = solo(draws(display, seen))
+    await asyncio.gather(
+        *(each.process_tasks(None, observer=display) for each in [*[waiting] * 9, looking])
+    )
+    assert len([line for line in seen if line.startswith("run ")]) == MOST_RUNS
+    assert seen[-1] == f"and {10 - MOST_RUNS} more runs"
+
+
+async def test_a_live_display_is_gone_at_the_end_and_the_terminal_as_it_was() -> None:
+    console = terminal()
+    display = ProgressDisplay(console=console)
+    seen: list[bool] = []
+
+    async def look(ctx: Any) -> None:
+        await passes(1)
+        seen.append(written(console).rfind(HIDE_CURSOR) > written(console).rfind(SHOW_CURSOR))
+        print("what a function prints")
+
+    before = sys.stdout, sys.stderr
+    processor = build([task("A", look)], [task("B", Trace().failing("", ValueError("no"), 1))])
+    for _ in range(2):
+        await error_of(processor.process_tasks(None, observer=display))
+    assert seen == [True, True]
+    assert written(console).count(HIDE_CURSOR) == written(console).count(SHOW_CURSOR) == 2
+    assert (sys.stdout, sys.stderr) == before
+    assert written(console).count("what a function prints") == 2
+    lines = told(console)
+    assert lines[-1].endswith("failed after TIME, 2 of 2 functions, 1 failed")
+    assert [line for line in lines if line.endswith("B.pre_execute failed: ValueError('no')")]
+    assert not [line for line in lines if "is over" in line]
+
+
+async def test_a_cancelled_run_and_one_that_nobody_waits_for() -> None:
+    console = terminal()
+    display = ProgressDisplay(console=console)
+    cleaned = Trace()
+    processor = solo(forever, post=cleaned.pausing("post"))
+    run = asyncio.create_task(processor.process_tasks(None, observer=display))
+    await passes(2)
+    run.cancel()
+    await asyncio.wait([run])
+    coroutine = processor.process_tasks(None, observer=display)
+    coroutine.send(None)
+    await passes(2)
+    coroutine.close()
+    assert drawn(display) == []
+    assert written(console).count(HIDE_CURSOR) == written(console).count(SHOW_CURSOR) == 2
+    await until(lambda: cleaned.count("post done") == 2)
+    await passes(2)
+
+
+async def test_beside_a_live_display_of_somebody_else() -> None:
+    console = terminal()
+    with Live("theirs", console=console, auto_refresh=False):
+        await solo(nothing).process_tasks(None, observer=ProgressDisplay(console=console))
+    assert "succeeded after" in written(console)
+    assert written(console).endswith(SHOW_CURSOR)
+
+
+class Failing(io.StringIO):
+    """A file that nobody reads any more, from the nth time of writing on."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the reader has gone")
+        return len(text)
+
+
+@pytest.mark.parametrize("left", range(3))
+async def test_a_file_that_cannot_be_written(left: int, caplog: pytest.LogCaptureFixture) -> None:
+    display = ProgressDisplay(console=no_terminal(Failing(left)))
+    report = await solo(Trace().pausing("", 2, "value")).process_tasks(None, observer=display)
+    assert report["A"].pre_execute.value == "value"
+    assert [record for record in caplog.records if record.name == "sdax"] == []
+
+
+def test_runs_in_several_threads(engine: Any) -> None:
+    console = terminal()
+    display = ProgressDisplay(console=console)
+    processor = build([task("A", Trace().pausing("", 5))], [task("B", Trace().pausing("", 5))])
+
+    async def many() -> None:
+        await asyncio.gather(*(processor.process_tasks(None, observer=display) for _ in range(25)))
+
+    threads = [threading.Thread(target=lambda: asyncio.run(many())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(re.findall(r"run \d+: succeeded after", written(console))) == 100
+    assert written(console).count(HIDE_CURSOR) == written(console).count(SHOW_CURSOR) > 0
+    assert drawn(display) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_the_program_ends_while_a_run_is_under_way() -> None:
+    import pty
+
+    code = (
+        "import asyncio, os, sys\n"
+        "from sdax import AsyncTaskProcessor, task, task_func\n"
+        "from sdax.observe.progress import ProgressDisplay\n"
+        "async def leave(ctx):\n"
+        "    await asyncio.sleep(0)\n"
+        "    asyncio.get_running_loop().stop()\n"
+        "    await asyncio.Event().wait()\n"
+        "loop = asyncio.new_event_loop()\n"
+        "builder = AsyncTaskProcessor.builder(observer=ProgressDisplay())\n"
+        "builder.add_task(task('A', execute=task_func(leave)), 1)\n"
+        "run = loop.create_task(builder.build().process_tasks(None))\n"
+        "loop.run_forever()\n"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    done = subprocess.Popen([sys.executable, "-c", code], stderr=theirs, env=environment)
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(ours, 4096)
+        except OSError:  # on Linux, the end
+            chunk = b""
+        if not chunk:
+            break
+        output += chunk
+    os.close(ours)
+    assert done.wait(30) == 0
+    text = output.decode()
+    assert HIDE_CURSOR in text
+    assert text.rfind(SHOW_CURSOR) > text.rfind(HIDE_CURSOR)
+
+
+def test_refused() -> None:
+    with pytest.raises(TypeError) as caught:
+        ProgressDisplay(console=sys.stderr)  # type: ignore[arg-type]
+    assert str(caught.value).startswith("console must be a rich.console.Console or None, got <")
+
+
+def test_without_rich_the_error_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['rich'] = None\n"
+        "try: import sdax.observe.progress\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "pip install 'sdax[rich]'" in done.stdout
+
+
+async def test_a_failed_run_is_no_less_told_of() -> None:
+    console = no_terminal()
+    with pytest.raises(SdaxExecutionError):
+        await solo(Trace().failing("", ValueError())).process_tasks(
+            None, observer=ProgressDisplay(console=console)
+        )
+    assert told(console)[-1] == "failed after TIME, 1 of 1 function, 1 failed"
