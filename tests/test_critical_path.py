@@ -186,9 +186,10 @@ def test_a_graph_of_the_true_dependencies_takes_what_was_predicted(engine: Any) 
 def played(seed: int, engine: Any) -> RunSpan | None:
     """Play a workflow of any kind, with failures and cancellations of every kind in it."""
     timelines: list[Timeline] = []
+    loops: list[asyncio.AbstractEventLoop] = []
 
     def prepare(workflow: Workflow, added: Added) -> Start:
-        timeline = Timeline(clock=asyncio.get_running_loop().time)
+        timeline = Timeline(clock=lambda: loops[0].time())
         timelines.append(timeline)
         builder: Any
         if workflow.arrangement is Arrangement.LEVELS:
@@ -204,7 +205,12 @@ def played(seed: int, engine: Any) -> RunSpan | None:
             )
             for (task, _), node in zip(added, workflow.nodes, strict=True):
                 builder.add_task(task, node.depends_on)
-        start: Start = builder.build().process_tasks
+        processor = builder.build()
+
+        async def start(ctx: Any) -> Any:
+            loops.append(asyncio.get_running_loop())
+            return await processor.process_tasks(ctx)
+
         return start
 
     with (
