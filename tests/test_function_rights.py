@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
+import inspect
 import io
 import sys
+import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import anyio
@@ -723,9 +726,37 @@ class OwnTask(asyncio.Task):  # type: ignore[type-arg]
 asyncio_only = pytest.mark.loop_kinds("asyncio", "debug")
 
 
+async def awaited(coroutine: Any) -> None:
+    await coroutine
+
+
+@types.coroutine
+def delegated(coroutine: Any) -> Generator[Any, Any, None]:
+    yield from coroutine
+
+
+@types.coroutine
+def stepped(coroutine: Any) -> Generator[Any, Any, None]:
+    """Step a coroutine by hand, as tools do that measure each step."""
+    step = functools.partial(coroutine.send, None)
+    while True:
+        try:
+            yielded = step()
+        except StopIteration:
+            return
+        try:
+            step = functools.partial(coroutine.send, (yield yielded))
+        except BaseException as exception:
+            step = functools.partial(coroutine.throw, exception)
+
+
 def own_task_factories() -> list[Any]:
+    def wrapping(wrap: Any) -> Any:
+        return lambda loop, coro, **kw: OwnTask(wrap(coro), loop=loop, **kw)
+
     factories = [
         pytest.param(lambda loop, coro, **kw: OwnTask(coro, loop=loop, **kw), id="lazy"),
+        *(pytest.param(wrapping(wrap), id=wrap.__name__) for wrap in (awaited, delegated, stepped)),
     ]
     if sys.version_info >= (3, 12):
         factories.append(pytest.param(asyncio.create_eager_task_factory(OwnTask), id="eager"))
@@ -835,7 +866,8 @@ class RefusedError(Exception):
 @asyncio_only
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("allowed", [0, 1])
-async def test_a_task_factory_that_refuses(phase: str, allowed: int) -> None:
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_task_factory_that_refuses(phase: str, allowed: int, closes: bool) -> None:
     loop = asyncio.get_running_loop()
     refused: list[RefusedError] = []
     made: list[Any] = []
@@ -845,6 +877,8 @@ async def test_a_task_factory_that_refuses(phase: str, allowed: int) -> None:
         if phase in str(len(made)) or len(made) == allowed:
             made.append(None)
             refused.append(RefusedError())
+            if closes:
+                coroutine.close()
             raise refused[-1]
         made.append(asyncio.Task(coroutine, loop=loop, **options))
         return made[-1]
@@ -909,7 +943,7 @@ async def test_repr_and_stack_show_the_users_code() -> None:
         coroutine: Any = each.get_coro()
         assert coroutine.cr_frame.f_code.co_name == "users_function"
         assert coroutine.cr_await.cr_code.co_name == "user_code"
-        assert coroutine.cr_running is False
+        assert inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
         assert coroutine.__name__ == "users_function"
         assert coroutine.__qualname__.endswith("users_function")
     gate.set()

@@ -7,8 +7,10 @@ import importlib
 import importlib.resources
 import inspect
 import pkgutil
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,28 @@ def test_version_and_implementation() -> None:
     run_class = importlib.import_module("sdax._impl").Run
     expected = {"python": "sdax._core_py", "cython": "sdax._core"}
     assert run_class.__module__ == expected[sdax.IMPLEMENTATION]
+
+
+@pytest.mark.parametrize("switch", ["", "0", "false", "1"])
+@pytest.mark.parametrize("installed", [True, False])
+def test_choice_of_the_engine(installed: bool, switch: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SDAX_REQUIRE_EXTENSIONS", switch)
+    monkeypatch.delenv("SDAX_NO_EXTENSIONS", raising=False)
+    monkeypatch.delitem(sys.modules, "sdax._impl")  # for it to run again
+    monkeypatch.setitem(sys.modules, "sdax._core", types.SimpleNamespace(Run="compiled"))
+    if not installed:
+        monkeypatch.setitem(sys.modules, "sdax._core", None)  # which is an ImportError
+    if not installed and switch == "1":
+        with pytest.raises(ImportError, match="SDAX_REQUIRE_EXTENSIONS") as caught:
+            runpy.run_module("sdax._impl")
+        assert isinstance(caught.value.__cause__, ImportError)
+        return
+    chosen = runpy.run_module("sdax._impl")
+    if installed:
+        assert (chosen["Run"], chosen["IMPLEMENTATION"]) == ("compiled", "cython")
+    else:
+        assert chosen["Run"] is importlib.import_module("sdax._core_py").Run
+        assert chosen["IMPLEMENTATION"] == "python"
 
 
 def public_members(thing: type) -> dict[str, Any]:
