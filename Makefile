@@ -54,10 +54,13 @@ asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc
 cov: ## measure which lines the tests run, on Python 3.11 and 3.13 together (minutes)
 	.ci/cov
 
-lint: $(INSTALLED) ## check style
+lint: $(INSTALLED) ## check style, spelling, workflows and news
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint sdax
+	$(BIN)/codespell
 	$(BIN)/zizmor -q --offline .github
+	$(BIN)/towncrier build --draft --version next > /dev/null
 
 format: $(INSTALLED) ## mend what of the style can be mended
 	$(BIN)/ruff check --fix

@@ -173,7 +173,8 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object) noexcept
     PyObject *PyObject_CallOneArg(object, object) noexcept
     PyObject *PyObject_CallMethodOneArg(object, object, object) noexcept
-    PyObject *PyObject_CallFunctionObjArgs(object, PyObject *, PyObject *, PyObject *, void *) noexcept
+    PyObject *PyObject_CallFunctionObjArgs(
+        object, PyObject *, PyObject *, PyObject *, void *) noexcept
     PyObject *PyTuple_GET_ITEM(tuple, Py_ssize_t) noexcept
     int PyErr_ExceptionMatches(object) noexcept
     # With an error, these two leave it to be taken by sdax_take_error().

@@ -4,7 +4,7 @@
 //
 // reads [{"trace": TEXT, "queries": [SQL, …]}, …] in JSON and writes [[ROWS, …], …].
 //
-// DIRECTORY has Perfetto's engine_bundle.js and trace_processor.wasm. Messages go to and fro as
+// DIRECTORY has Perfetto's engine_bundle.js and trace_processor.wasm. Messages go both ways as
 // its protos/perfetto/trace_processor/trace_processor.proto describes them.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
