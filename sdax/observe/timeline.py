@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from ..errors import shown
 from ..events import (
@@ -72,19 +72,19 @@ class Timeline:
         self._clock = clock
         self._numbers = count(1)
         self._runs: deque[_Run] = deque(maxlen=max_runs)
-        # Not by what leads to the context of a run: that may be large, and lead back here.
-        self._run_of: WeakKeyDictionary[ObservedRun, _Run] = WeakKeyDictionary()
+        # Not by what leads to the context of a run: that may be large, and lead back here. And no
+        # WeakKeyDictionary, which looks things up in Python, at each event.
+        self._run_of: dict[ref[ObservedRun], _Run] = {}
 
     def __call__(self, event: Event, /) -> None:
         """Record an event."""
         now = self._clock()
         if isinstance(event, RunStarted):
             run = _Run(next(self._numbers), event.run, now)
-            self._run_of[event.run] = run
+            self._run_of[ref(event.run, self._run_of.pop)] = run
             self._runs.append(run)
-            return
-        run = self._run_of[event.run]
-        RECORD[type(event)](run, event, now)
+        else:
+            RECORD[type(event)](self._run_of[ref(event.run)], event, now)
 
     @property
     def runs(self) -> tuple[RunSpan, ...]:
@@ -273,9 +273,10 @@ class _Run:
         self.functions[event.phase, event.task.name] = _Function(event.task, now)
 
     def task_finished(self, event: TaskFinished, now: float) -> None:
-        # The one event of a function for which the loop's task factory made nothing.
         place = (event.phase, event.task.name)
-        function = self.functions.setdefault(place, _Function(event.task, now))
+        function = self.functions.get(place)
+        if function is None:  # the loop's task factory made nothing for it
+            function = self.functions[place] = _Function(event.task, now)
         function.end = now
         function.state = event.state
         function.exception = _described(event.exception)
