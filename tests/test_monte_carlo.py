@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from mmap import mmap
 from types import ModuleType
 from typing import Any
 
@@ -58,10 +59,11 @@ def test_what_counts_as_growing(of_a_sample: Any, grows: bool) -> None:
 def test_a_soak_watches_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept: list[bytes] = []
+    kept: list[mmap] = []
 
     def leak(*_: object) -> list[str]:
-        kept.append(b"x" * 2**18)
+        kept.append(mmap(-1, 2**18))  # new pages, whatever earlier tests have given back
+        kept[-1].write(b"x" * 2**18)
         return []
 
     monkeypatch.setattr(monte_carlo, "against_model", leak)
