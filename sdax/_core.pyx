@@ -211,8 +211,8 @@ cdef object unregister_task = None
 cdef dict current_tasks = None
 
 if AWAITED_BY:
-    add_to_awaited_by = asyncio.future_add_to_awaited_by
-    discard_from_awaited_by = asyncio.future_discard_from_awaited_by
+    add_to_awaited_by = asyncio.future_add_to_awaited_by  # pragma: no cover (3.14)
+    discard_from_awaited_by = asyncio.future_discard_from_awaited_by  # pragma: no cover (3.14)
 if not EAGER_START:
     enter_task = asyncio.tasks._enter_task
     leave_task = asyncio.tasks._leave_task
@@ -289,7 +289,7 @@ cdef class Run:
         self.last_phase = last
         self.over = False
         if AWAITED_BY:
-            self.parent = current_task(self.loop)
+            self.parent = current_task(self.loop)  # pragma: no cover (3.14)
         self.advance()
         self.pump()
         return self.over
@@ -603,7 +603,7 @@ cdef class Driver:
         if not self.linked:
             run.link(self)
         if AWAITED_BY and run.parent is not None:
-            add_to_awaited_by(self.task, run.parent)
+            add_to_awaited_by(self.task, run.parent)  # pragma: no cover (3.14)
         return 0
 
     cdef int release(self) except -1:
@@ -613,7 +613,7 @@ cdef class Driver:
             if self.linked:
                 run.unlink(self)
             if AWAITED_BY and run.parent is not None:
-                discard_from_awaited_by(self.task, run.parent)
+                discard_from_awaited_by(self.task, run.parent)  # pragma: no cover (3.14)
         self.run = None
         self.task = None
         self.context = None

@@ -433,7 +433,7 @@ class Driver:
         run = self.run
         self.shared = False
         run.suspended[self] = None
-        if AWAITED_BY and run.parent is not None:
+        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
             asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
                 self.task, run.parent
             )
@@ -456,7 +456,7 @@ class Driver:
         run = self.run
         if not self.shared:
             run.suspended.pop(self, None)
-            if AWAITED_BY and run.parent is not None:
+            if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
                 asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
                     self.task, run.parent
                 )
