@@ -170,6 +170,10 @@ class HTTPCompanion(Companion):
             yield
         finally:
             await runner.cleanup()
+            # It awaits no connection whose client has gone, be it one that is still handled.
+            for each in asyncio.all_tasks():
+                if "RequestHandler.start" in repr(each.get_coro()):
+                    await asyncio.wait([each])
 
 
 class AioHTTP(HTTPCompanion):
