@@ -752,7 +752,8 @@ def stepped(coroutine: Any) -> Generator[Any, Any, None]:
 
 def own_task_factories() -> list[Any]:
     def wrapping(wrap: Any) -> Any:
-        return lambda loop, coro, **kw: OwnTask(wrap(coro), loop=loop, **kw)
+        # From Python 3.12 on an asyncio.Task takes no generator, not even as a coroutine.
+        return lambda loop, coro, **kw: OwnTask(awaited(wrap(coro)), loop=loop, **kw)
 
     factories = [
         pytest.param(lambda loop, coro, **kw: OwnTask(coro, loop=loop, **kw), id="lazy"),
