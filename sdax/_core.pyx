@@ -264,6 +264,7 @@ cdef class Run:
     cdef Driver last
     cdef dict task_arguments  # for each new asyncio.Task: name and context change
     cdef bint pumping
+    cdef bint bare  # the function called last has suspended by a bare yield
     cdef readonly bint aborted  # nothing of this phase is opened or called any more
     cdef list uncalled
     cdef set due  # the tasks to clean up; None is all
@@ -593,6 +594,7 @@ cdef class Driver:
         self.context_references = Py_REFCNT(self.context)
         yielded = self.step(CALL, None)
         if self.run is not None:
+            self.run.bare = yielded is None
             self.suspend()
         return yielded
 
@@ -1013,7 +1015,8 @@ cdef int start_ready_early(Run run) except -1:
 
     There an `asyncio.Task` puts its first step into the loop's queue. In asyncio's own loops it
     can be taken out again and called: no less than an eager start. Elsewhere the driver begins
-    early, and the loop finds its first step taken.
+    early, and the loop finds its first step taken; so too after a bare yield, for what follows
+    will most likely do the same, and find its next step in the queue already.
     """
     cdef Py_ssize_t index
     cdef Driver driver
@@ -1026,7 +1029,11 @@ cdef int start_ready_early(Run run) except -1:
         context = PyContext_Copy(run.context)
         driver = new_driver(run, index, context)
         task = Task(driver, loop=loop, name=(<tuple>run.work[index])[2], context=context)
-        if queue and getattr(queue[len(queue) - 1]._callback, "__self__", None) is task:
+        if (
+            queue
+            and not run.bare
+            and getattr(queue[len(queue) - 1]._callback, "__self__", None) is task
+        ):
             step = queue.pop()._callback
             PyContext_Enter(context)
             step()

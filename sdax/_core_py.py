@@ -66,6 +66,7 @@ class Run:
 
     __slots__ = (
         "aborted",
+        "bare",
         "clock",
         "context",
         "ctx",
@@ -113,6 +114,7 @@ class Run:
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
+        self.bare = False  # the function called last has suspended by a bare yield
         self.untouched: int | None = None  # traces on an asyncio.Task that no function has left
         self.aborted = False  # nothing of this phase is opened or called any more
         self.uncalled: list[int] = []
@@ -425,6 +427,7 @@ class Driver:
     def begin(self) -> Any:
         self.task = current_task(self.run.loop)
         yielded = self.body.send(None)
+        self.run.bare = yielded is None
         self.suspend()
         return yielded
 
@@ -547,6 +550,7 @@ class EarlyDriver(Driver):
             return
         self.suspend()
         # None is a bare yield, which waits for one pass of the loop: no need to hold it.
+        self.run.bare = held is None
         if held is not None:
             self.held = held
             self.__next__ = self.hand_over
@@ -827,7 +831,8 @@ def start_ready_early(run: Run) -> None:
 
     There an `asyncio.Task` puts its first step into the loop's queue. In asyncio's own loops it
     can be taken out again and called: no less than an eager start. Elsewhere the driver begins
-    early, and the loop finds its first step taken.
+    early, and the loop finds its first step taken; so too after a bare yield, for what follows
+    will most likely do the same, and find its next step in the queue already.
     """
     loop = run.loop
     queue = getattr(loop, "_ready", None)
@@ -839,7 +844,7 @@ def start_ready_early(run: Run) -> None:
         driver = EarlyDriver(run, index, context)
         name = run.phase.work[index][2]
         task: Task[Any] = Task(driver, loop=loop, name=name, context=context)
-        if queue and getattr(queue[-1]._callback, "__self__", None) is task:
+        if queue and not run.bare and getattr(queue[-1]._callback, "__self__", None) is task:
             driver.__next__ = driver.begin
             context.run(queue.pop()._callback)
             continue
