@@ -20,6 +20,7 @@ from .load import Load
 
 TABLES = ("flags", "customers", "orders")  # one for each level
 GIVEN_UP_AFTER = 60.0  # seconds
+KILLS = 20  # of wrk, at most, until one of them meets a request in its course
 
 
 @dataclass(frozen=True)
@@ -107,24 +108,27 @@ async def _hang_up_at(table: str, server: Server, connection: Any, load: Load) -
 
 
 async def _kill_load(server: Server, load: Load) -> None:
-    """Kill wrk in the middle of its load."""
-    before = await asyncio.to_thread(server.settle)
+    """Kill wrk in the middle of its load, again if every request had just been answered."""
+    for _ in range(KILLS):
+        before = await asyncio.to_thread(server.settle)
 
-    async def is_busy() -> bool:
-        state = await asyncio.to_thread(server.state)
-        answered: int = state["answered"] - before["answered"]
-        return answered > 10 * load.connections
+        async def is_busy(answered: int = before["answered"] + 10 * load.connections) -> bool:
+            state = await asyncio.to_thread(server.state)
+            return bool(state["answered"] > answered)
 
-    command = load.command(server, seconds=600)
-    wrk = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
-    try:
-        await _until(is_busy, f"{server.variant.name}: wrk gets no answers")
-    finally:
-        wrk.kill()
-        await wrk.wait()
-    state = await asyncio.to_thread(server.settle)
-    if state["cancelled"] == before["cancelled"]:
-        raise SystemExit(f"{server.variant.name}: wrk was killed, and no request was cancelled")
+        command = load.command(server, seconds=600)
+        wrk = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        try:
+            await _until(is_busy, f"{server.variant.name}: wrk gets no answers")
+        finally:
+            wrk.kill()
+            await wrk.wait()
+        state = await asyncio.to_thread(server.settle)
+        if state["cancelled"] > before["cancelled"]:
+            return
+    raise SystemExit(
+        f"{server.variant.name}: wrk was killed {KILLS} times, and no request was cancelled"
+    )
 
 
 async def _send(server: Server, token: str) -> asyncio.StreamWriter:
