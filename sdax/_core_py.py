@@ -535,6 +535,10 @@ class Driver:
     def cr_suspended(self) -> bool:
         return getattr(self.coroutine, "cr_suspended", False)
 
+    @property
+    def cr_state(self) -> str | None:  # what Python 3.15 asks for in place of the two above
+        return getattr(self.coroutine, "cr_state", None)
+
 
 class EarlyDriver(Driver):
     """A driver for Python 3.11, where the first step of an `asyncio.Task` may have to be taken
