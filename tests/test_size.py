@@ -310,8 +310,8 @@ async def test_nothing_is_left(phase: str, path: str) -> None:
     assert (raised is type(None)) is succeeds
 
 
-# Not with asyncio's eager task factory: whatever raises in the first step of an asyncio.Task that it
-# makes leads, by the frames, to the local variable of create_task() that has the asyncio.Task.
+# Not with asyncio's eager task factory: whatever raises in the first step of an asyncio.Task that
+# it makes leads, by the frames, to the local variable of create_task() that has the asyncio.Task.
 @pytest.mark.loop_kinds("asyncio", "debug", "factory", "uvloop")
 @counts_references
 async def test_nothing_is_left_of_a_failure_in_an_asyncio_task_of_its_own() -> None:
