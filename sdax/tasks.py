@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
+from .calls import is_async, runs_later
 from .errors import RetryableException, iter_leaves, shown
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 from .group import SdaxTaskGroup
@@ -51,8 +51,8 @@ class TaskFunction(Generic[T_contra]):
     - `initial_delay`, `backoff_factor`, `max_delay`: the delay in seconds before retry k
       (0, 1, 2 ...) is `min(max_delay, initial_delay * backoff_factor**k)` times a random
       number between 0.5 and 1.0; `max_delay=None` sets no bound.
-    - `retryable_exceptions`: exception types that earn another attempt, or a predicate that
-      is asked with the exception. A group is retried when all its leaves are.
+    - `retryable_exceptions`: exception types that earn another attempt, or a plain predicate
+      that is asked with the exception. A group is retried when all its leaves are.
     - `has_task_group_argument`: call `function(ctx, group)` with an `SdaxTaskGroup`.
 
     Raises `TypeError` or `ValueError`, naming field and value, for what cannot work.
@@ -120,7 +120,7 @@ class TaskFunction(Generic[T_contra]):
         if not isinstance(kinds, tuple):
             # No generator here: a StopIteration of the predicate's would not get through.
             for leaf in iter_leaves(exception):
-                if not isinstance(leaf, Exception) or not kinds(leaf):
+                if not isinstance(leaf, Exception) or not _answer(kinds(leaf)):
                     return False
             return True
         if isinstance(exception, kinds):
@@ -306,7 +306,7 @@ def join(name: K) -> AsyncTask[Any, K]:
 def _check_plain(helper: str, function: Any) -> None:
     if not callable(function):
         raise TypeError(f"{helper} takes a function of the context, got {shown(function)}")
-    if inspect.iscoroutinefunction(function):
+    if is_async(function):
         raise TypeError(
             f"{helper} takes a plain function, but {shown(function)} is defined with 'async def'; "
             f"use task_func"
@@ -338,6 +338,17 @@ def checked_number(field: str, value: Any) -> float:
     return number
 
 
+def _answer(answer: Any) -> Any:
+    """Return what a predicate said, but for a coroutine, which is always true and says nothing."""
+    if asyncio.iscoroutine(answer):
+        answer.close()
+        raise TypeError(
+            f"the predicate of TaskFunction.retryable_exceptions must be a plain function, but it "
+            f"returned {shown(answer)}"
+        )
+    return answer
+
+
 def _checked_retryable(
     retryable: Any,
 ) -> tuple[type[Exception], ...] | Callable[[Exception], bool]:
@@ -354,6 +365,12 @@ def _checked_retryable(
                 )
         return retryable
     if callable(retryable):
+        if runs_later(retryable):
+            raise TypeError(
+                f"TaskFunction.retryable_exceptions must be a plain predicate, for nobody awaits "
+                f"or iterates what it returns, got {shown(retryable)}; define it with 'def', "
+                f"without 'yield'"
+            )
         return retryable  # type: ignore[no-any-return]
     raise TypeError(
         f"TaskFunction.retryable_exceptions must be a tuple of exception types or a "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
+from .calls import runs_later
 from .errors import shown
 from .events import (
     AttemptFinished,
@@ -186,17 +186,9 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
                 f"observer must be callable with an event, got the class {shown(one)}, which "
                 f"would make an object of each; did you mean {one.__name__}()?"
             )
-        if _runs_later(one) or _runs_later(getattr(one, "__call__", None)):  # noqa: B004
+        if runs_later(one):
             raise TypeError(
                 f"observer must be a plain function, for nobody awaits or iterates what it "
                 f"returns, got {shown(one)}; define it with 'def', without 'yield'"
             )
     return observers
-
-
-def _runs_later(function: Any) -> bool:
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
-    )

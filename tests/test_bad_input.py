@@ -513,3 +513,10 @@ def test_a_processor_without_a_builder_is_checked_like_one_with() -> None:
         AsyncDagTaskProcessor(((TASK, "B"),))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"use builder\(\)"):
         AsyncTaskProcessor((TASK,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("predicate", [nothing, yielding])
+def test_a_predicate_that_nobody_would_await(predicate: Any) -> None:
+    # It was taken for a plain one: always true, and a coroutine was dropped at each failure.
+    with pytest.raises(TypeError, match="plain predicate"):
+        TaskFunction(nothing, retries=1, retryable_exceptions=predicate)

@@ -336,8 +336,8 @@ class AsyncCallable:
 @pytest.mark.parametrize("helper", [task_sync_func, task_thread_func])
 @pytest.mark.parametrize(
     "function",
-    [nothing, functools.partial(nothing), AsyncCallable().method],
-    ids=["function", "partial", "method"],
+    [nothing, functools.partial(nothing), AsyncCallable().method, AsyncCallable()],
+    ids=["function", "partial", "method", "object"],
 )
 def test_an_async_function_is_refused_as_a_plain_one(helper: Any, function: Any) -> None:
     with pytest.raises(TypeError, match="task_func") as caught:
@@ -345,13 +345,13 @@ def test_an_async_function_is_refused_as_a_plain_one(helper: Any, function: Any)
     assert helper.__name__ in str(caught.value)
 
 
-async def test_an_object_with_an_async_call_is_refused_by_then() -> None:
-    try:
-        function = task_sync_func(AsyncCallable())
-    except TypeError:
-        return
-    caught = await failure_of(one(function))
-    assert isinstance(caught.exceptions[0], TypeError)
+async def test_a_class_of_such_objects_is_a_plain_function() -> None:
+    class Context(AsyncCallable):
+        def __init__(self, ctx: Any) -> None:
+            self.ctx = ctx
+
+    report = await one(task_sync_func(Context)).process_tasks(None)
+    assert type(report["A"].execute.value) is Context
 
 
 async def test_a_timeout_cannot_interrupt_a_plain_function() -> None:

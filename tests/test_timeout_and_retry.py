@@ -563,6 +563,26 @@ async def test_a_predicate_that_raises_what_is_no_exception() -> None:
     assert trace == ["post"]
 
 
+@suspended_or_not
+async def test_a_predicate_that_returns_a_coroutine(suspend: bool) -> None:
+    # It would always be true, and never awaited.
+    async def ask(error: Exception) -> bool:
+        raise AssertionError
+
+    def predicate(error: Exception) -> Any:
+        return ask(error)
+
+    broken = Broken()
+    flaky = Flaky(broken, suspend=suspend)
+    function = TaskFunction(flaky, retries=1, retryable_exceptions=predicate)
+    (error,) = (await failure_of(solo(function))).exceptions
+    assert isinstance(error, TypeError)
+    assert "predicate" in str(error)
+    assert "ask" in str(error)
+    assert error.__context__ is broken
+    assert len(flaky.calls) == 1
+
+
 @pytest.mark.parametrize("fatal", [KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()])
 async def test_what_is_no_exception_is_never_retried(fatal: BaseException) -> None:
     flaky = Flaky(fatal)
@@ -1109,6 +1129,11 @@ async def test_a_child_that_fails_retryably_is_retried_by_the_leaves() -> None:
         ),
         ({"retryable_exceptions": None}, TypeError, "retryable_exceptions must be .* got None"),
         ({"retryable_exceptions": 5}, TypeError, "retryable_exceptions must be .* got 5"),
+        (
+            {"retries": 1, "retryable_exceptions": Flaky()},
+            TypeError,
+            "retryable_exceptions must be a plain predicate.* got <.*Flaky",
+        ),
         (
             {"has_task_group_argument": 1},
             TypeError,
