@@ -142,6 +142,21 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture
+def factors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Make every random factor of a delay 1, and return the ranges that were asked for."""
+    ranges: list[Any] = []
+    if "engine" in request.fixturenames:
+        engine = request.getfixturevalue("engine")
+
+        def uniform(low: float, high: float) -> float:
+            ranges.append((low, high))
+            return 1.0
+
+        monkeypatch.setattr(engine.module, "uniform", uniform)
+    return ranges
+
+
+@pytest.fixture
 def loop_kind(request: pytest.FixtureRequest) -> LoopKind:
     """The kind of event loop under an async test."""
     kind: LoopKind = request.param

@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import pytest
 
-from sdax import AsyncTask, AsyncTaskProcessor, RunReport, SdaxExecutionError, State, TaskFunction
+from sdax import (
+    AsyncDagTaskProcessor,
+    AsyncTask,
+    AsyncTaskProcessor,
+    RunReport,
+    SdaxExecutionError,
+    State,
+    TaskFunction,
+)
 
 Function = Callable[[Any], Any]
 Phase = Function | TaskFunction[Any] | None
@@ -23,7 +32,22 @@ counts_references = pytest.mark.skipif(
     not hasattr(sys, "getrefcount"), reason="this Python does not count references"
 )
 
+# For functions that do what is tested before and after their first suspension: so many passes of
+# the loop.
+soon_or_late = pytest.mark.parametrize("number", [0, 1], ids=["at once", "suspended"])
+
+# For functions that the engine calls in two ways.
+bare_or_limited = pytest.mark.parametrize(
+    "limits", [{}, {"timeout": 60.0, "retries": 1}], ids=["bare", "limited"]
+)
+
 PHASES = ("pre_execute", "execute", "post_execute")
+
+var: ContextVar[str] = ContextVar("var", default="unset")
+
+
+class Broken(Exception):
+    """What functions raise that are to fail; nobody retries it, unless asked to."""
 
 
 def task(
@@ -57,6 +81,31 @@ def build(*levels: Iterable[AsyncTask[Any, Any]]) -> AsyncTaskProcessor[Any, Any
 def solo(pre: Phase = None, execute: Phase = None, post: Phase = None) -> Any:
     """A processor of the task "A" alone."""
     return build([task("A", pre, execute, post)])
+
+
+def graph(*added: tuple[Any, Iterable[Any]] | AsyncTask[Any, Any], **options: Any) -> Any:
+    """A processor of tasks in a graph, each alone or with what it depends on."""
+    builder = AsyncDagTaskProcessor.builder(**options)
+    for each in added:
+        builder.add_task(*(each if isinstance(each, tuple) else (each,)))
+    return builder.build()
+
+
+def crooked(*tasks: AsyncTask[Any, Any], **options: Any) -> Any:
+    """A chain that is no sequence of levels, for each task depends on the last two."""
+    names = [each.name for each in tasks]
+    return graph(
+        *((each, names[max(0, i - 2) : i]) for i, each in enumerate(tasks)),
+        (task("bystander", execute=nothing), names[:1]),
+        **options,
+    )
+
+
+def current() -> asyncio.Task[Any]:
+    """The `asyncio.Task` that runs: there is one."""
+    running = asyncio.current_task()
+    assert running is not None
+    return running
 
 
 async def failure_of(
@@ -107,6 +156,12 @@ async def forever(ctx: Any = None) -> NoReturn:
 
 async def nothing(ctx: Any) -> None:
     """Return at once."""
+
+
+def before(trace: list[str], *labels: str) -> bool:
+    """Tell whether the labels are in the trace, in this order."""
+    places = [trace.index(label) for label in labels]
+    return places == sorted(places)
 
 
 def states(report: RunReport[Any] | None) -> dict[Any, str]:

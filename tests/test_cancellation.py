@@ -9,6 +9,7 @@ import pytest
 
 from helpers import (
     PHASES,
+    Broken,
     Trace,
     build,
     error_of,
@@ -24,10 +25,6 @@ from helpers import (
 from sdax import SdaxExecutionError, TaskFunction
 
 RUN_CANCELLED = "sdax: a run that was cancelled had failures as well"
-
-
-class Broken(Exception):
-    """What functions here raise."""
 
 
 async def cancelled(run: asyncio.Task[Any], *args: Any) -> asyncio.CancelledError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers import Trace, build, failure_of, task
+from helpers import Broken, Trace, build, failure_of, solo, task
 from sdax import (
     RetryableException,
     SdaxExecutionError,
@@ -19,10 +19,6 @@ from sdax import (
     TaskFunction,
     flatten_exceptions,
 )
-
-
-class Broken(Exception):
-    """What functions here raise."""
 
 
 async def raise_what_it_is_told(ctx: Any) -> None:
@@ -280,3 +276,42 @@ def test_what_is_what() -> None:
     assert issubclass(TaskCancelledError, Exception)
     # `except asyncio.CancelledError` is for cancellations that were asked for.
     assert not issubclass(TaskCancelledError, asyncio.CancelledError)
+
+
+async def test_tracebacks_show_the_functions_frames() -> None:
+    def raises() -> None:
+        raise Broken
+
+    async def sync_part(ctx: Any) -> None:
+        raises()
+
+    async def suspended(ctx: Any) -> None:
+        await asyncio.sleep(0)
+        raises()
+
+    def callable_part(ctx: Any) -> Any:
+        raises()
+
+    for function in (sync_part, suspended, callable_part):
+        for timeout in (None, 60):
+            error = await failure_of(solo(TaskFunction(function, timeout)))
+            traceback = error.exceptions[0].__traceback__
+            names = []
+            while traceback is not None:
+                names.append(traceback.tb_frame.f_code.co_name)
+                traceback = traceback.tb_next
+            assert names == [function.__name__, "raises"]
+
+
+async def test_exceptions_are_not_chained_to_each_other() -> None:
+    first, second = Broken(1), Broken(2)
+    error = await failure_of(
+        build(
+            [task("A", Trace().failing("A", first), post=Trace().failing("A", second))],
+        )
+    )
+    assert error.exceptions == (first, second)
+    assert first.__context__ is None
+    assert second.__context__ is None
+    assert error.__context__ is None
+    assert error.__cause__ is None

@@ -1,68 +1,26 @@
-"""Tasks in a dependency graph: what each waits for, what is refused, and how large it may be."""
+"""Tasks in a dependency graph: what each waits for."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import pickle
-from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from conftest import Implementation
 from helpers import (
     Trace,
+    before,
     build,
-    counts_references,
-    error_of,
+    crooked,
     failure_of,
-    forever,
-    nothing,
+    graph,
     spawn,
     states,
     task,
     until,
     without_factory,
 )
-from sdax import (
-    AsyncDagTaskProcessor,
-    AsyncDagTaskProcessorBuilder,
-    AsyncTask,
-    AsyncTaskProcessor,
-    AsyncTaskProcessorBuilder,
-    SdaxExecutionError,
-    TaskFunction,
-    join,
-)
-from sdax.sdax_core import AsyncDagLevelAdapterBuilder
-
-Added = tuple[AsyncTask[Any, Any], Iterable[Any]]
-
-
-def graph(*added: Added | AsyncTask[Any, Any], **options: Any) -> Any:
-    """A processor of tasks, each alone or with what it depends on."""
-    builder = AsyncDagTaskProcessor.builder(**options)
-    for each in added:
-        builder.add_task(*(each if isinstance(each, tuple) else (each,)))
-    return builder.build()
-
-
-def crooked(*tasks: AsyncTask[Any, Any], **options: Any) -> Any:
-    """A chain that is no sequence of levels, for each task depends on the last two."""
-    names = [each.name for each in tasks]
-    return graph(
-        *((each, names[max(0, i - 2) : i]) for i, each in enumerate(tasks)),
-        (task("bystander", execute=nothing), names[:1]),
-        **options,
-    )
-
-
-def before(trace: list[str], *labels: str) -> bool:
-    """Tell whether the labels are in the trace, in this order."""
-    places = [trace.index(label) for label in labels]
-    return places == sorted(places)
+from sdax import AsyncDagTaskProcessor, AsyncTask, join
 
 
 def diamond(trace: Trace, number: int = 0, phases: str = "pre execute post") -> Any:
@@ -72,9 +30,6 @@ def diamond(trace: Trace, number: int = 0, phases: str = "pre execute post") -> 
         (trace.task("C", phases, number), ["A"]),
         (trace.task("D", phases, number), ["B", "C"]),
     )
-
-
-# What starts when
 
 
 async def test_a_task_starts_once_its_own_dependencies_succeeded() -> None:
@@ -282,6 +237,29 @@ async def test_depends_on_is_any_collection_and_says_a_name_twice_in_vain(depend
     assert trace.count("B.pre") == 1
 
 
+async def test_many_runs_at_once() -> None:
+    traces = [Trace() for _ in range(20)]
+
+    async def note(ctx: Trace) -> None:
+        ctx.append("call")
+        await asyncio.sleep(0)
+
+    processor = crooked(*(task(n, note, note, note) for n in range(4)))
+    await asyncio.gather(*(processor.process_tasks(trace) for trace in traces))
+    assert [len(trace) for trace in traces] == [12] * 20
+
+
+@without_factory
+async def test_a_graph_of_functions_that_never_suspend_never_goes_through_the_loop() -> None:
+    passes = []
+    asyncio.get_running_loop().call_soon(passes.append, 1)
+    trace = Trace()
+    await diamond(trace).process_tasks(None)
+    await crooked(*(trace.task(name) for name in "XYZ")).process_tasks(None)
+    assert len(trace) == 21
+    assert passes == []
+
+
 # Execute in dependency order
 
 
@@ -336,267 +314,6 @@ async def test_a_failed_execute_stops_what_depends_on_it_and_cleans_up_everythin
     }  # fmt: skip
 
 
-# Failure and cancellation
-
-
-async def test_a_failed_pre_execute_stops_everything_else() -> None:
-    trace = Trace()
-    processor = graph(
-        task("done", trace.quick("done"), nothing, trace.quick("done.post")),
-        task("A", trace.failing("A", ValueError("A"), 3), nothing, trace.quick("A.post")),
-        task("waits", trace.waiting("waits"), post=trace.quick("waits.post")),
-        (task("next", trace.quick("next"), post=trace.quick("next.post")), ["A"]),
-        (task("last", trace.quick("last"), post=trace.quick("last.post")), ["next", "done"]),
-        (task("bare", execute=nothing, post=trace.quick("bare.post")), ["done"]),
-        (task("not due", execute=nothing, post=trace.quick("not due.post")), ["waits"]),
-    )
-    error = await failure_of(processor)
-    assert trace[:4] == ["done", "A", "waits", "waits cancelled"]
-    assert sorted(trace[4:]) == ["A.post", "bare.post", "done.post", "waits.post"]
-    assert before(trace, "bare.post", "done.post")
-    assert [failure.name for failure in error.failures] == ["A"]
-    assert states(error.report) == {
-        "done": "+s+",
-        "A": "Fs+",
-        "waits": "C-+",
-        "next": "s-s",
-        "last": "s-s",
-        "bare": "-s+",
-        "not due": "-ss",
-    }
-
-
-async def test_started_without_pre_execute_means_that_the_dependencies_succeeded() -> None:
-    """Through empty tasks too, and not through a task that was cancelled."""
-    trace = Trace()
-    processor = graph(
-        task("A", trace.quick("A")),
-        (join("J"), ["A"]),
-        (task("through", post=trace.quick("through")), ["J"]),
-        (task("further", post=trace.quick("further")), ["through", "A"]),
-        task("F", trace.failing("F", ValueError(), 1)),
-        (task("behind", post=trace.quick("behind")), ["F"]),
-        (task("beside", post=trace.quick("beside")), ["behind", "A"]),
-        task("root", post=trace.quick("root")),
-    )
-    error = await failure_of(processor)
-    assert trace[:2] == ["A", "F"]
-    assert sorted(trace[2:]) == ["further", "root", "through"]
-    assert before(trace, "further", "through")
-    assert states(error.report)["behind"] == states(error.report)["beside"] == "--s"
-
-
-async def test_siblings_not_yet_called_are_never_called() -> None:
-    trace = Trace()
-    processor = graph(
-        task("A", trace.failing("A", ValueError())),
-        task("B", trace.quick("B"), post=trace.quick("B.post")),
-        (task("C", trace.quick("C"), post=trace.quick("C.post")), ["A"]),
-        (task("D", trace.quick("D"), post=trace.quick("D.post")), ["A", "B"]),
-    )
-    await failure_of(processor)
-    assert trace == ["A"]
-
-
-async def test_a_cancelled_task_that_returns_opens_nothing() -> None:
-    trace = Trace()
-    processor = graph(
-        task("A", trace.stubborn("A"), post=trace.quick("A.post")),
-        task("F", trace.failing("F", ValueError(), 1)),
-        (task("B", trace.quick("B"), post=trace.quick("B.post")), ["A"]),
-        (task("C", post=trace.quick("C.post")), ["A", "F"]),
-    )
-    error = await failure_of(processor)
-    assert trace == ["A", "F", "A swallowed", "A.post"]
-    assert states(error.report) == {"A": "+-+", "F": "F--", "B": "s-s", "C": "--s"}
-
-
-async def test_a_failed_cleanup_holds_nothing_up() -> None:
-    trace = Trace()
-    errors = [ValueError(str(number)) for number in range(3)]
-    processor = graph(
-        task("A", post=trace.failing("A", errors[2])),
-        (task("B", post=trace.failing("B", errors[0])), ["A"]),
-        (task("C", post=trace.failing("C", errors[1], 5)), ["A"]),
-        (task("D", post=trace.pausing("D")), ["B"]),
-        task("E", post=trace.pausing("E", 9)),
-    )
-    error = await failure_of(processor)
-    assert [*error.exceptions] == errors
-    assert trace == ["C", "D", "E", "D done", "B", "A", "E done"]
-
-
-async def test_cleanup_passes_over_what_is_not_due() -> None:
-    """What nobody cleans up counts as cleaned up, for what it depends on."""
-    trace = Trace()
-    processor = graph(
-        task("A", trace.quick("A"), post=trace.quick("A.post")),
-        (task("B", trace.pausing("B"), post=trace.pausing("B.post")), ["A"]),
-        (task("F", trace.failing("F", ValueError(), 3)), ["B"]),
-        (task("X", trace.quick("X"), post=trace.quick("X.post")), ["F", "A"]),
-        (task("Y", trace.quick("Y"), post=trace.quick("Y.post")), ["X", "B"]),
-    )
-    await failure_of(processor)
-    assert trace == ["A", "B", "B done", "F", "B.post", "B.post done", "A.post"]
-
-
-async def test_a_retry_holds_up_what_depends_on_it() -> None:
-    trace = Trace()
-    outcomes = iter([ConnectionError(), ConnectionError(), None])
-
-    async def flaky(ctx: Any) -> None:
-        trace.append("flaky")
-        if error := next(outcomes):
-            raise error
-
-    processor = graph(
-        task("A", TaskFunction(flaky, retries=2, initial_delay=0)),
-        (task("B", trace.quick("B")), ["A"]),
-        task("C", trace.pausing("C")),
-        (task("D", trace.quick("D")), ["B", "C"]),
-    )
-    report = await processor.process_tasks(None)
-    assert trace.count("flaky") == 3
-    assert before(trace, "flaky", "C", "C done", "D")
-    assert before(trace[::-1], "D", "B", "flaky")
-    assert report["A"].pre_execute.attempts == 3
-
-
-@pytest.mark.virtual_clock
-async def test_a_timeout_in_the_middle() -> None:
-    trace = Trace()
-    processor = graph(
-        task("A", nothing, post=trace.quick("A")),
-        (task("B", TaskFunction(forever, timeout=2), post=trace.quick("B")), ["A"]),
-        (task("C", trace.waiting("C"), post=trace.quick("C.post")), ["A"]),
-        (task("D", nothing, post=trace.quick("D")), ["B"]),
-    )
-    error = await failure_of(processor)
-    assert states(error.report) == {"A": "+-+", "B": "T-+", "C": "C-+", "D": "s-s"}
-    assert trace == ["C", "C cancelled", "B", "C.post", "A"]
-
-
-@pytest.mark.parametrize("phase", ["pre_execute", "execute"])
-@pytest.mark.parametrize("order", ["at once", "dependency"])
-async def test_cancelling_the_caller(phase: str, order: Any) -> None:
-    trace = Trace()
-
-    def waits(name: str) -> AsyncTask[Any, Any]:
-        function = TaskFunction(trace.waiting(name))
-        return AsyncTask(
-            name, post_execute=TaskFunction(trace.pausing(f"{name}.post")), **{phase: function}
-        )
-
-    processor = graph(
-        task("A", nothing, nothing, trace.pausing("A.post")),
-        (waits("B"), ["A"]),
-        (waits("C"), ["A"]),
-        (task("D", nothing, nothing, trace.quick("D.post")), ["B"]),
-        execute_order=order,
-    )
-    run = spawn(processor)
-    await until(lambda: {"B", "C"} <= {*trace})
-    run.cancel()
-    error = await error_of(run)
-    assert isinstance(error, asyncio.CancelledError)
-    cleanups = [label for label in trace if label.endswith("post")]
-    if phase == "execute":
-        assert cleanups == ["C.post", "D.post", "B.post", "A.post"]
-    else:
-        assert cleanups == ["B.post", "C.post", "A.post"]
-    assert {"B cancelled", "C cancelled", "A.post done"} <= {*trace}
-
-
-async def test_cancelling_the_caller_interrupts_no_cleanup() -> None:
-    trace = Trace()
-    processor = graph(
-        task("A", post=trace.pausing("A", 3)),
-        (task("B", post=trace.pausing("B", 3)), ["A"]),
-        (task("C", post=trace.pausing("C", 5)), ["A"]),
-        (task("D", post=trace.pausing("D", 1)), ["B"]),
-    )
-    run = spawn(processor)
-    await until(lambda: "B" in trace)
-    run.cancel()
-    assert isinstance(await error_of(run), asyncio.CancelledError)
-    assert {f"{name} done" for name in "ABCD"} <= {*trace}
-
-
-@pytest.mark.parametrize("phase", ["pre", "execute", "post"])
-async def test_what_is_no_exception(phase: str) -> None:
-    trace = Trace()
-    interrupt = KeyboardInterrupt()
-    functions = {"pre": nothing, "execute": nothing, "post": trace.quick("B.post")}
-    functions[phase] = trace.failing("B", interrupt, 1)
-    processor = graph(
-        task("A", nothing, nothing, trace.quick("A.post")),
-        (task("B", **functions), ["A"]),
-        (task("C", nothing, nothing, trace.quick("C.post")), ["B"]),
-        (task("D", nothing, nothing, trace.quick("D.post")), ["A"]),
-    )
-    assert await error_of(processor.process_tasks(None)) is interrupt
-    assert ("C.post" in trace) == (phase != "pre")
-    assert before(trace, "D.post", "A.post")
-
-
-async def test_errors_that_leave_a_graph_are_its_functions_own() -> None:
-    error = ValueError("mine")
-    processor = crooked(
-        task("A", nothing), task("B", Trace().failing("B", error, 1)), task("C", nothing)
-    )
-    caught = await failure_of(processor)
-    assert caught.exceptions == (error,)
-    assert error.__notes__ == ["task 'B', pre_execute, attempt 1 of 1"]
-
-
-async def test_many_runs_at_once() -> None:
-    traces = [Trace() for _ in range(20)]
-
-    async def note(ctx: Trace) -> None:
-        ctx.append("call")
-        await asyncio.sleep(0)
-
-    processor = crooked(*(task(n, note, note, note) for n in range(4)))
-    await asyncio.gather(*(processor.process_tasks(trace) for trace in traces))
-    assert [len(trace) for trace in traces] == [12] * 20
-
-
-@without_factory
-async def test_a_graph_of_functions_that_never_suspend_never_goes_through_the_loop() -> None:
-    passes = []
-    asyncio.get_running_loop().call_soon(passes.append, 1)
-    trace = Trace()
-    await diamond(trace).process_tasks(None)
-    await crooked(*(trace.task(name) for name in "XYZ")).process_tasks(None)
-    assert len(trace) == 21
-    assert passes == []
-
-
-@counts_references
-async def test_a_run_of_a_graph_leaves_no_cycles() -> None:
-    processor = crooked(
-        *(task(n, nothing, nothing, Trace().pausing("")) for n in range(4)),
-        execute_order="dependency",
-    )
-    failing = crooked(
-        task("A", nothing), task("B", Trace().failing("B", ValueError(), 1)), task("C", nothing)
-    )
-
-    async def both() -> None:
-        await processor.process_tasks(None)
-        with suppress(SdaxExecutionError):
-            await failing.process_tasks(None)
-
-    await both()
-    gc.collect()
-    gc.disable()
-    try:
-        await both()
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
-
-
 # What says the same
 
 
@@ -629,314 +346,3 @@ async def test_a_graph_that_says_the_same_as_levels() -> None:
     assert traces["edges"] == traces["levels"]
     assert traces["joins"] == traces["levels"]
     assert len(traces["levels"]) == 4 * 3 * 3 + 4 * 2 * 3
-
-
-# Builders
-
-
-def test_all_names_for_a_builder() -> None:
-    assert type(AsyncTaskProcessor.graph_builder()) is AsyncDagTaskProcessorBuilder
-    assert type(AsyncDagTaskProcessor.builder()) is AsyncDagTaskProcessorBuilder
-    for builder in (AsyncTaskProcessor.builder(), AsyncTaskProcessor.elevator_builder()):
-        assert isinstance(builder, AsyncTaskProcessorBuilder)
-        assert isinstance(builder, AsyncDagLevelAdapterBuilder)
-    builder = AsyncTaskProcessor.graph_builder(execute_order="dependency", max_concurrency=3)
-    assert builder.build() != AsyncTaskProcessor.graph_builder().build()
-    assert builder.build() == AsyncDagTaskProcessor.builder(
-        execute_order="dependency", max_concurrency=3
-    ).build()  # fmt: skip
-
-
-def test_add_task_returns_the_builder_and_takes_names_in_any_order() -> None:
-    builder = AsyncDagTaskProcessor.builder()
-    assert builder.add_task(task("A", nothing)) is builder
-    assert builder.add_task(depends_on=("A",), task=task("B", nothing)) is builder
-    assert builder.build().dependencies == {"A": (), "B": ("A",)}
-
-
-def test_what_is_built_stays_as_it_is() -> None:
-    builder = AsyncDagTaskProcessor.builder().add_task(task("A", nothing))
-    first, same = builder.build(), builder.build()
-    second = builder.add_task(task("B", nothing), depends_on=["A"]).build()
-    assert first == same
-    assert hash(first) == hash(same)
-    assert [*first.tasks] == ["A"]
-    assert [*second.tasks] == ["A", "B"]
-    assert first != second
-
-
-def test_a_list_that_changes_later() -> None:
-    names = ["A"]
-    builder = AsyncDagTaskProcessor.builder()
-    builder.add_task(task("A", nothing)).add_task(task("B", nothing), names)
-    names.append("unknown")
-    assert builder.build().dependencies["B"] == ("A",)
-
-
-def test_a_processor_cannot_be_changed() -> None:
-    processor = graph(task("A", nothing), (task("B", nothing), ["A"]))
-    for name in ("tasks", "dependencies", "anything"):
-        with pytest.raises(AttributeError, match=name):
-            setattr(processor, name, None)
-        with pytest.raises(AttributeError, match=name):
-            delattr(processor, name)
-    with pytest.raises(TypeError):
-        processor.tasks["C"] = None
-    with pytest.raises(TypeError):
-        processor.dependencies["B"] = ()
-    assert not hasattr(processor, "__dict__")
-
-
-def test_equality_and_hash() -> None:
-    a, b = task("A", nothing), task("B", nothing)
-    one, other = graph(a, (b, ["A"])), graph(a, (b, ["A"]))
-    assert one == other
-    assert len({one, other}) == 1
-    for different in (
-        graph(a, b),
-        graph(a, (b, ["A"]), execute_order="dependency"),
-        graph(a, (b, ["A"]), max_concurrency=1),
-        graph(a),
-        build([a], [b]),
-    ):
-        assert one != different
-
-
-def test_repr() -> None:
-    processor = graph(task("A", nothing), (task("B", nothing), ["A"]), (join("C"), ["A", "B"]))
-    assert repr(processor) == "<AsyncDagTaskProcessor: 3 tasks, 3 dependencies>"
-
-
-def test_subclasses_of_a_processor_build_themselves_or_the_base() -> None:
-    class Mine(AsyncDagTaskProcessor[Any, Any]):
-        pass
-
-    assert isinstance(Mine.builder().build(), AsyncDagTaskProcessor)
-
-
-async def test_a_pickled_graph_runs() -> None:
-    processor = graph(
-        task("A", nothing),
-        (task("B", nothing, nothing), ["A"]),
-        (task("C", nothing), ["A", "B"]),
-        (join("J"), ["C"]),
-        execute_order="dependency",
-        max_concurrency=2,
-    )
-    copy = pickle.loads(pickle.dumps(processor))
-    assert copy == processor
-    assert hash(copy) == hash(processor)
-    assert copy.dependencies == processor.dependencies
-    assert states(await copy.process_tasks(None)) == {
-        "A": "+--", "B": "++-", "C": "+--", "J": "---"
-    }  # fmt: skip
-
-
-# What is refused
-
-
-def refused(kind: type[Exception], *added: Any, **options: Any) -> str:
-    """Return the message with which building is refused."""
-    with pytest.raises(kind) as caught:
-        graph(*added, **options)
-    assert type(caught.value) is kind
-    return str(caught.value)
-
-
-def test_an_unknown_dependency_is_refused() -> None:
-    message = refused(ValueError, task("A", nothing), (task("B", nothing), ["A", ("x", 1)]))
-    assert "'B'" in message
-    assert "('x', 1)" in message
-
-
-def test_a_dependency_on_itself_is_refused() -> None:
-    message = refused(ValueError, task("A", nothing), (task("B", nothing), ["A", "B"]))
-    assert "'B'" in message
-    assert "itself" in message
-
-
-def test_a_cycle_is_refused_and_shown_as_a_path() -> None:
-    message = refused(
-        ValueError,
-        task("root", nothing),
-        (task("before", nothing), ["A"]),
-        (task("A", nothing), ["root", "C"]),
-        (task("B", nothing), ["A"]),
-        (task("C", nothing), ["B", "root"]),
-        (task("after", nothing), ["C"]),
-    )
-    path = "'A' -> 'C' -> 'B' -> 'A'"
-    turned = ("'C' -> 'B' -> 'A' -> 'C'", "'B' -> 'A' -> 'C' -> 'B'")
-    assert path in message or any(other in message for other in turned)
-    for other in ("root", "before", "after"):
-        assert other not in message
-    assert "cycle" in message
-
-
-def test_a_cycle_of_two_with_names_of_two_kinds() -> None:
-    message = refused(ValueError, (task(1, nothing), [("B", 2)]), (task(("B", 2), nothing), [1]))
-    assert "1 -> ('B', 2) -> 1" in message or "('B', 2) -> 1 -> ('B', 2)" in message
-
-
-def test_a_cycle_of_empty_tasks() -> None:
-    assert "cycle" in refused(ValueError, (join("A"), ["B"]), (join("B"), ["A"]))
-
-
-def test_a_cycle_beside_a_graph_that_is_fine() -> None:
-    fine = [task("X", nothing), (task("Y", nothing), ["X"])]
-    message = refused(ValueError, *fine, (join("A"), ["B", "Y"]), (join("B"), ["A"]))
-    assert "'X'" not in message
-    assert "'Y'" not in message
-
-
-@pytest.mark.parametrize("wrong", ["B", b"B", None, 3])
-def test_what_is_no_collection_is_refused(wrong: Any) -> None:
-    """A string above all: its letters are names, too."""
-    message = refused(TypeError, task("B", nothing), (task("A", nothing), wrong))
-    assert "'A'" in message
-    assert repr(wrong) in message
-
-
-def test_a_name_that_cannot_be_one_is_refused() -> None:
-    message = refused(TypeError, task("B", nothing), (task("A", nothing), ["B", ["C"]]))
-    assert "'A'" in message
-    assert "['C']" in message
-
-
-def test_a_name_used_twice_is_refused() -> None:
-    builder = AsyncDagTaskProcessor.builder().add_task(task("A", nothing))
-    with pytest.raises(ValueError, match="'A'"):
-        builder.add_task(task("A", nothing, nothing), depends_on=())
-    assert len(builder.build().tasks) == 1
-
-
-@pytest.mark.parametrize("wrong", [None, "A", nothing, TaskFunction(nothing)])
-def test_what_is_no_task_is_refused(wrong: Any) -> None:
-    assert repr(wrong) in refused(TypeError, (wrong, []))
-
-
-@pytest.mark.parametrize("wrong", ["levels", "", None, "DEPENDENCY", True, 0])
-def test_a_bad_execute_order_is_refused(wrong: Any) -> None:
-    message = refused(ValueError, execute_order=wrong)
-    assert "execute_order" in message
-    assert repr(wrong) in message
-
-
-def test_an_unhashable_execute_order_is_refused_like_any_other() -> None:
-    assert "execute_order" in refused(ValueError, execute_order=["dependency"])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "kind"),
-    [(0, ValueError), (-1, ValueError), (True, TypeError), (1.0, TypeError), ("2", TypeError)],
-)
-@pytest.mark.parametrize(
-    "builder",
-    [
-        AsyncTaskProcessor.builder,
-        AsyncTaskProcessor.graph_builder,
-        AsyncTaskProcessor.elevator_builder,
-        AsyncDagTaskProcessor.builder,
-    ],
-)
-def test_a_bad_max_concurrency_is_refused(builder: Any, wrong: Any, kind: type[Exception]) -> None:
-    with pytest.raises(kind, match="max_concurrency") as caught:
-        builder(max_concurrency=wrong)
-    assert repr(wrong) in str(caught.value)
-
-
-# Large ones
-
-
-BUILT: dict[str, Any] = {}
-
-
-async def count_a_call(ctx: list[int]) -> None:
-    ctx[0] += 1
-
-
-def calls_of(name: str, make: Any) -> int:
-    """Run a large graph, built once for both engines, and return how many functions it called."""
-    if name not in BUILT:
-        BUILT[name] = make(TaskFunction(count_a_call))
-    calls = [0]
-    asyncio.run(BUILT[name].process_tasks(calls))
-    return calls[0]
-
-
-@pytest.mark.parametrize("step", [1, 2], ids=["straight", "crooked"])
-def test_a_chain_of_100_000(engine: Implementation, step: int) -> None:
-    number = 100_000
-
-    def make(function: TaskFunction[Any]) -> Any:
-        builder = AsyncDagTaskProcessor.builder()
-        for n in range(number):
-            builder.add_task(AsyncTask(n, function, None, function), range(max(0, n - step), n))
-        return builder.build()
-
-    assert calls_of(f"chain {step}", make) == 2 * number
-
-
-def test_a_thousand_layers_of_a_hundred(engine: Implementation) -> None:
-    def make(function: TaskFunction[Any]) -> Any:
-        builder = AsyncDagTaskProcessor.builder()
-        below: tuple[Any, ...] = ()
-        for layer in range(1000):
-            names = tuple((layer, n) for n in range(100))
-            for name in names:
-                builder.add_task(AsyncTask(name, function), below)
-            below = names
-        return builder.build()
-
-    assert calls_of("layers", make) == 100_000
-
-
-def test_a_thousand_crooked_layers_of_a_hundred(engine: Implementation) -> None:
-    """Each task depends on some of the layer below, and the layer on two of what is below that."""
-
-    def make(function: TaskFunction[Any]) -> Any:
-        builder = AsyncDagTaskProcessor.builder(execute_order="dependency")
-        for n in range(100_000):
-            below = n - n % 100 - 100
-            names = [below + (n * k) % 100 for k in (1, 7, 13)] if below >= 0 else []
-            if below >= 100:
-                names.append(below - 1)
-            builder.add_task(AsyncTask(n, function, None, function), names)
-        return builder.build()
-
-    assert calls_of("crooked layers", make) == 200_000
-
-
-def test_one_that_many_depend_on_and_one_that_depends_on_many(engine: Implementation) -> None:
-    number = 50_000
-
-    def make(function: TaskFunction[Any]) -> Any:
-        builder = AsyncDagTaskProcessor.builder()
-        builder.add_task(AsyncTask("last", function, None, function), range(number))
-        builder.add_task(AsyncTask("first", function, None, function))
-        for n in range(number):
-            builder.add_task(AsyncTask(n, function, None, function), ["first"])
-        builder.add_task(AsyncTask("beside", function), ["first", 0])
-        return builder.build()
-
-    assert calls_of("hub", make) == 2 * number + 5
-
-
-def test_a_long_cycle_is_refused_without_recursion() -> None:
-    number = 20_000
-    builder = AsyncDagTaskProcessor.builder()
-    for n in range(number):
-        builder.add_task(join(n), [(n + 1) % number])
-    with pytest.raises(ValueError, match="cycle"):
-        builder.build()
-
-
-def test_empty_tasks_in_a_long_chain(engine: Implementation) -> None:
-    def make(function: TaskFunction[Any]) -> Any:
-        builder = AsyncDagTaskProcessor.builder()
-        builder.add_task(AsyncTask(0, function, None, function))
-        for n in range(1, 100_000):
-            builder.add_task(join(n), range(max(0, n - 2), n))
-        return builder.add_task(AsyncTask("end", function, None, function), [n]).build()
-
-    assert calls_of("empty", make) == 4

@@ -8,10 +8,20 @@ from typing import Any
 
 import pytest
 
-from helpers import Trace, error_of, failure_of, nothing, passes, spawn, states, task, until
-from sdax import AsyncDagTaskProcessor, AsyncTask, AsyncTaskProcessor, TaskFunction, task_sync_func
-
-PHASES = ("pre_execute", "execute", "post_execute")
+from helpers import (
+    PHASES,
+    Trace,
+    error_of,
+    failure_of,
+    graph,
+    nothing,
+    passes,
+    spawn,
+    states,
+    task,
+    until,
+)
+from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction, task_sync_func
 
 
 def limited(limit: int | None, *levels: Iterable[AsyncTask[Any, Any]]) -> Any:
@@ -20,14 +30,6 @@ def limited(limit: int | None, *levels: Iterable[AsyncTask[Any, Any]]) -> Any:
     for level, tasks in enumerate(levels):
         for each in tasks:
             builder.add_task(each, level)
-    return builder.build()
-
-
-def limited_graph(limit: int | None, *added: Any, **options: Any) -> Any:
-    """A graph with so many places, of tasks and what they depend on."""
-    builder = AsyncDagTaskProcessor.builder(max_concurrency=limit, **options)
-    for each in added:
-        builder.add_task(*(each if isinstance(each, tuple) else (each,)))
     return builder.build()
 
 
@@ -144,7 +146,7 @@ async def test_graphs(limit: int, order: Any) -> None:
         return task(n, *(crowd.member((phase, n), 1 + n * 3 % 5) for phase in range(3)))
 
     added = [(phases(n), [k for k in (n - 2, n - 5) if k >= 0]) for n in range(12)]
-    processor = limited_graph(limit, *added, execute_order=order)
+    processor = graph(*added, execute_order=order, max_concurrency=limit)
     await processor.process_tasks(None)
     assert crowd.most <= limit
     assert crowd.calls == len({*crowd.called}) == 36
@@ -159,13 +161,13 @@ async def test_graphs(limit: int, order: Any) -> None:
 
 async def test_in_a_graph_what_opened_first_is_called_first() -> None:
     trace, event = Trace(), asyncio.Event()
-    processor = limited_graph(
-        2,
+    processor = graph(
         (task("opened later", trace.quick("opened later")), ["B"]),
         task("A", trace.waiting("A", event)),
         task("B", trace.pausing("B", 3)),
         task("C", trace.pausing("C")),
         task("D", trace.pausing("D")),
+        max_concurrency=2,
     )
     run = spawn(processor)
     await until(lambda: "B done" in trace)
@@ -183,7 +185,7 @@ async def test_an_open_gate_does_not_jump_the_limit() -> None:
     added: list[Any] = [task("root", nothing)]
     added += [(task(n, crowd.member(n, 2), None, crowd.member(n, 2)), ["root"]) for n in range(9)]
     added += [(task("x", crowd.member("x")), [0, "root"])]
-    await limited_graph(3, *added).process_tasks(None)
+    await graph(*added, max_concurrency=3).process_tasks(None)
     assert crowd.most == 3
     assert crowd.calls == 19
 
@@ -230,8 +232,8 @@ async def test_a_timeout_frees_its_place() -> None:
 
 
 @pytest.mark.parametrize("phase", ["pre_execute", "execute"])
-@pytest.mark.parametrize("graph", [False, True])
-async def test_after_a_failure_the_rest_is_never_called(phase: str, graph: bool) -> None:
+@pytest.mark.parametrize("crooked", [False, True])
+async def test_after_a_failure_the_rest_is_never_called(phase: str, crooked: bool) -> None:
     trace = Trace()
     error = ValueError("mine")
     functions = [trace.waiting("0"), trace.failing("1", error, 1)]
@@ -244,8 +246,8 @@ async def test_after_a_failure_the_rest_is_never_called(phase: str, graph: bool)
         )
         for n, function in enumerate(functions)
     ]
-    if graph:
-        processor = limited_graph(2, *tasks[:5], (tasks[5], [0, 1]), task("x", nothing))
+    if crooked:
+        processor = graph(*tasks[:5], (tasks[5], [0, 1]), task("x", nothing), max_concurrency=2)
     else:
         processor = limited(2, tasks)
     caught = await failure_of(processor)

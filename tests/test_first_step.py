@@ -1,0 +1,215 @@
+"""Between a function's first step and the next pass of the loop.
+
+On Python 3.11 the loop has yet to hear what the function waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from helpers import (
+    Broken,
+    Trace,
+    bare_or_limited,
+    build,
+    current,
+    error_of,
+    failure_of,
+    forever,
+    passes,
+    spawn,
+    states,
+    task,
+)
+from sdax import SdaxExecutionError, TaskCancelledError, TaskFunction
+
+
+class Window:
+    """Functions that wait, each for a future of a certain kind, and how to end the waiting."""
+
+    def __init__(self, kind: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.trace = Trace()
+        self.child: asyncio.Task[Any] | None = None
+        if kind == "future":
+            self.future: Any = loop.create_future()
+        elif kind == "shared future":
+            self.future = loop.create_future()
+            self.child = asyncio.Task(self.wait())
+        elif kind == "task":
+            self.future = asyncio.Task(self.trace.waiting("owner")(None))
+        elif kind == "gather":
+            self.future = asyncio.gather(asyncio.Task(forever()), asyncio.Task(forever()))
+        elif kind == "shield":
+            self.inner = loop.create_future()
+            self.future = asyncio.shield(self.inner)
+
+    async def wait(self) -> None:
+        await self.future
+
+    async def function(self, ctx: Any) -> None:
+        self.trace.append("called")
+        try:
+            await self.future
+        except asyncio.CancelledError:
+            self.trace.append("cancelled")
+            raise
+
+
+KINDS = pytest.mark.parametrize("kind", ["future", "shared future", "task", "gather", "shield"])
+
+
+@KINDS
+@bare_or_limited
+@pytest.mark.parametrize("by", ["a sibling", "the caller", "itself"])
+async def test_cancelled_between_the_first_step_and_the_next_pass(
+    kind: str, by: str, limits: Any
+) -> None:
+    window = Window(kind)
+    await passes(2)  # those who were there before wait already
+    owned: list[asyncio.Task[Any]] = []
+
+    async def own_and_wait(ctx: Any) -> None:
+        owned.append(current())
+        await window.function(ctx)
+
+    async def act(ctx: Any) -> None:
+        if by == "a sibling":
+            raise Broken
+        if by == "the caller":
+            run.cancel()
+        elif owned:
+            owned[0].cancel()
+        await passes(2)
+
+    run = asyncio.Task(
+        build(
+            [
+                task("A", TaskFunction(own_and_wait, **limits), post=window.trace.quick("post")),
+                task("B", act),
+            ]
+        ).process_tasks(None)
+    )
+    error = await error_of(run)
+    assert "cancelled" in window.trace
+    assert window.trace[-1] == "post"
+    # Whoever owns the future has been told, as it would have been by `await`.
+    assert window.future.done()
+    assert isinstance(await error_of(window.future), asyncio.CancelledError)
+    if kind == "task":
+        assert "owner cancelled" in window.trace
+    if kind == "shield":
+        assert not window.inner.done()
+    if window.child is not None:
+        assert isinstance(await error_of(window.child), asyncio.CancelledError)
+    if by == "the caller":
+        assert isinstance(error, asyncio.CancelledError)
+    else:
+        assert isinstance(error, SdaxExecutionError)
+        kind_of_error = Broken if by == "a sibling" else TaskCancelledError
+        assert [type(each) for each in error.exceptions] == [kind_of_error]
+
+
+@pytest.mark.parametrize("how", ["result", "exception", "cancel"])
+@bare_or_limited
+async def test_a_future_done_between_the_first_step_and_the_next_pass(
+    how: str, limits: Any
+) -> None:
+    future = asyncio.get_running_loop().create_future()
+    broken = Broken()
+
+    async def wait(ctx: Any) -> str:
+        result: str = await future
+        return result
+
+    async def end(ctx: Any) -> None:
+        if how == "result":
+            future.set_result("value")
+        elif how == "exception":
+            future.set_exception(broken)
+        else:
+            future.cancel("given up")
+        await passes(3)
+
+    run = spawn(build([task("A", TaskFunction(wait, **limits)), task("B", end)]))
+    if how == "result":
+        assert (await run)["A"].pre_execute.value == "value"
+        return
+    error = await error_of(run)
+    assert isinstance(error, SdaxExecutionError)
+    assert type(error.exceptions[0]) is (Broken if how == "exception" else TaskCancelledError)
+    assert states(error.report) == {"A": "F--", "B": "C--"}
+
+
+async def test_one_future_for_several_functions_in_the_window() -> None:
+    future = asyncio.get_running_loop().create_future()
+
+    async def wait(ctx: Any) -> str:
+        result: str = await future
+        return result
+
+    async def end(ctx: Any) -> None:
+        future.set_result("value")
+
+    limited = TaskFunction(wait, timeout=60)
+    report = await build(
+        [task("A", wait), task("B", wait), task("C", limited), task("D", end)]
+    ).process_tasks(None)
+    assert [report[name].pre_execute.value for name in "ABC"] == ["value"] * 3
+
+
+async def test_a_future_done_and_its_function_cancelled_in_the_window() -> None:
+    # The result is there, the cancellation is too: as everywhere in asyncio, it arrives.
+    future = asyncio.get_running_loop().create_future()
+    trace = Trace()
+
+    async def wait(ctx: Any) -> None:
+        try:
+            await future
+        except asyncio.CancelledError:
+            trace.append("cancelled")
+            raise
+
+    async def end(ctx: Any) -> None:
+        future.set_result("value")
+        raise Broken
+
+    error = await failure_of(build([task("A", wait), task("B", end)]))
+    if trace:
+        assert states(error.report) == {"A": "C--", "B": "F--"}
+    else:
+        assert states(error.report) == {"A": "s--", "B": "F--"}
+
+
+@bare_or_limited
+async def test_swallowed_in_the_window(limits: Any) -> None:
+    trace = Trace()
+
+    async def swallow(ctx: Any) -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            trace.append("swallowed")
+        await passes(2)
+        trace.append("ended")
+
+    async def fail(ctx: Any) -> None:
+        raise Broken
+
+    # With a task factory the first is suspended for a pass already.
+    error = await failure_of(build([task("A", TaskFunction(swallow, **limits)), task("B", fail)]))
+    assert states(error.report) == {"A": "+--", "B": "F--"}
+    assert trace == ["swallowed", "ended"]
+
+
+async def test_a_bare_yield_cancelled_in_the_window() -> None:
+    trace = Trace()
+
+    async def fail(ctx: Any) -> None:
+        raise Broken
+
+    await failure_of(build([task("A", trace.pausing("A")), task("B", fail)]))
+    assert trace == ["A"]

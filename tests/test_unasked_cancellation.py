@@ -1,0 +1,127 @@
+"""A `CancelledError` that nobody asked for is a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from helpers import (
+    PHASES,
+    Trace,
+    build,
+    failure_of,
+    forever,
+    passes,
+    solo,
+    soon_or_late,
+    states,
+    task_in,
+    until,
+)
+from sdax import TaskCancelledError
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@soon_or_late
+async def test_a_raised_cancelled_error(phase: str, number: int) -> None:
+    trace = Trace()
+    original = asyncio.CancelledError("mine")
+    error = await failure_of(
+        build(
+            [
+                task_in(phase, trace.failing("A", original, number)),
+                task_in(phase, trace.pausing("B", 3), name="B"),
+            ],
+            [trace.task("C", "post")],
+        )
+    )
+    (exception,) = error.exceptions
+    assert type(exception) is TaskCancelledError
+    assert exception.__cause__ is original
+    assert re.match(f"{phase} of task 'A' was cancelled, but not by its run", str(exception))
+    assert error.failures == (("A", phase, 1, exception),)
+    assert states(error.report)["A"].count("F") == 1
+    if phase == "post_execute":
+        assert trace.count("B done") == 1
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@soon_or_late
+async def test_a_function_that_cancels_itself(phase: str, number: int) -> None:
+    async def function(ctx: Any) -> None:
+        await passes(number)
+        asyncio.current_task().cancel("by myself")  # type: ignore[union-attr]
+        await forever()
+
+    error = await failure_of(build([task_in(phase, function)]))
+    (exception,) = error.exceptions
+    assert type(exception) is TaskCancelledError
+    assert type(exception.__cause__) is asyncio.CancelledError
+    assert exception.__cause__.args == ("by myself",)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_other_code_that_cancels_the_task_of_a_function(phase: str) -> None:
+    trace = Trace()
+    owned: list[asyncio.Task[Any]] = []
+
+    async def function(ctx: Any) -> None:
+        owned.append(asyncio.current_task())  # type: ignore[arg-type]
+        await forever()
+
+    run = asyncio.get_running_loop().create_task(
+        failure_of(
+            build(
+                [
+                    task_in(phase, function),
+                    task_in(phase, trace.pausing("B", 4), name="B"),
+                    trace.task("C", "post"),
+                ]
+            )
+        )
+    )
+    await until(lambda: owned and "B" in trace)
+    owned[0].cancel("from outside")
+    error = await run
+    (exception,) = error.exceptions
+    assert type(exception) is TaskCancelledError
+    assert exception.__cause__.args == ("from outside",)  # type: ignore[union-attr]
+    assert [failure[:3] for failure in error.failures] == [("A", phase, 1)]
+    # In cleanup nothing else is cancelled; elsewhere it is a failure like any other.
+    assert ("B done" in trace) is (phase == "post_execute")
+    assert "C.post" in trace
+
+
+async def test_a_cancelled_future_fails_the_function_that_awaits_it() -> None:
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.call_soon(future.cancel, "given up")
+    error = await failure_of(solo(lambda ctx: future))
+    assert type(error.exceptions[0]) is TaskCancelledError
+
+
+async def test_a_function_that_survives_a_cancellation_of_its_own_has_succeeded() -> None:
+    async def function(ctx: Any) -> str:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            return "survived"
+        raise AssertionError
+
+    report = await solo(function, function, function).process_tasks(None)
+    assert states(report) == {"A": "+++"}
+    assert report["A"].execute.value == "survived"
+
+
+async def test_a_cancellation_that_comes_too_late_to_arrive() -> None:
+    async def function(ctx: Any) -> str:
+        await asyncio.sleep(0)
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        return "done"
+
+    report = await solo(function, function, function).process_tasks(None)
+    assert states(report) == {"A": "+++"}
