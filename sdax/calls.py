@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .errors import shown
 from .group import SdaxTaskGroup
+from .text import shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any, TypeAlias
 
-from .errors import shown
 from .plan import PHASES
 from .tasks import AsyncTask, TaskFunction
+from .text import counted, digits, in_columns, one_line
 
 Tasks: TypeAlias = Collection[AsyncTask[Any, Any]]
 Levels: TypeAlias = Mapping[int, Tasks]
 Dependencies: TypeAlias = Mapping[Any, Collection[Hashable]]
-
-WIDEST_COLUMN = 60  # a longer name or list of phases does not push all others to the right
 
 # Mermaid gives a meaning, inside quotes too, to quotes, backticks, tags, entities, what looks like
 # a directive or a style, and Markdown's marks: only what is harmless everywhere stays as it is.
@@ -27,7 +25,7 @@ def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
     counts = f"{counted(len(levels), 'level')}, {counted(size, 'task')}"
     lines = [counts + _described_concurrency(max_concurrency)]
     for level, tasks in levels.items():
-        lines.append(f"level {_digits(level)}")
+        lines.append(f"level {digits(level)}")
         lines += in_columns((one_line(task.name), _phases(task)) for task in tasks)
     return "\n".join(lines)
 
@@ -53,7 +51,7 @@ def levels_to_mermaid(levels: Levels) -> str:
     lines = ["flowchart TD"]
     number = 0
     for position, (level, tasks) in enumerate(levels.items()):
-        lines.append(f'    subgraph level{position}["level {_digits(level)}"]')
+        lines.append(f'    subgraph level{position}["level {digits(level)}"]')
         for task in tasks:
             lines.append(f"        {_node(number, task)}")
             number += 1
@@ -84,14 +82,6 @@ def escaped(text: str) -> str:
     return _HARMFUL.sub(lambda match: f"#{ord(match[0])};", text)
 
 
-def one_line(name: Hashable) -> str:
-    """Return a name on one line: a string as it is, anything else as its `repr`."""
-    text = str.__str__(name) if isinstance(name, str) else shown(name)
-    if not text.isprintable():
-        text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-    return text or "''"
-
-
 def _phases(task: AsyncTask[Any, Any]) -> str:
     functions = {phase: getattr(task, phase) for phase in PHASES}
     shown = (
@@ -111,23 +101,4 @@ def described_limits(function: TaskFunction[Any]) -> str:
 
 
 def _described_concurrency(limit: int | None) -> str:
-    return "" if limit is None else f", at most {_digits(limit)} at a time"
-
-
-def _digits(number: int) -> str:
-    return shown(int.__pos__(number))  # no more than a number, whatever an enumeration shows
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    return f"{_digits(number)} {one if number == 1 else many or one + 's'}"
-
-
-def in_columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    rows = list(rows)
-    widths: dict[int, int] = {}
-    for row in rows:
-        for column, cell in enumerate(row[:-1]):
-            widths[column] = min(WIDEST_COLUMN, max(widths.get(column, 0), len(cell)))
-    for row in rows:
-        cells = [cell.ljust(widths[column]) for column, cell in enumerate(row[:-1])]
-        yield "  " + "  ".join([*cells, row[-1]])
+    return "" if limit is None else f", at most {digits(limit)} at a time"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .text import shown
+
 if TYPE_CHECKING:
     from .report import RunReport
 
@@ -34,17 +36,6 @@ class TaskFailure(NamedTuple):
     phase: str
     attempts: int
     exception: Exception
-
-
-def shown(value: object) -> str:
-    """Return the `repr` of a value for a message, whatever that `repr` does.
-
-    It may raise, and an integer of some thousand digits has none.
-    """
-    try:
-        return repr(value)
-    except Exception:
-        return object.__repr__(value)
 
 
 def iter_leaves(exception: BaseException) -> Iterator[BaseException]:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .errors import shown
 from .plan import (
     EXECUTE,
     PHASES,
@@ -21,6 +20,7 @@ from .plan import (
     work_of,
 )
 from .tasks import AsyncTask
+from .text import shown
 
 
 def plan_graph(

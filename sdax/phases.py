@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
-from .errors import shown
 from .generic import K, KeyedByDefault, T
 from .outcome import conclude, interrupt, new_waiter
 from .plan import EXECUTE, POST, PRE
 from .report import RunReport
+from .text import shown
 
 
 class PhaseId(Enum):

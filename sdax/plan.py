@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, S
 from typing import Any, Final, TypeAlias
 
 from .calls import WithTaskGroup
-from .errors import shown
 from .tasks import AsyncTask, PlainFunction, TaskFunction
+from .text import shown
 
 PRE: Final = 0
 EXECUTE: Final = 1

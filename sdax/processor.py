@@ -9,7 +9,6 @@ from frozendict import frozendict
 
 from ._impl import Run
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
-from .errors import shown
 from .events import ObservedRun, Observer, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
@@ -18,6 +17,7 @@ from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .report import RunReport
 from .tasks import AsyncTask
+from .text import shown
 from .watch import Observers, Watch, checked_observers
 
 

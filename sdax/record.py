@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from .errors import SdaxExecutionError, TaskCancelledError, TaskFailure, shown
+from .errors import SdaxExecutionError, TaskCancelledError, TaskFailure
 from .plan import EXECUTE, PHASES, POST, Plan
 from .report import PhaseReport, RunReport, State
+from .text import shown
 from .watch import Watch
 
 _SKIPPED: Final = PhaseReport(State.SKIPPED)

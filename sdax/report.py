@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple
+from typing import Any, Final, Generic, NamedTuple
 
-from .errors import shown
 from .generic import K
 from .plan import PHASES, Plan
 from .table import table_of
+from .text import shown
 
 
 class State(StrEnum):
@@ -21,6 +21,9 @@ class State(StrEnum):
     CANCELLED = "cancelled"
     SKIPPED = "skipped"  # it has a function, which was not called
     ABSENT = "absent"  # it has no function
+
+
+FAILURES: Final = (State.FAILED, State.TIMED_OUT)
 
 
 class PhaseReport(NamedTuple):

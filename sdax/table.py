@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from .diagram import counted, in_columns, one_line
 from .plan import PHASES
+from .text import counted, in_columns, one_line
 
 if TYPE_CHECKING:
     from .report import PhaseReport, TaskReport
@@ -40,11 +40,7 @@ def table_of(report: Mapping[Any, TaskReport]) -> str:
             rows.append((one_line(name), "(no phase)", "", "", ""))
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
     head = f"{counted(len(report), 'task')}: {counts}" if counts else counted(len(report), "task")
-    return "\n".join([head, *_stripped(rows if len(rows) > 1 else [])])
-
-
-def _stripped(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    return (line.rstrip() for line in in_columns(rows))
+    return "\n".join([head, *in_columns(rows if len(rows) > 1 else [])])
 
 
 def _result(report: PhaseReport) -> str:

@@ -9,9 +9,10 @@ from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
 from .calls import is_async, runs_later
-from .errors import RetryableException, iter_leaves, shown
+from .errors import RetryableException, iter_leaves
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 from .group import SdaxTaskGroup
+from .text import shown
 
 __all__ = [
     "AsyncTask",

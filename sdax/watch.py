@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from .calls import runs_later
-from .errors import shown
 from .events import (
     AttemptFinished,
     AttemptResumed,
@@ -32,6 +31,7 @@ from .events import (
 )
 from .plan import PHASES
 from .report import RunReport, State
+from .text import shown
 
 Observers: TypeAlias = Observer | Iterable[Observer]
 

@@ -39,7 +39,7 @@ from sdax import (
     TaskFailure,
     TaskFunction,
 )
-from sdax.errors import shown
+from sdax.text import shown
 from virtual_clock import VirtualClockLoop
 
 EXAMPLES = int(os.environ.get("BAD_INPUT_EXAMPLES", "0"))

@@ -132,6 +132,13 @@ def test_outline_of_a_graph() -> None:
     )
 
 
+def test_names_of_wide_characters_are_aligned() -> None:
+    assert str(in_levels(["顧客", "x", "é", "abcd"])).splitlines()[2:4] == [
+        "  顧客  pre_execute",
+        "  abcd  pre_execute",
+    ]
+
+
 def test_outline_tells_how_the_processor_runs() -> None:
     first, *_ = str(small_graph(execute_order="dependency", max_concurrency=3)).splitlines()
     assert first == "4 tasks, 4 dependencies, execute in dependency order, at most 3 at a time"

@@ -17,7 +17,7 @@ import pytest
 from helpers import build, error_of, forever, nothing, task
 from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction
 from sdax.observe import Timeline
-from sdax.observe.quantities import cells
+from sdax.text import cells
 
 NASTY = [
     "<script>alert('x')</script>",

@@ -6,13 +6,14 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from ..diagram import described_limits, one_line
+from ..diagram import described_limits
 from ..events import TaskInfo
 from ..observe.layers import layers_of
 from ..observe.page import page, text
 from ..plan import PHASES
 from ..processor import AsyncDagTaskProcessor
 from ..tasks import AsyncTask
+from ..text import one_line, shortened
 from .named import Processor
 
 Task: TypeAlias = AsyncTask[Any, Any]
@@ -206,4 +207,4 @@ def _edge(x: float, y: float, to_x: float, to_y: float) -> str:
 
 
 def _cut(line: str) -> str:
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    return shortened(line, LONGEST)

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-from ..diagram import one_line
-from ..errors import shown
 from ..plan import EXECUTE, PHASES, POST, PRE
 from ..report import State
-from .quantities import in_columns, seconds
+from ..text import counted, in_columns, one_line, shown
 from .replay import Order, Replay
 from .spans import FunctionSpan, RunSpan
+from .times import seconds
 
 MOST_STEPS_SHOWN: Final = 20
 
@@ -101,8 +100,8 @@ class CriticalPath:
 
     def __str__(self) -> str:
         """Return a table of the steps, of the longest ones if there are many."""
-        number, duration = self.run.number, self.duration
-        lines = [f"critical path of run {number}: {_count(len(self.steps))}, {seconds(duration)}"]
+        count, duration = counted(len(self.steps), "step"), seconds(self.duration)
+        lines = [f"critical path of run {self.run.number}: {count}, {duration}"]
         rows = [("held", "of run", "without it", "function")]
         longest = sorted(self.steps, key=lambda step: step.hold, reverse=True)[:MOST_STEPS_SHOWN]
         shown_steps = set(map(id, longest))
@@ -114,7 +113,9 @@ class CriticalPath:
                 rows.append((seconds(step.hold), self._share(step.hold), without, what))
         if left:
             hold = sum(step.hold for step in left)
-            rows.append((seconds(hold), self._share(hold), "", f"({_count(len(left))} more)"))
+            rows.append(
+                (seconds(hold), self._share(hold), "", f"({counted(len(left), 'step')} more)")
+            )
         rows.append((seconds(self.rest), self._share(self.rest), "", "(the end of the run)"))
         lines += in_columns(rows, right=3)
         if self.graph is not None:
@@ -303,7 +304,3 @@ def _remark(step: PathStep) -> str:
     if len(span.attempts) > 1:
         remarks.append(f"{len(span.attempts)} attempts")
     return f" ({', '.join(remarks)})" if remarks else ""
-
-
-def _count(number: int) -> str:
-    return f"{number} step" if number == 1 else f"{number} steps"

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from shutil import get_terminal_size
 from typing import Final
 
-from ..diagram import one_line
 from ..plan import PHASES
 from ..report import State
+from ..text import cells, fitted, one_line, wrapped
 from .notes import notes_of
-from .quantities import cells, fitted, seconds, ticks, wrapped
 from .spans import FunctionSpan, RunSpan
+from .times import seconds, ticks
 
 WIDEST_LABEL: Final = 32
 NARROWEST_LABEL: Final = 8

@@ -9,8 +9,6 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
-from ..diagram import one_line
-from ..errors import shown
 from ..events import (
     AttemptFinished,
     AttemptResumed,
@@ -21,6 +19,7 @@ from ..events import (
     TaskInfo,
 )
 from ..tasks import checked_number
+from ..text import one_line, shown
 
 _logger: Final = logging.getLogger("sdax")
 

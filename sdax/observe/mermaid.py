@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ..diagram import escaped, one_line
+from ..diagram import escaped
 from ..report import State
+from ..text import one_line
 from .gantt import notable_runs
 from .notes import describe_cancellation
 from .spans import FunctionSpan, RunSpan

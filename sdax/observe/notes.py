@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from ..diagram import one_line
 from ..events import Cause
 from ..report import State
-from .quantities import seconds
+from ..text import one_line
 from .spans import AttemptSpan, Cancellation, FunctionSpan, RunSpan
+from .times import seconds
 
 NAMES_SHOWN: Final = 3
 

@@ -10,8 +10,6 @@ from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from .. import __version__
-from ..diagram import one_line
-from ..errors import shown
 from ..events import (
     AttemptFinished,
     AttemptStarted,
@@ -27,7 +25,8 @@ from ..events import (
     TaskStarted,
     TimeoutExpired,
 )
-from ..report import State
+from ..report import FAILURES, State
+from ..text import one_line, shown
 
 try:
     from opentelemetry.context import Context, attach, detach
@@ -52,7 +51,6 @@ BUCKETS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0),
 )
-FAILED: Final = (State.FAILED, State.TIMED_OUT)
 
 
 class OpenTelemetryObserver:
@@ -177,7 +175,7 @@ class OpenTelemetryObserver:
         labels = _labels(event) | facts
         context = set_span_in_context(function.span)
         self._task_duration.record(perf_counter() - function.start, labels, context)
-        if event.state in FAILED:
+        if event.state in FAILURES:
             self._failures.add(1, labels, context)
         facts |= _because_of(event.cause) | {"sdax.attempts": event.attempts}
         # Else it is with the attempt that raised it.
@@ -262,7 +260,7 @@ def _labels(event: TaskFinished | RetryScheduled) -> Attributes:
 
 def _facts(state: State, exception: BaseException | None) -> Attributes:
     facts: Attributes = {"sdax.state": str(state)}
-    if state in FAILED and exception is not None:
+    if state in FAILURES and exception is not None:
         facts["error.type"] = _error_type(exception)
     return facts
 
@@ -283,7 +281,7 @@ def _end(span: Span, facts: Attributes, state: State, exception: BaseException |
     """End a span; of what failed, with the status and the exception."""
     try:
         span.set_attributes(facts)
-        if state in FAILED:
+        if state in FAILURES:
             span.set_status(StatusCode.ERROR, None if exception is None else shown(exception))
             if exception is not None:
                 span.record_exception(exception)

@@ -12,8 +12,6 @@ from itertools import chain, islice
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-from ..diagram import counted, one_line
-from ..errors import shown
 from ..events import (
     AttemptStarted,
     Event,
@@ -29,10 +27,11 @@ from ..events import (
 )
 from ..plan import PHASES
 from ..processor import AsyncDagTaskProcessor
-from ..report import State
+from ..report import FAILURES
 from ..tasks import AsyncTask
+from ..text import counted, one_line, shown
 from .layers import layers_of
-from .quantities import seconds
+from .times import seconds
 
 try:
     from rich.console import Console, Group, RenderableType
@@ -49,7 +48,6 @@ except ImportError as error:
 MOST_RUNS: Final = 4
 MOST_GROUPS: Final = 12
 MOST_NAMES: Final = 4
-FAILED: Final = (State.FAILED, State.TIMED_OUT)
 
 
 class ProgressDisplay:
@@ -209,7 +207,7 @@ class _Run:
                 text = f"{_place(task, phase)} failed: {shown(exception)}"
                 yield self.line(f"{text}; again in {seconds(delay)}")
             case TaskFinished(task=task, phase=phase, state=state, exception=exception):
-                failed = state in FAILED
+                failed = state in FAILURES
                 self.tally_of[task.name].running.pop((phase, task.name), None)
                 if failed:
                     text = f"{_place(task, phase)} {state}: {shown(exception)}"

@@ -6,15 +6,13 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from heapq import heappop, heappush
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from ..plan import EXECUTE, PHASES, POST, PRE
-from ..report import State
+from ..report import FAILURES, State
 from .spans import FunctionSpan, RunSpan
 
 Edges: TypeAlias = list[list[int]]
-
-FAILED: Final = (State.FAILED, State.TIMED_OUT)
 
 
 class Order:
@@ -154,7 +152,7 @@ class _Play:
                 if math.isinf(end):
                     raise UnknownError  # it waits for what was cancelled before it could end
                 self.time = max(self.time, end)
-            if number != POST and spans[ended].state in FAILED:
+            if number != POST and spans[ended].state in FAILURES:
                 self.cut([spans[task] for _, _, task in running])
                 return started, True
             opening = self.done(ended, following, waits)

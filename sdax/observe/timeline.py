@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any, Final, TypeAlias
 from weakref import ref
 
-from ..errors import shown
 from ..events import (
     AttemptFinished,
     AttemptResumed,
@@ -33,6 +32,7 @@ from ..events import (
     TimeoutExpired,
 )
 from ..report import State
+from ..text import shortened, shown
 from .critical_path import CriticalPath
 from .gantt import draw_runs
 from .mermaid import runs_to_mermaid
@@ -333,10 +333,7 @@ class _Run:
 
 
 def _described(exception: BaseException | None) -> str | None:
-    if exception is None:
-        return None
-    text = shown(exception)
-    return text if len(text) <= LONGEST_EXCEPTION else text[: LONGEST_EXCEPTION - 1] + "…"
+    return None if exception is None else shortened(shown(exception), LONGEST_EXCEPTION)
 
 
 RECORD: Final[dict[type[Any], Callable[[_Run, Any, float], None]]] = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ..diagram import one_line
 from ..report import State
+from ..text import one_line
 from .critical_path import CriticalPath, PathStep, describe_graph
 from .notes import describe, describe_attempt, describe_cancellation, label, notes_of
 from .page import page, text
-from .quantities import seconds, ticks
 from .spans import AttemptSpan, FunctionSpan, RunSpan
+from .times import seconds, ticks
 
 MOST_TICKS: Final = 10
 MOST_STEPS: Final = 100

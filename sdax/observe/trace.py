@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
-from ..diagram import one_line
 from ..report import State
+from ..text import one_line
 from .notes import describe, describe_attempt, describe_cancellation, reason
 from .spans import FunctionSpan, RunSpan
 
