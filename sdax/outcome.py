@@ -7,6 +7,7 @@ from typing import Any
 
 from ._impl import Run
 from .errors import SdaxExecutionError
+from .record import Record
 from .report import RunReport
 
 
@@ -31,13 +32,16 @@ def interrupt(run: Run, came: BaseException, earlier: BaseException | None) -> B
         del came, earlier
 
 
+def report_of(run: Run, record: Record | None) -> RunReport[Any]:
+    """Return the report of a run that has this record."""
+    return RunReport(run.plan, run.values, None if record is None else record.phases)
+
+
 def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
     """Raise the interruption, with the run's failures as its context, or the failures alone;
     return the report if there are neither."""
     record = run.take_record()
-    report: RunReport[Any] = RunReport(
-        run.plan, run.values, None if record is None else record.phases
-    )
+    report = report_of(run, record)
     try:
         try:
             if record is not None:

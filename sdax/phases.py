@@ -10,9 +10,8 @@ from typing import Any, Final, Generic, Self
 
 from ._impl import Run
 from .generic import K, KeyedByDefault, T
-from .outcome import conclude, interrupt, new_waiter
+from .outcome import conclude, interrupt, new_waiter, report_of
 from .plan import EXECUTE, POST, PRE
-from .report import RunReport
 from .text import shown
 
 
@@ -112,7 +111,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         """Raise an `SdaxExecutionError` of all failures so far, if there are any."""
         run = self._run
         if run is not None and run.record is not None:
-            run.record.raise_failures(self._report(run))
+            run.record.raise_failures(report_of(run, run.record))
 
     async def aclose(self) -> None:
         """Do what leaving the block does; a second call does nothing."""
@@ -165,10 +164,6 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         if self._last == PRE:
             return POST if run.aborted else EXECUTE
         return POST if self._last == EXECUTE else None
-
-    def _report(self, run: Run) -> RunReport[Any]:
-        phases = None if run.record is None else run.record.phases
-        return RunReport(run.plan, run.values, phases)
 
 
 async def _run_phase(run: Run, number: int) -> BaseException | None:

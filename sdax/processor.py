@@ -81,11 +81,15 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
         if self._infos is None:
-            object.__setattr__(self, "_infos", tuple(self._describe_tasks()))
+            self._set_once(_infos=tuple(self._describe_tasks()))
         assert self._infos is not None
         watch = Watch(ObservedRun(self, ctx, self._infos), self._infos, observers)
         watch.run_started()
         return Run(self._plan.observed, ctx, watch)
+
+    def _set_once(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {shown(name)}")
@@ -148,14 +152,15 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             members.setdefault(level, []).append(index)
         tasks = [task for task, _ in added]
         ascending = {level: members[level] for level in sorted(members)}
-        set_once = object.__setattr__
-        set_once(self, "_added", added)
-        set_once(self, "max_concurrency", max_concurrency)
-        set_once(self, "_observer", observer)
-        set_once(self, "_infos", None)
-        set_once(self, "_plan", plan_levels(ascending.values(), tasks, max_concurrency))
         levels = {level: tuple(tasks[i] for i in indices) for level, indices in ascending.items()}
-        set_once(self, "levels", frozendict(levels))
+        self._set_once(
+            _added=added,
+            max_concurrency=max_concurrency,
+            _observer=observer,
+            _infos=None,
+            _plan=plan_levels(ascending.values(), tasks, max_concurrency),
+            levels=frozendict(levels),
+        )
 
     @classmethod
     def builder(
@@ -260,15 +265,16 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             max_concurrency,
             execute_in_order=execute_order == "dependency",
         )
-        set_once = object.__setattr__
-        set_once(self, "_added", added)
-        set_once(self, "execute_order", execute_order)
-        set_once(self, "max_concurrency", max_concurrency)
-        set_once(self, "_observer", observer)
-        set_once(self, "_infos", None)
-        set_once(self, "_plan", plan)
-        set_once(self, "tasks", frozendict({task.name: task for task in tasks}))
-        set_once(self, "dependencies", frozendict({task.name: deps for task, deps in added}))
+        self._set_once(
+            _added=added,
+            execute_order=execute_order,
+            max_concurrency=max_concurrency,
+            _observer=observer,
+            _infos=None,
+            _plan=plan,
+            tasks=frozendict({task.name: task for task in tasks}),
+            dependencies=frozendict({task.name: depends_on for task, depends_on in added}),
+        )
 
     @classmethod
     def builder(
