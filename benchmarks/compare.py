@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypeAlias
 
-from report import ENGINES, Run, markdown, number, read_run
+from measurements import ENGINES, Run, read_run
+from report import markdown, number
 
 Key: TypeAlias = tuple[str, str, str, str]  # table, loop, work, contestant
 

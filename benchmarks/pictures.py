@@ -9,7 +9,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from report import BASELINE, ENGINES, Run, unique
+from measurements import ENGINES, Run, unique
+from sdax.bench.contestants import BASELINE
 
 COLOURS = {ENGINES[0]: "#1b6ca8", ENGINES[1]: "#f2a541", BASELINE: "#7a7a7a"}
 GROWTH = "one level, suspends once"

@@ -31,7 +31,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sdax.bench.contestants import engines
-from service.database import CUSTOMERS, Database, basket_of, discount_of, fill, postgresql
+from service.database import CUSTOMERS, Database, basket_of, discount_of, fill, running
 from service.hang_up import Aftermath, hang_up_at_every_level
 from service.launch import BY_HAND, COMPILED, VARIANTS, Server, pinned, serving, shared_out
 from service.load import Load, Round, measure
@@ -189,7 +189,7 @@ def main() -> None:
         tokens.write_text("\n".join(sign(secret, each + 1) for each in range(CUSTOMERS)))
         load = Load(tokens, args.connections)
         stack.enter_context(pinned(for_others))
-        database = stack.enter_context(postgresql())
+        database = stack.enter_context(running())
         asyncio.run(fill(database))
         environment = {**database.environment, "SERVICE_SECRET": secret.hex()}
         with pinned(for_server):

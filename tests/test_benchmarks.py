@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import subprocess
 import sys
@@ -14,6 +13,9 @@ from typing import Any
 
 import pytest
 
+import compare
+import report
+from measurements import read_run
 from sdax.bench.contestants import BASELINE, Contestant, contestants
 from sdax.bench.work import EXECUTE, POST, PRE, Function, Job, Once, Work
 
@@ -146,24 +148,13 @@ def test_the_command_names_the_works_there_are() -> None:
     assert "3-2-2" in done.stderr
 
 
-@pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("report")
-
-
-@pytest.fixture
-def compare(report: Any) -> Any:
-    return importlib.import_module("compare")
-
-
-def test_the_readme_shows_what_the_results_say(report: Any) -> None:
+def test_the_readme_shows_what_the_results_say() -> None:
     readme = report.between_markers((BENCHMARKS.parent / "README.md").read_text())
     assert readme.count("\n| ") > 10
     assert readme == report.between_markers((BENCHMARKS / "RESULTS.md").read_text())
 
 
-def test_the_results_are_what_was_measured(report: Any) -> None:
+def test_the_results_are_what_was_measured() -> None:
     assert (BENCHMARKS / "RESULTS.md").read_text() == report.results(BENCHMARKS / "results")
 
 
@@ -192,8 +183,8 @@ def measured(**ratios: float) -> Any:
     }
 
 
-def test_ratios_are_to_the_baseline_of_the_same_file(report: Any) -> None:
-    run = report.read_run(measured(deep=20, wide=0.5))
+def test_ratios_are_to_the_baseline_of_the_same_file() -> None:
+    run = read_run(measured(deep=20, wide=0.5))
     ours = [each for each in run.measurements if each.contestant != BASELINE]
     assert [round(each.ratio, 6) for each in ours] == [20, 0.5]
     assert [round(each.nanoseconds) for each in ours] == [500, 20_000]
@@ -203,8 +194,6 @@ def test_ratios_are_to_the_baseline_of_the_same_file(report: Any) -> None:
 
 
 def test_only_changes_beyond_noise_are_told(
-    compare: Any,
-    report: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -12,13 +12,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-import postgresql
 from companions import COMPANIONS, USERS, AsyncPG, Companion, answer, processor
 from helpers import PHASES, error_of, spawn, until
+from service import postgresql
 
 PRE, EXECUTE, POST = PHASES
 EVERYTHING = {(user, phase) for user in USERS for phase in PHASES}
@@ -39,11 +40,14 @@ def open_sockets() -> set[int]:
 @pytest.fixture(scope="module")
 def database() -> Iterator[None]:
     """The server for asyncpg, started when first asked for."""
-    directory = postgresql.programs()
-    if directory is None:
+    programs = postgresql.programs()
+    if programs is None:
         pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")
-    with postgresql.running(directory) as AsyncPG.server:
-        yield
+    with TemporaryDirectory(prefix="sdax-", dir="/tmp") as AsyncPG.server:  # a short path
+        cluster = postgresql.Cluster(programs, AsyncPG.server)
+        cluster.initialize("-U", "sdax", "-A", "trust")
+        with cluster.serving(f"-h '' -k {AsyncPG.server} -F -c shared_buffers=4MB"):
+            yield
 
 
 @pytest.fixture(params=COMPANIONS)

@@ -1,10 +1,8 @@
-"""A PostgreSQL of our own: in a temporary directory, on a free loopback port, gone afterwards."""
+"""The database of the service: its tables and rows, in a PostgreSQL on a free loopback port."""
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 import socket
 import subprocess
 from collections.abc import Generator
@@ -15,6 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
+
+from . import postgresql
 
 CUSTOMERS = 1_000
 
@@ -87,42 +87,27 @@ async def fill(database: Database) -> None:
 
 
 @contextmanager
-def postgresql() -> Generator[Database]:
+def running() -> Generator[Database]:
     """Start a PostgreSQL with its own defaults, and stop and remove it in the end.
 
-    Started as root, it runs as the user `postgres` (PostgreSQL itself refuses to run as root).
-    Raises `SystemExit` if PostgreSQL is not installed or does not start.
+    Raises `SystemExit` if PostgreSQL is not installed, and `RuntimeError` if it does not start.
     """
-    programs = _programs()
-    as_user: dict[str, Any] = {}
+    programs = postgresql.programs()
+    if programs is None:
+        raise SystemExit(
+            "PostgreSQL is not installed: no initdb under /usr/lib/postgresql/*/bin or on PATH; "
+            "on Debian: apt-get install postgresql"
+        )
+    password = secrets.token_hex()
     with TemporaryDirectory(prefix="sdax-postgresql-") as folder:
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres", "postgres")
-            as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-
-        def run(program: str, *arguments: str) -> None:
-            command = [str(programs / program), "-D", f"{folder}/data", *arguments]
-            with Path(f"{folder}/output").open("w+") as output:
-                status = subprocess.call(
-                    command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, **as_user
-                )
-                output.seek(0)
-                if status != 0:
-                    log = Path(f"{folder}/log")
-                    said = output.read() + (log.read_text() if log.exists() else "")
-                    raise SystemExit(f"{' '.join(command)} ended with status {status}:\n{said}")
-
-        password = secrets.token_hex()
+        cluster = postgresql.Cluster(programs, folder)
         password_file = Path(folder, "password")
         password_file.write_text(password)
-        if as_user:
-            shutil.chown(password_file, "postgres", "postgres")
-        run("initdb", "-U", "service", "-A", "scram-sha-256", f"--pwfile={password_file}",
-            "-E", "UTF8", "--locale=C", "--no-sync")  # fmt: skip
+        cluster.own(password_file)
+        cluster.initialize("-U", "service", "-A", "scram-sha-256", f"--pwfile={password_file}")
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = str(listener.getsockname()[1])
-        run("pg_ctl", "start", "-w", "-l", f"{folder}/log", "-o", f"-h 127.0.0.1 -p {port} -k ''")
-        try:
+        with cluster.serving(f"-h 127.0.0.1 -p {port} -k ''"):
             yield Database(
                 {
                     "PGHOST": "127.0.0.1",
@@ -133,21 +118,6 @@ def postgresql() -> Generator[Database]:
                 },
                 _version(programs),
             )
-        finally:
-            run("pg_ctl", "stop", "-w", "-m", "fast")
-
-
-def _programs() -> Path:
-    """Return the directory of PostgreSQL's programs: the newest of Debian's, or one on PATH."""
-    packaged = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    newest = max(packaged, key=lambda path: float(path.parts[-3]), default=None)
-    found = newest or shutil.which("initdb")
-    if found is None:
-        raise SystemExit(
-            "PostgreSQL is not installed: no initdb under /usr/lib/postgresql/*/bin or on PATH; "
-            "on Debian: apt-get install postgresql"
-        )
-    return Path(found).parent
 
 
 def _version(programs: Path) -> str:
