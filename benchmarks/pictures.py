@@ -27,15 +27,7 @@ def draw(runs: Sequence[Run], directory: Path) -> None:
 def ratio(runs: Sequence[Run]) -> Any:
     """Draw bars of how many times as fast the engines are, a panel for each Python."""
     pythons = unique(run.python for run in runs)
-    figure: Any
-    figure, panels = plt.subplots(
-        1,
-        len(pythons),
-        figsize=(3 + 2.6 * len(pythons), 6),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure, panels = panelled(1, len(pythons), figsize=(3 + 2.6 * len(pythons), 6), sharey=True)
     for panel, python in zip(panels[0], pythons, strict=True):
         found = {
             (each.work, each.contestant): each.ratio or 0.0
@@ -64,19 +56,16 @@ def ratio(runs: Sequence[Run]) -> Any:
     return figure
 
 
+def panelled(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    """Return a figure, and its panels by row and column."""
+    return plt.subplots(rows, columns, squeeze=False, layout="constrained", **options)
+
+
 def growth(runs: Sequence[Run]) -> Any:
     """Draw the time and the peak memory per function against the number of tasks."""
     pythons = unique(run.python for run in runs)
-    figure: Any
-    figure, panels = plt.subplots(
-        2,
-        len(pythons),
-        figsize=(1 + 2.8 * len(pythons), 5),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (1 + 2.8 * len(pythons), 5)
+    figure, panels = panelled(2, len(pythons), figsize=size, sharex=True, sharey="row")
     for column, python in enumerate(pythons):
         for name in (*ENGINES, BASELINE):
             line = sorted(

@@ -142,6 +142,15 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture
+def both_engines(request: pytest.FixtureRequest) -> list[ModuleType]:
+    """The engines, for a test that compares them."""
+    chosen = request.config.getoption("engine")
+    if chosen != "both":
+        pytest.skip(f"compares two engines, and --engine {chosen} asks for one")
+    return [importlib.import_module(name) for name in ENGINES.values()]
+
+
+@pytest.fixture
 def factors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Make every random factor of a delay 1, and return the ranges that were asked for."""
     ranges: list[Any] = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
@@ -106,6 +108,17 @@ def current() -> asyncio.Task[Any]:
     running = asyncio.current_task()
     assert running is not None
     return running
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Switch the garbage collector off, when it has taken what there is: cycles stay."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def failure_of(

@@ -6,7 +6,6 @@ are faster. `monte_carlo` goes on for as long as one likes.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from random import Random, SystemRandom
 from types import ModuleType
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import ENGINES, Implementation
+from conftest import Implementation
 from monte_carlo import against_each_other, against_model, against_promises, search
 from workflows import Workflow, random_workflow
 
@@ -84,11 +83,3 @@ def test_the_engines_are_alike(both_engines: list[ModuleType], settled: bool) ->
         workflow = random_workflow(Random(seed), settled=settled)
         problems = against_each_other(workflow, *both_engines)
         assert not problems, "\n".join([f"seed {seed}", repr(workflow), *problems])
-
-
-@pytest.fixture
-def both_engines(request: pytest.FixtureRequest) -> list[ModuleType]:
-    chosen = request.config.getoption("engine")
-    if chosen != "both":
-        pytest.skip(f"compares two engines, and --engine {chosen} asks for one")
-    return [importlib.import_module(name) for name in ENGINES.values()]

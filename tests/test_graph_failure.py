@@ -23,6 +23,7 @@ from helpers import (
     states,
     task,
     until,
+    without_collector,
 )
 from sdax import AsyncTask, SdaxExecutionError, TaskFunction, join
 
@@ -253,10 +254,6 @@ async def test_a_run_of_a_graph_leaves_no_cycles() -> None:
             await failing.process_tasks(None)
 
     await both()
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collector():
         await both()
         assert gc.collect() == 0
-    finally:
-        gc.enable()

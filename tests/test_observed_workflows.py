@@ -3,17 +3,14 @@ observed changes nothing."""
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from functools import partial
 from random import Random
 from types import ModuleType
 from unittest import mock
 
-import pytest
-
 import sdax.processor
-from conftest import ENGINES, Implementation
+from conftest import Implementation
 from observing import Recorder, broken_rules, line
 from playing import RANDOM_FACTOR, Added, Observation, Start, observe, on_engine
 from sdax.observe import AttemptStarted, Observer
@@ -74,11 +71,3 @@ def test_both_engines_tell_the_same(both_engines: list[ModuleType]) -> None:
             play(workflow, module, events)
             told.append([line(event) for event in events])
         assert told[0] == told[1], (seed, settled, workflow)
-
-
-@pytest.fixture
-def both_engines(request: pytest.FixtureRequest) -> list[ModuleType]:
-    chosen = request.config.getoption("engine")
-    if chosen != "both":
-        pytest.skip(f"compares two engines, and --engine {chosen} asks for one")
-    return [importlib.import_module(name) for name in ENGINES.values()]

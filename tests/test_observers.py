@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import logging
 import pickle
 import threading
@@ -30,6 +29,7 @@ from helpers import (
     states,
     task,
     until,
+    without_collector,
     without_factory,
 )
 from observing import OUTLINE, Recorder, broken_rules, called, in_phase, line, run_of
@@ -738,14 +738,10 @@ async def test_nothing_leads_back_to_an_observer() -> None:
             await coroutine
         return reference
 
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collector():
         reference = await run()
         await asyncio.sleep(0)
         assert reference() is None
-    finally:
-        gc.enable()
 
 
 def test_the_rules_notice_what_is_missing_or_misplaced(engine: Any) -> None:

@@ -43,6 +43,7 @@ from helpers import (
     solo,
     task,
     until,
+    without_collector,
 )
 from sdax import (
     AsyncDagTaskProcessor,
@@ -450,14 +451,10 @@ async def test_nothing_is_kept_of_a_run(telemetry: Telemetry) -> None:
         await telemetry.run(solo(passes_once), ctx)
         return weakref.ref(ctx)
 
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collector():
         reference = await run()
         await asyncio.sleep(0)
         assert reference() is None
-    finally:
-        gc.enable()
 
 
 async def test_a_run_that_nobody_waits_for_any_more(telemetry: Telemetry) -> None:

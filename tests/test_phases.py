@@ -20,6 +20,7 @@ from helpers import (
     spawn,
     task,
     until,
+    without_collector,
     without_factory,
 )
 from sdax import (
@@ -676,13 +677,9 @@ async def test_no_reference_cycles_are_left() -> None:
                     await go(processor, times, fail)
 
     await all_ways()
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collector():
         await all_ways()
         assert gc.collect() == 0
-    finally:
-        gc.enable()
 
 
 @without_factory

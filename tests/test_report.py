@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import pickle
 import weakref
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from helpers import (
     states,
     task,
     until,
+    without_collector,
 )
 from sdax import PhaseReport, RetryableException, RunReport, State, TaskFunction, TaskReport, join
 
@@ -222,13 +222,10 @@ async def test_a_report_does_not_keep_the_context() -> None:
 
     ctx = Context()
     gone = weakref.ref(ctx)
-    gc.disable()
-    try:
+    with without_collector():
         report = await solo(Trace().pausing("A"), nothing, nothing).process_tasks(ctx)
         del ctx
         assert gone() is None
-    finally:
-        gc.enable()
     assert len(report) == 1
 
 
