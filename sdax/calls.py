@@ -41,23 +41,6 @@ def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) 
     )
 
 
-def is_async(function: Any) -> bool:
-    """Tell whether a call of it makes a coroutine, by its own `async def` or its `__call__`'s."""
-    return any(map(inspect.iscoroutinefunction, _called(function)))
-
-
-def runs_later(function: Any) -> bool:
-    """Tell whether a call of it does nothing before what it returns is awaited or iterated."""
-    return is_async(function) or any(
-        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
-        for each in _called(function)
-    )
-
-
-def _called(function: Any) -> tuple[Any, Any]:
-    return function, getattr(type(function), "__call__", None)  # noqa: B004
-
-
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 

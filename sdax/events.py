@@ -11,7 +11,7 @@ each event as it happens. `match` tells the events apart:
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from itertools import count
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -262,3 +262,6 @@ class Observer(Protocol):
 
     def __call__(self, event: Event, /) -> object:
         """Hear of an event."""
+
+
+Observers: TypeAlias = Observer | Iterable[Observer]

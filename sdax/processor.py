@@ -8,8 +8,9 @@ from typing import Any, Generic, Literal, Self
 from frozendict import frozendict
 
 from ._impl import Run
+from .checks import checked_limit, checked_observers
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
-from .events import ObservedRun, Observer, TaskInfo
+from .events import ObservedRun, Observer, Observers, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
 from .outcome import conclude, interrupt, new_waiter
@@ -18,7 +19,7 @@ from .plan import Plan, plan_levels
 from .report import RunReport
 from .tasks import AsyncTask
 from .text import shown
-from .watch import Observers, Watch, checked_observers
+from .watch import Watch
 
 
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
@@ -142,7 +143,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         max_concurrency: int | None = None,
         observer: tuple[Observer, ...] | None = None,
     ) -> None:
-        max_concurrency = _checked_concurrency(max_concurrency)
+        max_concurrency = checked_limit("max_concurrency", max_concurrency)
         observer = None if observer is None else checked_observers(observer)
         added = _checked_pairs(added)
         for task, level in added:
@@ -251,7 +252,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         max_concurrency: int | None = None,
         observer: tuple[Observer, ...] | None = None,
     ) -> None:
-        max_concurrency = _checked_concurrency(max_concurrency)
+        max_concurrency = checked_limit("max_concurrency", max_concurrency)
         observer = None if observer is None else checked_observers(observer)
         execute_order = _checked_order(execute_order)
         added = tuple(
@@ -331,7 +332,7 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     def __init__(
         self, *, max_concurrency: int | None = None, observer: Observers | None = None
     ) -> None:
-        self._max_concurrency = _checked_concurrency(max_concurrency)
+        self._max_concurrency = checked_limit("max_concurrency", max_concurrency)
         self._observer = None if observer is None else checked_observers(observer)
         self._added: dict[K, tuple[AsyncTask[T, K], int]] = {}
 
@@ -381,7 +382,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         observer: Observers | None = None,
     ) -> None:
         self._execute_order: ExecuteOrder = _checked_order(execute_order)
-        self._max_concurrency = _checked_concurrency(max_concurrency)
+        self._max_concurrency = checked_limit("max_concurrency", max_concurrency)
         self._observer = None if observer is None else checked_observers(observer)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
 
@@ -472,16 +473,6 @@ def _checked_order(execute_order: Any) -> ExecuteOrder:
             f"execute_order must be 'at once' or 'dependency', got {shown(execute_order)}"
         )
     return execute_order  # type: ignore[return-value]
-
-
-def _checked_concurrency(limit: int | None) -> int | None:
-    if limit is None:
-        return None
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"max_concurrency must be an integer or None, got {shown(limit)}")
-    if limit < 1:
-        raise ValueError(f"max_concurrency must be at least 1, got {shown(limit)}")
-    return int.__pos__(limit)  # as in TaskFunction: nothing of a subclass
 
 
 def _prerequisites(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
-from .calls import is_async, runs_later
+from .checks import checked_number, is_async, runs_later
 from .errors import RetryableException, iter_leaves
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 from .group import SdaxTaskGroup
@@ -322,21 +322,6 @@ def _refuse_change(self: object, name: str, value: object) -> None:
 # where typing sets __orig_class__, as in TaskFunction[Context](...).
 for _frozen in (TaskFunction, AsyncTask, PlainFunction, ThreadFunction):
     setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
-
-
-def checked_number(field: str, value: Any) -> float:
-    """Return a number that is finite and not negative; refuse all else in the field's name."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{field} must be a number, got {shown(value)}")
-    # A subclass may do anything in its arithmetic, and a run must be able to rely on it.
-    number = float.__pos__(value) if isinstance(value, float) else int.__pos__(value)
-    try:
-        finite = math.isfinite(number)
-    except OverflowError:
-        finite = False
-    if not finite or number < 0:
-        raise ValueError(f"{field} must be finite and not negative, got {shown(value)}")
-    return number
 
 
 def _answer(answer: Any) -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from .calls import runs_later
 from .events import (
     AttemptFinished,
     AttemptResumed,
@@ -31,9 +30,6 @@ from .events import (
 )
 from .plan import PHASES
 from .report import RunReport, State
-from .text import shown
-
-Observers: TypeAlias = Observer | Iterable[Observer]
 
 _logger: Final = logging.getLogger("sdax")
 
@@ -166,29 +162,3 @@ class Watch:
         """The functions of a phase that are suspended are about to be cancelled."""
         self._stopped = True
         self._tell(CancellationRequested(self._run, PHASES[number], self._cause))
-
-
-def checked_observers(observer: Any) -> tuple[Observer, ...]:
-    """Return the observers that were given, one or several.
-
-    Raises `TypeError` for what cannot be called with an event.
-    """
-    observers: tuple[Any, ...]
-    if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
-        observers = (observer,)
-    else:
-        observers = tuple(observer)
-    for one in observers:
-        if not callable(one):
-            raise TypeError(f"observer must be callable with an event, got {shown(one)}")
-        if isinstance(one, type):
-            raise TypeError(
-                f"observer must be callable with an event, got the class {shown(one)}, which "
-                f"would make an object of each; did you mean {one.__name__}()?"
-            )
-        if runs_later(one):
-            raise TypeError(
-                f"observer must be a plain function, for nobody awaits or iterates what it "
-                f"returns, got {shown(one)}; define it with 'def', without 'yield'"
-            )
-    return observers

@@ -9,6 +9,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
+from ..checks import checked_number
 from ..events import (
     AttemptFinished,
     AttemptResumed,
@@ -18,7 +19,6 @@ from ..events import (
     Event,
     TaskInfo,
 )
-from ..tasks import checked_number
 from ..text import one_line, shown
 
 _logger: Final = logging.getLogger("sdax")

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any, Final, TypeAlias
 from weakref import ref
 
+from ..checks import checked_limit
 from ..events import (
     AttemptFinished,
     AttemptResumed,
@@ -65,13 +66,9 @@ class Timeline:
     def __init__(
         self, *, max_runs: int | None = 1000, clock: Callable[[], float] = perf_counter
     ) -> None:
-        if max_runs is not None and (isinstance(max_runs, bool) or not isinstance(max_runs, int)):
-            raise TypeError(f"max_runs must be an integer or None, got {shown(max_runs)}")
-        if max_runs is not None and max_runs < 1:
-            raise ValueError(f"max_runs must be at least 1, got {max_runs!r}")
         self._clock = clock
         self._numbers = count(1)
-        self._runs: deque[_Run] = deque(maxlen=max_runs)
+        self._runs: deque[_Run] = deque(maxlen=checked_limit("max_runs", max_runs))
         # Not by what leads to the context of a run: that may be large, and lead back here. And no
         # WeakKeyDictionary, which looks things up in Python, at each event.
         self._run_of: dict[ref[ObservedRun], _Run] = {}

@@ -1,0 +1,83 @@
+"""What several modules check of what users give: returned as it can be relied on, or refused."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .text import shown
+
+if TYPE_CHECKING:
+    from .events import Observer
+
+
+def checked_number(field: str, value: Any) -> float:
+    """Return a number that is finite and not negative; refuse all else in the field's name."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{field} must be a number, got {shown(value)}")
+    # A subclass may do anything in its arithmetic, and a run must be able to rely on it.
+    number = float.__pos__(value) if isinstance(value, float) else int.__pos__(value)
+    try:
+        finite = math.isfinite(number)
+    except OverflowError:
+        finite = False
+    if not finite or number < 0:
+        raise ValueError(f"{field} must be finite and not negative, got {shown(value)}")
+    return number
+
+
+def checked_limit(field: str, value: Any) -> int | None:
+    """Return None or an integer of at least 1; refuse all else in the field's name."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{field} must be an integer or None, got {shown(value)}")
+    number = int.__pos__(value)  # as above: nothing of a subclass
+    if number < 1:
+        raise ValueError(f"{field} must be at least 1, got {shown(value)}")
+    return number
+
+
+def checked_observers(observer: Any) -> tuple[Observer, ...]:
+    """Return the observers that were given, one or several.
+
+    Raises `TypeError` for what cannot be called with an event.
+    """
+    observers: tuple[Any, ...]
+    if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
+        observers = (observer,)
+    else:
+        observers = tuple(observer)
+    for one in observers:
+        if not callable(one):
+            raise TypeError(f"observer must be callable with an event, got {shown(one)}")
+        if isinstance(one, type):
+            raise TypeError(
+                f"observer must be callable with an event, got the class {shown(one)}, which "
+                f"would make an object of each; did you mean {one.__name__}()?"
+            )
+        if runs_later(one):
+            raise TypeError(
+                f"observer must be a plain function, for nobody awaits or iterates what it "
+                f"returns, got {shown(one)}; define it with 'def', without 'yield'"
+            )
+    return observers
+
+
+def is_async(function: Any) -> bool:
+    """Tell whether a call of it makes a coroutine, by its own `async def` or its `__call__`'s."""
+    return any(map(inspect.iscoroutinefunction, _called(function)))
+
+
+def runs_later(function: Any) -> bool:
+    """Tell whether a call of it does nothing before what it returns is awaited or iterated."""
+    return is_async(function) or any(
+        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
+        for each in _called(function)
+    )
+
+
+def _called(function: Any) -> tuple[Any, Any]:
+    return function, getattr(type(function), "__call__", None)  # noqa: B004
