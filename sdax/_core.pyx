@@ -18,9 +18,8 @@ from cpython.ref cimport Py_XDECREF
 
 from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines, clock_of
-from .plan import PHASES, PLAIN
+from .plan import PHASES
 from .record import Record
-from .tasks import PlainFunction
 
 __all__ = ["Run"]
 
@@ -632,21 +631,17 @@ cdef class Driver:
         cdef Run run = self.run
         cdef PyObject *outcome
         cdef int status
-        cdef bint plain
         while True:
             outcome = NULL
             limits = (<tuple>run.work[self.index])[1]
-            plain = False
             if how == CALL and limits is not None:
-                plain = type(limits.function) is PlainFunction
-                if limits is not PLAIN:
-                    self.begin_attempt(limits)
+                self.begin_attempt()
             elif run.watch is not None:
                 run.watch.attempt_resumed(run.number, self.index, self.attempts)
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
-                status = self.call_function(plain, &outcome)
+                status = self.call_function(&outcome)
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
@@ -660,7 +655,7 @@ cdef class Driver:
                 if self.wants_timer:
                     self.set_timer()
                 return value
-            if limits is not None and limits is not PLAIN:
+            if limits is not None:
                 error = self.settle_attempt(limits, error)
                 if run.watch is not None:
                     self.tell_outcome(value, error)
@@ -688,13 +683,14 @@ cdef class Driver:
             sdax_set_name(self.task, (<tuple>run.work[self.index])[2])
             how = CALL
 
-    cdef int call_function(self, bint plain, PyObject **outcome) noexcept:
+    cdef int call_function(self, PyObject **outcome) noexcept:
         """Call the function and step its coroutine once."""
+        cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
-        returned = PyObject_CallOneArg((<tuple>self.run.work[self.index])[0], self.run.ctx)
+        returned = PyObject_CallOneArg(work[0], self.run.ctx)
         if returned is NULL:
             return RAISED
-        if plain:
+        if work[4] is True:
             return self.take_value(returned, outcome)
         self.coroutine = <object>returned
         Py_XDECREF(returned)
@@ -737,13 +733,13 @@ cdef class Driver:
         outcome[0] = sdax_take_returned()
         return RETURNED
 
-    cdef int begin_attempt(self, limits) except -1:
+    cdef int begin_attempt(self) except -1:
         if self.attempts:
             self.cancelling = self.task.cancelling()
         self.attempts += 1
         if self.run.watch is not None:
             self.run.watch.attempt_started(self.run.number, self.index, self.attempts)
-        timeout = limits.timeout
+        timeout = (<tuple>self.run.work[self.index])[5]
         if timeout is not None:
             if self.run.clock is None:
                 self.run.clock = clock_of(self.run.loop)
@@ -821,7 +817,7 @@ cdef class Driver:
         """Set the timer for the deadline: only what suspends can take long."""
         cdef Run run = self.run
         self.wants_timer = False
-        if self.pause is None and (<tuple>run.work[self.index])[1].timeout == 0:
+        if self.pause is None and (<tuple>run.work[self.index])[5] == 0:
             self.time_out(None)
             return 0
         if run.deadlines is None:
@@ -843,7 +839,7 @@ cdef class Driver:
         self.expired = True
         if run.watch is not None:
             tell = run.watch.timeout_expired
-            timeout = (<tuple>run.work[self.index])[1].timeout
+            timeout = (<tuple>run.work[self.index])[5]
             if context is None:
                 tell(run.number, self.index, self.attempts, timeout)
             else:

@@ -28,9 +28,9 @@ from weakref import getweakrefcount
 
 from .calls import as_coroutine, hide_engine, refuse_coroutine
 from .deadlines import Deadlines, clock_of
-from .plan import EXECUTE, PHASES, PLAIN, POST, PRE, Call, Plan
+from .plan import EXECUTE, PHASES, POST, PRE, Plan, Work
 from .record import Record
-from .tasks import PlainFunction, TaskFunction
+from .tasks import TaskFunction
 from .watch import Watch
 
 if sys.version_info < (3, 12):
@@ -89,6 +89,7 @@ class Run:
         "uncalled",
         "untouched",
         "values",
+        "variables",
         "waiter",
         "waiting",
         "watch",
@@ -100,6 +101,7 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self.parent: Task[Any] | None = None  # who waits for this run
         self.context = copy_context()
+        self.variables = len(self.context)
         self.waiter: asyncio.Future[None] | None = None
         self.values: dict[int, Any] | None = None
         self.watch = watch
@@ -153,10 +155,12 @@ class Run:
         """Call all that may be called now, each in an `asyncio.Task`."""
         self.pumping = True
         factory = self.loop.get_task_factory()
-        if factory is None or factory is EAGER_FACTORY:
-            start_ready(self)
-        else:
-            start_ready_by_factory(self)
+        by_loop = factory is None or factory is EAGER_FACTORY
+        start = start_ready if by_loop else start_ready_by_factory
+        seen = None
+        while self.ready is not seen and len(self.suspended) < self.places:
+            seen = self.ready
+            start(self)
         if len(self.suspended) < self.places:
             self.ready = NONE_READY
         self.pumping = False
@@ -334,7 +338,7 @@ class Driver:
     __next__: Callable[[], Any]
     __qualname__: str
 
-    def __init__(self, run: Run, index: int, context: Context | None) -> None:
+    def __init__(self, run: Run, index: int, work: Work, context: Context | None) -> None:
         self.run: Any = run  # None once it has ended
         self.index = index
         self.context: Any = context  # that of the asyncio.Task
@@ -342,20 +346,22 @@ class Driver:
         self.attempts: Attempts | None = None
         self.coroutine: Any = None
         self.task: Any = None
-        self.body = self.call_functions()
+        self.body = self.call_functions(work)
 
     @coroutine
-    def call_functions(self) -> Generator[Any, None, None]:
+    def call_functions(self, work: Work) -> Generator[Any, None, None]:
         """Call one function after another, until one has suspended and ended.
 
         A function leaves the `asyncio.Task` to the next only where nobody could tell that the
         two shared it.
         """
         run: Run = self.run
-        task, context, variables = self.task, self.context, len(run.context)
+        index = self.index
+        attempts: Attempts | None = None
         called = False
         while True:
             if called or (run.untouched is None and self.shared):
+                task, context = self.task, self.context
                 # Who knows the asyncio.Task, its driver or its context; the callbacks,
                 # cancellations and attributes that the asyncio.Task has. (Counted in one place,
                 # for what the interpreter adds to a count differs from place to place.)
@@ -370,40 +376,53 @@ class Driver:
                     run.untouched = traces
                 elif (
                     traces != run.untouched
-                    or len(context) != variables
-                    or (variables and not same_values(context, run.context))
+                    or len(context) != run.variables
+                    or (run.variables and not same_values(context, run.context))
                     or (following := next(run.ready, None)) is None
                 ):
                     self.release()
                     return
                 else:
-                    self.index = following
-                    task.set_name(run.phase.work[following][2])
+                    self.index = index = following
+                    work = run.phase.work[index]
+                    task.set_name(work[2])
             called = True
-            call, limits, _, feeds = run.phase.work[self.index]
+            call, limits, _, feeds, is_plain, timeout = work
             error = value = None
-            try:
-                if limits is None:
-                    awaitable = call(run.ctx)
-                    if type(awaitable) is not CoroutineType:
-                        awaitable = self.as_coroutine(awaitable)
-                    self.coroutine = awaitable
-                    self.__qualname__ = awaitable.__qualname__
-                    value = yield from awaitable
-                elif limits is PLAIN:
-                    value = self.call_plain(call)
-                else:
-                    self.attempts = Attempts(self, limits)
-                    value = yield from self.attempts.make(call)
-                    error, self.attempts.error = self.attempts.error, None
-            except BaseException as exception:
-                if isinstance(exception, GeneratorExit) and self.is_closing():
-                    raise
-                error = exception
-            index, attempts = self.index, self.attempts
+            if limits is not None and (timeout is not None or run.watch is not None):
+                attempts = self.attempts = Attempts(self, limits)
+            while True:
+                try:
+                    if attempts is not None:
+                        value = yield from attempts.make(work)
+                        error, attempts.error = attempts.error, None
+                    elif is_plain:
+                        value = self.call_plain(call)
+                    else:
+                        awaitable: Any = call(run.ctx)
+                        if type(awaitable) is not CoroutineType:
+                            awaitable = self.as_coroutine(awaitable)
+                        self.coroutine = awaitable
+                        self.__qualname__ = awaitable.__qualname__
+                        value = yield from awaitable
+                except BaseException as exception:
+                    if isinstance(exception, GeneratorExit) and self.is_closing():
+                        raise
+                    error = exception
+                if error is None or limits is None or attempts is not None:
+                    break
+                # Retries cost nothing before this.
+                attempts = self.attempts = Attempts(self, limits)
+                attempts.first_failed(error)
+                error = None
             if attempts is not None:
                 self.attempts = None
             if not self.shared:
+                run.suspended.pop(self, None)
+                if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+                    asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                        self.task, run.parent
+                    )
                 self.release()
             if error is not None:
                 run.failed(index, error, attempts)
@@ -425,16 +444,13 @@ class Driver:
             attempts = None
 
     def begin(self) -> Any:
-        self.task = current_task(self.run.loop)
-        yielded = self.body.send(None)
-        self.run.bare = yielded is None
-        self.suspend()
-        return yielded
-
-    def suspend(self) -> None:
-        """Keep the `asyncio.Task` for this function, from its first suspension on."""
+        """Take the first step; if it suspends, keep the `asyncio.Task` for this function."""
         run = self.run
+        if self.task is None:
+            self.task = current_task(run.loop)
+        yielded = self.body.send(None)
         self.shared = False
+        run.bare = yielded is None
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
             asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
@@ -445,6 +461,7 @@ class Driver:
         else:
             self.attempts.suspended()
             self.__next__ = self.resume
+        return yielded
 
     def resume(self) -> Any:
         attempts: Any = self.attempts
@@ -455,15 +472,8 @@ class Driver:
         return yielded
 
     def release(self) -> None:
-        """Let go of everything: there is nothing more to call."""
-        run = self.run
-        if not self.shared:
-            run.suspended.pop(self, None)
-            if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
-                asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
-                    self.task, run.parent
-                )
-        self.run = self.task = self.context = self.coroutine = None
+        """Let go of what leads back here: there is nothing more to call."""
+        self.run = self.task = self.context = None
         self.__next__ = ENDED
 
     def as_coroutine(self, returned: Any) -> Any:
@@ -546,15 +556,12 @@ class EarlyDriver(Driver):
 
     __slots__ = ("held",)
 
-    def begin_early(self, task: Task[Any]) -> None:
-        self.task = task
+    def begin_early(self) -> None:
         try:
-            held = self.body.send(None)
+            held = self.begin()
         except StopIteration:
             return
-        self.suspend()
         # None is a bare yield, which waits for one pass of the loop: no need to hold it.
-        self.run.bare = held is None
         if held is not None:
             self.held = held
             self.__next__ = self.hand_over
@@ -593,7 +600,7 @@ class LoneDriver(Driver):
     __slots__ = ("begun",)
 
     def __init__(self, run: Run, index: int) -> None:
-        super().__init__(run, index, None)
+        super().__init__(run, index, run.phase.work[index], None)
         self.shared = False
         self.begun = False
         self.__next__ = self.begin
@@ -603,9 +610,7 @@ class LoneDriver(Driver):
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name(self.run.phase.work[self.index][2])
-        yielded = self.body.send(None)
-        self.suspend()
-        return yielded
+        return super().begin()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
         try:
@@ -620,6 +625,7 @@ class LoneDriver(Driver):
 
     def discard(self) -> None:
         """Let go of everything before the first step."""
+        self.run.suspended.pop(self, None)
         self.release()
         self.body.close()
         del self.body  # closed before its first step, it would still hold on to this driver
@@ -657,23 +663,31 @@ class Attempts:
         self.pause: asyncio.Future[None] | None = None
         self.watch: Watch | None = driver.run.watch
 
+    def first_failed(self, error: BaseException) -> None:
+        """Go on from the failure of a first attempt that was not made here."""
+        self.number = 1
+        self.error = error
+        hide_engine(error)
+
     @coroutine
-    def make(self, call: Call) -> Generator[Any, None, Any]:
+    def make(self, work: Work) -> Generator[Any, None, Any]:
         """Try until an attempt succeeds, and return its value, or none is left: see `error`."""
-        driver, limits = self.driver, self.limits
+        call, _, _, _, is_plain, timeout = work
+        driver = self.driver
         run = driver.run
-        while True:
+        while self.error is None or (yield from self.pause_before_next()):
+            self.error = None
             self.number += 1
             self.timed_out = False
             error = value = None
             if self.watch is not None:
                 self.watch.attempt_started(*self.place())
-            if limits.timeout is not None:
+            if timeout is not None:
                 if run.clock is None:
                     run.clock = clock_of(run.loop)
-                self.deadline = run.clock() + limits.timeout
+                self.deadline = run.clock() + timeout
             try:
-                if type(limits.function) is PlainFunction:
+                if is_plain:
                     value = driver.call_plain(call)
                 else:
                     awaitable = call(run.ctx)
@@ -686,7 +700,7 @@ class Attempts:
                 if isinstance(exception, GeneratorExit) and driver.is_closing():
                     raise
                 error = exception
-            if limits.timeout is not None:
+            if timeout is not None:
                 self.deadline = None
                 self.serial = 0
                 if self.expired:
@@ -705,27 +719,34 @@ class Attempts:
                 return value
             self.error = error
             error = None
-            if not self.may_retry():
-                return None
-            delay = limits.backoff(self.number - 1) * uniform(0.5, 1.0)
-            if self.watch is not None:
-                self.watch.retry_scheduled(*self.place(), delay, self.error)
-            self.pausing = True
-            try:
-                if delay > 0:
-                    self.deadline = run.loop.time() + delay
-                    self.pause = run.loop.create_future()
-                    yield from self.pause
-                else:
-                    yield None
-            except CancelledError:
-                return None
-            finally:
-                self.deadline = self.pause = None
-                self.pausing = False
-                self.serial = 0
-            self.error = None
-            self.cancelling = driver.task.cancelling()
+        return None
+
+    @coroutine
+    def pause_before_next(self) -> Generator[Any, None, bool]:
+        """Wait as long as the next attempt has to, and tell whether there is to be one."""
+        if not self.may_retry():
+            return False
+        loop = self.driver.run.loop
+        delay = self.limits.backoff(self.number - 1) * uniform(0.5, 1.0)
+        if self.watch is not None:
+            assert self.error is not None
+            self.watch.retry_scheduled(*self.place(), delay, self.error)
+        self.pausing = True
+        try:
+            if delay > 0:
+                self.pause = loop.create_future()
+                self.set_timer(loop.time() + delay)
+                yield from self.pause
+            else:
+                yield None
+        except CancelledError:
+            return False
+        finally:
+            self.pause = None
+            self.pausing = False
+            self.serial = 0
+        self.cancelling = self.driver.task.cancelling()
+        return True
 
     def timeout_of(self, error: BaseException | None) -> BaseException | None:
         """Tell what an expired attempt leaves, as `asyncio.timeout()` does."""
@@ -761,20 +782,22 @@ class Attempts:
             watch.attempt_resumed(*self.place())
 
     def suspended(self) -> None:
-        """Set the timer, if one is due: only what suspends can take long."""
+        """Set the timer of a timeout, if there is one: only what suspends can take long."""
         if self.watch is not None and not self.pausing:
             self.watch.attempt_suspended(*self.place())
         if self.deadline is None:
             return
-        run = self.driver.run
-        if self.pause is None and self.limits.timeout == 0:
-            self.deadline = None
+        if self.limits.timeout == 0:
             self.time_out(None)
-            return
+        else:
+            self.set_timer(self.deadline)
+        self.deadline = None
+
+    def set_timer(self, deadline: float) -> None:
+        run = self.driver.run
         if run.deadlines is None:
             run.deadlines = Deadlines(run.loop, run.context)
-        self.serial = run.deadlines.add(self.deadline, self)
-        self.deadline = None
+        self.serial = run.deadlines.add(deadline, self)
 
     def expire(self) -> None:
         """Hear of the timer that the deadline has come."""
@@ -817,17 +840,16 @@ def drain(queue: deque[int]) -> Iterator[int]:
 
 def start_ready_eagerly(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
-    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
+    for index in run.ready:
+        work = run.phase.work[index]
         context = run.context.copy()
-        driver = Driver(run, index, context)
+        driver = Driver(run, index, work, context)
         driver.__next__ = driver.begin
         Task(  # type: ignore[call-arg]
-            driver,
-            loop=run.loop,
-            name=run.phase.work[index][2],
-            context=context,
-            eager_start=True,
+            driver, loop=run.loop, name=work[2], context=context, eager_start=True
         )
+        if len(run.suspended) >= run.places:
+            break
 
 
 def start_ready_early(run: Run) -> None:
@@ -843,29 +865,32 @@ def start_ready_early(run: Run) -> None:
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
-    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
+    for index in run.ready:
+        work = run.phase.work[index]
         context = run.context.copy()
-        driver = EarlyDriver(run, index, context)
-        name = run.phase.work[index][2]
-        task: Task[Any] = Task(driver, loop=loop, name=name, context=context)
-        if queue and not run.bare and getattr(queue[-1]._callback, "__self__", None) is task:
+        driver = EarlyDriver(run, index, work, context)
+        task: Task[Any] = Task(driver, loop=loop, name=work[2], context=context)
+        driver.task = task
+        if queue and not run.bare and queue[-1]._context is context:
             driver.__next__ = driver.begin
             context.run(queue.pop()._callback)
-            continue
-        _enter_task(loop, task)
-        context.run(driver.begin_early, task)
-        _leave_task(loop, task)
-        if driver.__next__ is ENDED:
-            # Only its first step is still in the loop's queue: nobody need see it.
-            _unregister_task(task)
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        else:
+            _enter_task(loop, task)
+            context.run(driver.begin_early)
+            _leave_task(loop, task)
+            if driver.__next__ is ENDED:
+                # Only its first step is still in the loop's queue: nobody need see it.
+                _unregister_task(task)
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if len(run.suspended) >= run.places:
+            break
     if current is not None:
         _enter_task(loop, current)
 
 
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
-    while len(run.suspended) < run.places and (index := next(run.ready, None)) is not None:
+    for index in run.ready:
         driver = LoneDriver(run, index)
         task: Any = None
         error = None
@@ -879,6 +904,8 @@ def start_ready_by_factory(run: Run) -> None:
         elif not driver.begun:
             driver.task = task
             run.suspended[driver] = None
+        if len(run.suspended) >= run.places:
+            break
 
 
 start_ready: Final = start_ready_eagerly if sys.version_info >= (3, 12) else start_ready_early

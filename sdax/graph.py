@@ -131,7 +131,7 @@ def _graph_phase(number: int, work: tuple[Any, ...], gates: Gates) -> Phase:
                 onward[gates.gate_of[index]].add(gate)
                 waits[gate] += 1
     feeding = tuple(
-        None if entry is None else (*entry[:3], tuple(gates.fed_by[index]))
+        None if entry is None else (*entry[:3], tuple(gates.fed_by[index]), *entry[4:])
         for index, entry in enumerate(work)
     )
     return Phase(

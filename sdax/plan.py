@@ -16,11 +16,10 @@ POST: Final = 2
 PHASES: Final = ("pre_execute", "execute", "post_execute")
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
-# The limits of a plain function without any.
-PLAIN: Final = TaskFunction[Any](PlainFunction[Any](lambda ctx: None))
 # A function as the engine takes it: what to call, its limits (None without timeout and retries:
-# such a function never pays for them), the name of its asyncio.Task, and the gates that it feeds.
-Work: TypeAlias = tuple[Call, TaskFunction[Any] | None, str, tuple[int, ...]]
+# such a function never pays for them), the name of its asyncio.Task, the gates that it feeds,
+# whether it is a plain function, and the timeout among its limits.
+Work: TypeAlias = tuple[Call, TaskFunction[Any] | None, str, tuple[int, ...], bool, float | None]
 
 
 class Phase:
@@ -163,10 +162,11 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
         call: Any = function.function
         if function.has_task_group_argument:
             call = WithTaskGroup(call)
+        if is_plain := isinstance(call, PlainFunction):
+            call = call.function
         limits = function if function.timeout is not None or function.retries else None
-        if isinstance(call, PlainFunction):
-            call, limits = call.function, limits or PLAIN
-        work.append((call, limits, f"sdax:{_as_text(task.name)}:{phase}", ()))
+        name = f"sdax:{_as_text(task.name)}:{phase}"
+        work.append((call, limits, name, (), is_plain, function.timeout))
     return tuple(work)
 
 
