@@ -13,8 +13,9 @@ from typing import Any
 
 from monte_carlo import play
 from playing import Observation
+from random_workflows import random_workflow
 from verdicts import broken_promises, contracted
-from workflows import Workflow, random_workflow
+from workflows import Workflow
 
 SEEDS = range(40)
 

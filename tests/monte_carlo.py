@@ -3,7 +3,7 @@
     python -m tests.monte_carlo --runs 10000
     python -m tests.monte_carlo --minutes 10     # with a line about memory every few seconds
 
-A run is one seed, and two workflows made from it. The settled one (see `workflows`) is played on
+A run is one seed, and two workflows made from it. The settled one (see `random_workflows`) is played on
 the reference model and on each engine: all must agree. The other is played on each engine, races
 and all: it must break no promise. And two engines must be alike in everything that can be seen.
 
@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for python -m tests.monte_carl
 
 from conftest import ENGINES
 from playing import Observation, observe, observe_reference, on_engine, using
+from random_workflows import random_workflow
 from verdicts import broken_promises, differences, disagreements
-from workflows import Workflow, random_workflow
+from workflows import Workflow
 
 STATM = Path("/proc/self/statm")
 SAMPLES = 60  # of memory, in all

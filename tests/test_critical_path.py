@@ -13,6 +13,7 @@ import pytest
 
 import sdax.processor
 from playing import RANDOM_FACTOR, Added, Start, observe
+from random_workflows import random_workflow
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
@@ -23,7 +24,7 @@ from sdax import (
 )
 from sdax.observe import CriticalPath, RunSpan, Timeline
 from virtual_clock import VirtualClockLoop
-from workflows import PHASES, Arrangement, Workflow, random_workflow
+from workflows import PHASES, Arrangement, Workflow
 
 Place = tuple[str, str]  # a task and a phase
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from conftest import Implementation
 from monte_carlo import against_each_other, against_model, against_promises, search
-from workflows import Workflow, random_workflow
+from random_workflows import random_workflow
+from workflows import Workflow
 
 T = TypeVar("T")
 

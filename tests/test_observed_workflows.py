@@ -13,9 +13,10 @@ import sdax.processor
 from conftest import Implementation
 from observing import Recorder, broken_rules, line
 from playing import RANDOM_FACTOR, Added, Observation, Start, observe, on_engine
+from random_workflows import random_workflow
 from sdax.observe import AttemptStarted, Observer
 from verdicts import broken_promises, differences
-from workflows import Workflow, random_workflow
+from workflows import Workflow
 
 SEEDS = range(300)
 

@@ -8,7 +8,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from playing import Event, Observation, Place, describe, outline
+from exceptions import describe, outline
+from playing import Event, Observation, Place
 from sdax import SdaxExecutionError, State, TaskCancelledError
 from workflows import PHASES, Arrangement, Behaviour, Shape, Workflow
 

@@ -1,49 +1,24 @@
-"""Recording runs."""
+"""Recording runs, and what can be had of the record."""
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Any
 from weakref import ref
 
 from ..checks import checked_limit
-from ..events import (
-    AttemptFinished,
-    AttemptResumed,
-    AttemptStarted,
-    AttemptSuspended,
-    CancellationRequested,
-    Cause,
-    Event,
-    ObservedRun,
-    PhaseFinished,
-    PhaseStarted,
-    RetryScheduled,
-    RunFinished,
-    RunStarted,
-    TaskFinished,
-    TaskInfo,
-    TaskSkipped,
-    TaskStarted,
-    TimeoutExpired,
-)
-from ..report import State
-from ..text import shortened, shown
+from ..events import Event, ObservedRun, RunStarted
 from .critical_path import CriticalPath
 from .gantt import draw_runs
 from .mermaid import runs_to_mermaid
-from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan, RunSpan
+from .recording import WRITERS, RunRecord
+from .spans import RunSpan
 from .timeline_page import timeline_page
 from .trace import chrome_trace
-
-LONGEST_EXCEPTION: Final = 300  # characters of its repr that are kept
-
-Place: TypeAlias = tuple[str, Hashable]  # a phase, and the name of a task
 
 
 class Timeline:
@@ -68,20 +43,20 @@ class Timeline:
     ) -> None:
         self._clock = clock
         self._numbers = count(1)
-        self._runs: deque[_Run] = deque(maxlen=checked_limit("max_runs", max_runs))
+        self._runs: deque[RunRecord] = deque(maxlen=checked_limit("max_runs", max_runs))
         # Not by what leads to the context of a run: that may be large, and lead back here. And no
         # WeakKeyDictionary, which looks things up in Python, at each event.
-        self._run_of: dict[ref[ObservedRun], _Run] = {}
+        self._run_of: dict[ref[ObservedRun], RunRecord] = {}
 
     def __call__(self, event: Event, /) -> None:
         """Record an event."""
         now = self._clock()
         if isinstance(event, RunStarted):
-            run = _Run(next(self._numbers), event.run, now)
+            run = RunRecord(next(self._numbers), event.run, now)
             self._run_of[ref(event.run, self._run_of.pop)] = run
             self._runs.append(run)
         else:
-            RECORD[type(event)](self._run_of[ref(event.run)], event, now)
+            WRITERS[type(event)](self._run_of[ref(event.run)], event, now)
 
     @property
     def runs(self) -> tuple[RunSpan, ...]:
@@ -148,203 +123,3 @@ class Timeline:
 
     def __repr__(self) -> str:
         return f"<Timeline of {len(self._runs)} runs>"
-
-
-class _Attempt:
-    __slots__ = (
-        "busy",
-        "delay",
-        "end",
-        "exception",
-        "number",
-        "since",
-        "start",
-        "state",
-        "timeout",
-    )
-
-    def __init__(self, number: int, now: float) -> None:
-        self.number = number
-        self.start = now
-        self.end: float | None = None
-        self.busy = 0.0
-        self.since: float | None = now  # when it last began to run; None while it is suspended
-        self.state: State | None = None
-        self.exception: str | None = None
-        self.timeout: float | None = None
-        self.delay: float | None = None
-
-    def pause(self, now: float) -> None:
-        if self.since is not None:
-            self.busy += now - self.since
-            self.since = None
-
-    def span(self, now: float) -> AttemptSpan:
-        running = 0.0 if self.since is None else now - self.since
-        return AttemptSpan(
-            self.number,
-            self.start,
-            self.end,
-            self.busy + running,
-            self.state,
-            self.exception,
-            self.timeout,
-            self.delay,
-        )
-
-
-class _Function:
-    __slots__ = ("attempts", "cause", "end", "exception", "start", "state", "task")
-
-    def __init__(self, task: TaskInfo, now: float) -> None:
-        self.task = task
-        self.start = now
-        self.end: float | None = None
-        self.state: State | None = None
-        self.exception: str | None = None
-        self.cause: Cause | None = None
-        self.attempts: list[_Attempt] = []
-
-    def span(self, phase: str, now: float) -> FunctionSpan:
-        return FunctionSpan(
-            self.task,
-            phase,
-            self.start,
-            self.end,
-            self.state,
-            self.exception,
-            self.cause,
-            tuple(attempt.span(now) for attempt in self.attempts.copy()),
-        )
-
-
-class _Run:
-    """What is written down of a run: by its own thread alone, and read from any."""
-
-    def __init__(self, number: int, run: ObservedRun, now: float) -> None:
-        self.number = number
-        self.thread = threading.current_thread().name
-        self.tasks = run.tasks
-        self.execute_in_order = getattr(run.processor, "execute_order", None) == "dependency"
-        self.max_concurrency: int | None = run.processor.max_concurrency
-        self.start = now
-        self.end: float | None = None
-        self.state: State | None = None
-        self.exception: str | None = None
-        self.phases: list[PhaseSpan] = []
-        self.functions: dict[Place, _Function] = {}
-        self.cancellations: list[Cancellation] = []
-
-    def span(self, now: float) -> RunSpan:
-        functions = self.functions.copy().items()
-        return RunSpan(
-            number=self.number,
-            thread=self.thread,
-            start=self.start,
-            end=self.end,
-            now=now,
-            state=self.state,
-            exception=self.exception,
-            tasks=self.tasks,
-            execute_in_order=self.execute_in_order,
-            max_concurrency=self.max_concurrency,
-            phases=tuple(self.phases),
-            functions=tuple(function.span(phase, now) for (phase, _), function in functions),
-            cancellations=tuple(self.cancellations),
-        )
-
-    def finished(self, event: RunFinished, now: float) -> None:
-        self.end = now
-        self.state = event.state
-        self.exception = _described(event.exception)
-
-    def phase_started(self, event: PhaseStarted, now: float) -> None:
-        self.phases.append(PhaseSpan(event.phase, now, None))
-
-    def phase_finished(self, event: PhaseFinished, now: float) -> None:
-        last = self.phases[-1]
-        self.phases[-1] = PhaseSpan(last.phase, last.start, now)
-        self.goes_on(now)
-
-    def task_started(self, event: TaskStarted, now: float) -> None:
-        self.functions[event.phase, event.task.name] = _Function(event.task, now)
-
-    def task_finished(self, event: TaskFinished, now: float) -> None:
-        place = (event.phase, event.task.name)
-        function = self.functions.get(place)
-        if function is None:  # the loop's task factory made nothing for it
-            function = self.functions[place] = _Function(event.task, now)
-        function.end = now
-        function.state = event.state
-        function.exception = _described(event.exception)
-        function.cause = event.cause
-        self.goes_on(now)
-
-    def task_skipped(self, event: TaskSkipped, now: float) -> None:
-        function = _Function(event.task, now)
-        function.end = now
-        function.state = State.SKIPPED
-        function.cause = event.cause
-        self.functions[event.phase, event.task.name] = function
-
-    def attempt_started(self, event: AttemptStarted, now: float) -> None:
-        function = self.functions[event.phase, event.task.name]
-        function.attempts.append(_Attempt(event.attempt, now))
-
-    def attempt_suspended(self, event: AttemptSuspended, now: float) -> None:
-        self.attempt(event).pause(now)
-
-    def attempt_resumed(self, event: AttemptResumed, now: float) -> None:
-        self.attempt(event).since = now
-
-    def attempt_finished(self, event: AttemptFinished, now: float) -> None:
-        attempt = self.attempt(event)
-        attempt.pause(now)
-        attempt.end = now
-        attempt.state = event.state
-        attempt.exception = _described(event.exception)
-
-    def retry_scheduled(self, event: RetryScheduled, now: float) -> None:
-        self.attempt(event).delay = event.delay
-
-    def timeout_expired(self, event: TimeoutExpired, now: float) -> None:
-        self.attempt(event).timeout = event.timeout
-
-    def cancellation_requested(self, event: CancellationRequested, now: float) -> None:
-        self.cancellations.append(Cancellation(now, event.phase, event.cause))
-
-    def attempt(
-        self,
-        event: AttemptSuspended
-        | AttemptResumed
-        | AttemptFinished
-        | RetryScheduled
-        | TimeoutExpired,
-    ) -> _Attempt:
-        return self.functions[event.phase, event.task.name].attempts[-1]
-
-    def goes_on(self, now: float) -> None:
-        """Move the end of a run that nobody waits for any more, and that still cleans up."""
-        if self.end is not None:
-            self.end = now
-
-
-def _described(exception: BaseException | None) -> str | None:
-    return None if exception is None else shortened(shown(exception), LONGEST_EXCEPTION)
-
-
-RECORD: Final[dict[type[Any], Callable[[_Run, Any, float], None]]] = {
-    RunFinished: _Run.finished,
-    PhaseStarted: _Run.phase_started,
-    PhaseFinished: _Run.phase_finished,
-    TaskStarted: _Run.task_started,
-    TaskFinished: _Run.task_finished,
-    TaskSkipped: _Run.task_skipped,
-    AttemptStarted: _Run.attempt_started,
-    AttemptSuspended: _Run.attempt_suspended,
-    AttemptResumed: _Run.attempt_resumed,
-    AttemptFinished: _Run.attempt_finished,
-    RetryScheduled: _Run.retry_scheduled,
-    TimeoutExpired: _Run.timeout_expired,
-    CancellationRequested: _Run.cancellation_requested,
-}

@@ -1,0 +1,237 @@
+"""What a timeline writes down of runs as their events come, and its spans at any time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, Final, TypeAlias
+
+from ..events import (
+    AttemptFinished,
+    AttemptResumed,
+    AttemptStarted,
+    AttemptSuspended,
+    CancellationRequested,
+    Cause,
+    ObservedRun,
+    PhaseFinished,
+    PhaseStarted,
+    RetryScheduled,
+    RunFinished,
+    TaskFinished,
+    TaskInfo,
+    TaskSkipped,
+    TaskStarted,
+    TimeoutExpired,
+)
+from ..report import State
+from ..text import shortened, shown
+from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan, RunSpan
+
+LONGEST_EXCEPTION: Final = 300  # characters of its repr that are kept
+
+Place: TypeAlias = tuple[str, Hashable]  # a phase, and the name of a task
+
+
+class AttemptRecord:
+    """An attempt at a function, while it is under way and after."""
+
+    __slots__ = (
+        "busy",
+        "delay",
+        "end",
+        "exception",
+        "number",
+        "since",
+        "start",
+        "state",
+        "timeout",
+    )
+
+    def __init__(self, number: int, now: float) -> None:
+        self.number = number
+        self.start = now
+        self.end: float | None = None
+        self.busy = 0.0
+        self.since: float | None = now  # when it last began to run; None while it is suspended
+        self.state: State | None = None
+        self.exception: str | None = None
+        self.timeout: float | None = None
+        self.delay: float | None = None
+
+    def pause(self, now: float) -> None:
+        if self.since is not None:
+            self.busy += now - self.since
+            self.since = None
+
+    def span(self, now: float) -> AttemptSpan:
+        running = 0.0 if self.since is None else now - self.since
+        return AttemptSpan(
+            self.number,
+            self.start,
+            self.end,
+            self.busy + running,
+            self.state,
+            self.exception,
+            self.timeout,
+            self.delay,
+        )
+
+
+class FunctionRecord:
+    """The function of a task in a phase."""
+
+    __slots__ = ("attempts", "cause", "end", "exception", "start", "state", "task")
+
+    def __init__(self, task: TaskInfo, now: float) -> None:
+        self.task = task
+        self.start = now
+        self.end: float | None = None
+        self.state: State | None = None
+        self.exception: str | None = None
+        self.cause: Cause | None = None
+        self.attempts: list[AttemptRecord] = []
+
+    def span(self, phase: str, now: float) -> FunctionSpan:
+        return FunctionSpan(
+            self.task,
+            phase,
+            self.start,
+            self.end,
+            self.state,
+            self.exception,
+            self.cause,
+            tuple(attempt.span(now) for attempt in self.attempts.copy()),
+        )
+
+
+class RunRecord:
+    """A run. It is written by its own thread alone, and read from any."""
+
+    def __init__(self, number: int, run: ObservedRun, now: float) -> None:
+        self.number = number
+        self.thread = threading.current_thread().name
+        self.tasks = run.tasks
+        self.execute_in_order = getattr(run.processor, "execute_order", None) == "dependency"
+        self.max_concurrency: int | None = run.processor.max_concurrency
+        self.start = now
+        self.end: float | None = None
+        self.state: State | None = None
+        self.exception: str | None = None
+        self.phases: list[PhaseSpan] = []
+        self.functions: dict[Place, FunctionRecord] = {}
+        self.cancellations: list[Cancellation] = []
+
+    def span(self, now: float) -> RunSpan:
+        functions = self.functions.copy().items()
+        return RunSpan(
+            number=self.number,
+            thread=self.thread,
+            start=self.start,
+            end=self.end,
+            now=now,
+            state=self.state,
+            exception=self.exception,
+            tasks=self.tasks,
+            execute_in_order=self.execute_in_order,
+            max_concurrency=self.max_concurrency,
+            phases=tuple(self.phases),
+            functions=tuple(function.span(phase, now) for (phase, _), function in functions),
+            cancellations=tuple(self.cancellations),
+        )
+
+    def finished(self, event: RunFinished, now: float) -> None:
+        self.end = now
+        self.state = event.state
+        self.exception = _described(event.exception)
+
+    def phase_started(self, event: PhaseStarted, now: float) -> None:
+        self.phases.append(PhaseSpan(event.phase, now, None))
+
+    def phase_finished(self, event: PhaseFinished, now: float) -> None:
+        last = self.phases[-1]
+        self.phases[-1] = PhaseSpan(last.phase, last.start, now)
+        self.goes_on(now)
+
+    def task_started(self, event: TaskStarted, now: float) -> None:
+        self.functions[event.phase, event.task.name] = FunctionRecord(event.task, now)
+
+    def task_finished(self, event: TaskFinished, now: float) -> None:
+        place = (event.phase, event.task.name)
+        function = self.functions.get(place)
+        if function is None:  # the loop's task factory made nothing for it
+            function = self.functions[place] = FunctionRecord(event.task, now)
+        function.end = now
+        function.state = event.state
+        function.exception = _described(event.exception)
+        function.cause = event.cause
+        self.goes_on(now)
+
+    def task_skipped(self, event: TaskSkipped, now: float) -> None:
+        function = FunctionRecord(event.task, now)
+        function.end = now
+        function.state = State.SKIPPED
+        function.cause = event.cause
+        self.functions[event.phase, event.task.name] = function
+
+    def attempt_started(self, event: AttemptStarted, now: float) -> None:
+        function = self.functions[event.phase, event.task.name]
+        function.attempts.append(AttemptRecord(event.attempt, now))
+
+    def attempt_suspended(self, event: AttemptSuspended, now: float) -> None:
+        self.attempt(event).pause(now)
+
+    def attempt_resumed(self, event: AttemptResumed, now: float) -> None:
+        self.attempt(event).since = now
+
+    def attempt_finished(self, event: AttemptFinished, now: float) -> None:
+        attempt = self.attempt(event)
+        attempt.pause(now)
+        attempt.end = now
+        attempt.state = event.state
+        attempt.exception = _described(event.exception)
+
+    def retry_scheduled(self, event: RetryScheduled, now: float) -> None:
+        self.attempt(event).delay = event.delay
+
+    def timeout_expired(self, event: TimeoutExpired, now: float) -> None:
+        self.attempt(event).timeout = event.timeout
+
+    def cancellation_requested(self, event: CancellationRequested, now: float) -> None:
+        self.cancellations.append(Cancellation(now, event.phase, event.cause))
+
+    def attempt(
+        self,
+        event: AttemptSuspended
+        | AttemptResumed
+        | AttemptFinished
+        | RetryScheduled
+        | TimeoutExpired,
+    ) -> AttemptRecord:
+        return self.functions[event.phase, event.task.name].attempts[-1]
+
+    def goes_on(self, now: float) -> None:
+        """Move the end of a run that nobody waits for any more, and that still cleans up."""
+        if self.end is not None:
+            self.end = now
+
+
+def _described(exception: BaseException | None) -> str | None:
+    return None if exception is None else shortened(shown(exception), LONGEST_EXCEPTION)
+
+
+WRITERS: Final[dict[type[Any], Callable[[RunRecord, Any, float], None]]] = {
+    RunFinished: RunRecord.finished,
+    PhaseStarted: RunRecord.phase_started,
+    PhaseFinished: RunRecord.phase_finished,
+    TaskStarted: RunRecord.task_started,
+    TaskFinished: RunRecord.task_finished,
+    TaskSkipped: RunRecord.task_skipped,
+    AttemptStarted: RunRecord.attempt_started,
+    AttemptSuspended: RunRecord.attempt_suspended,
+    AttemptResumed: RunRecord.attempt_resumed,
+    AttemptFinished: RunRecord.attempt_finished,
+    RetryScheduled: RunRecord.retry_scheduled,
+    TimeoutExpired: RunRecord.timeout_expired,
+    CancellationRequested: RunRecord.cancellation_requested,
+}

@@ -1,0 +1,271 @@
+"""Workflows at random.
+
+In a *settled* workflow no race is decided by how often the event loop passes at one moment: times
+are unlike each other, and a function that has suspended sleeps before it fails. So the contract
+says all there is to say about its outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+from typing import Protocol, TypeVar
+
+from workflows import (
+    PHASES,
+    Arrangement,
+    Behaviour,
+    CancelCaller,
+    CancelOther,
+    CancelSelf,
+    Disturbance,
+    Ending,
+    Error,
+    Factory,
+    Instant,
+    Node,
+    Raise,
+    Retryable,
+    Return,
+    Script,
+    Set,
+    SetVariable,
+    Shape,
+    Sleep,
+    Step,
+    Wait,
+    Workflow,
+    Yield,
+)
+
+T = TypeVar("T")
+
+_UNFIT_FOR_TASKS = (Error.KEYBOARD_INTERRUPT, Error.SYSTEM_EXIT, Error.GENERATOR_EXIT)
+
+
+class Chooser(Protocol):
+    """Where choices come from: a `random.Random` is one."""
+
+    def randint(self, a: int, b: int, /) -> int: ...
+
+    def choice(self, seq: Sequence[T], /) -> T: ...
+
+
+def random_workflow(choose: Chooser, *, settled: bool) -> Workflow:
+    """Make a workflow out of choices."""
+    return _Author(choose, settled).workflow()
+
+
+class _Author:
+    def __init__(self, choose: Chooser, settled: bool) -> None:
+        self.choose = choose
+        self.settled = settled
+        self.times = 0
+        # A timeout of 0 races with all that happens before the first sleep, so that there is
+        # nothing of that kind in a settled workflow that has one.
+        self.zero_timeouts = self.one_in(6)
+        arrangements = (Arrangement.LEVELS, *Arrangement)
+        self.arrangement = self.choose.choice(arrangements)
+        self.passes = not (settled and self.zero_timeouts)
+        if settled and self.arrangement is not Arrangement.LEVELS:
+            # What ends calls what waits for it at once, so that whatever is decided by passes,
+            # wherever it happens, is a race with what is called at the same moment.
+            self.passes = self.zero_timeouts = False
+        # The one attempt in so many that fails.
+        self.temper = self.choose.choice((2, 4, 12))
+        self.names: tuple[str, ...] = ()
+
+    def one_in(self, number: int) -> bool:
+        return self.choose.randint(1, number) == number
+
+    def seconds(self) -> float:
+        """A time that no other time, nor a sum of others, is likely to equal.
+
+        It has few enough bits for sums of some dozens of them to be exact.
+        """
+        whole = self.choose.choice((1, 1, 2, 3, 4, 6))
+        if not self.settled:
+            return float(whole)
+        self.times += 1
+        return whole + Random(self.times).getrandbits(29) / 2**30
+
+    def workflow(self) -> Workflow:
+        if self.arrangement is Arrangement.LEVELS:
+            levels = (0,) if self.one_in(4) else (-3, 0, 7)
+            self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 5)))
+            nodes = tuple(self.node(name, self.choose.choice(levels)) for name in self.names)
+        else:
+            nodes = self.graph()
+        factory = self.choose.choice((Factory.NONE, *Factory)) if self.one_in(3) else Factory.NONE
+        disturbance, debug = self.disturbance(), self.one_in(30)
+        places = self.choose.randint(1, 3) if not self.settled and self.one_in(4) else None
+        return Workflow(nodes, disturbance, factory, debug, self.arrangement, places)
+
+    def graph(self) -> tuple[Node, ...]:
+        self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 7)))
+        # Each may depend on whatever comes before it here, added earlier or later.
+        order: list[str] = []
+        for name in self.names:
+            order.insert(self.choose.randint(0, len(order)) if self.one_in(3) else len(order), name)
+        density = self.choose.choice((2, 3))
+        nodes = []
+        for name in self.names:
+            earlier = order[: order.index(name)]
+            depends_on = tuple(other for other in earlier if self.one_in(density))
+            # Some do nothing in most phases, or in all of them.
+            node = Node(name, 0) if self.one_in(6) else self.node(name, 0)
+            nodes.append(replace(node, depends_on=depends_on))
+        return tuple(nodes)
+
+    def node(self, name: str, level: int) -> Node:
+        phases = {phase: self.behaviour() for phase in PHASES if not self.one_in(3)}
+        if not phases:
+            phases["execute"] = self.behaviour()
+        return Node(name, level, **phases)
+
+    def disturbance(self) -> Disturbance:
+        kind = self.choose.randint(0, 9)
+        if kind == 7:
+            return Disturbance(timeout=self.seconds())
+        if kind == 8:
+            return Disturbance(cancel_at=(self.seconds(),))
+        if kind == 9 and (self.settled or self.one_in(3)):
+            first = self.seconds()
+            return Disturbance(cancel_at=(first, first + self.seconds()))
+        if kind == 9:
+            first = self.choose.randint(0, 20)
+            if self.one_in(2):
+                return Disturbance(cancel_at_pass=(first,))
+            return Disturbance(cancel_at_pass=(first, first + self.choose.randint(0, 5)))
+        return Disturbance()
+
+    def behaviour(self) -> Behaviour:
+        if self.one_in(3):
+            # Most functions of most programs: nothing special.
+            steps = self.steps(self.choose.randint(0, 1))
+            if self.settled:
+                steps = self.settle(steps, Return(), at_once=True)
+            return Behaviour((Script(steps),))
+        shapes = [Shape.ASYNC_DEF, Shape.AWAITABLE]
+        if self.passes:
+            shapes += Shape.TASK, Shape.GROUP
+        shape = self.choose.choice(shapes) if self.one_in(2) else Shape.ASYNC_DEF
+        if self.fails() and self.one_in(4):
+            shape = Shape.PLAIN
+        retries = self.choose.choice((0, 0, 0, 1, 2))
+        behaviour = Behaviour(
+            tuple(self.script(shape) for _ in range(self.choose.randint(1, retries + 1))),
+            shape,
+            timeout=self.timeout(),
+            retries=retries,
+        )
+        if retries:
+            behaviour = replace(
+                behaviour,
+                initial_delay=self.seconds() if self.settled or self.one_in(2) else 0,
+                backoff_factor=self.choose.choice((2.0, 1, 0.5)),
+                max_delay=self.seconds() if self.one_in(4) else None,
+                retryable=self.choose.choice(tuple(Retryable)),
+            )
+        return behaviour
+
+    def timeout(self) -> float | None:
+        if self.zero_timeouts and self.one_in(4):
+            return 0
+        return self.seconds() if self.one_in(self.temper) else None
+
+    def script(self, shape: Shape) -> Script:
+        if shape is Shape.PLAIN:
+            instants = tuple(self.instant() for _ in range(self.choose.randint(0, 1)))
+            return Script(instants, self.ending(shape))
+        ending = self.ending(shape)
+        steps = self.steps(self.choose.randint(0, 3))
+        if self.settled:
+            at_once = shape not in (Shape.GROUP, Shape.TASK)
+            steps = self.settle(steps, ending, at_once=at_once)
+        return Script(steps, ending, self.on_cancel(shape, depth=1))
+
+    def on_cancel(self, shape: Shape, depth: int) -> Script | None:
+        if not self.one_in(3):
+            return None
+        ending = self.ending(shape)
+        steps = self.steps(self.choose.randint(0, 2))
+        if self.settled:
+            steps = self.settle(steps, ending, at_once=True)
+        return Script(steps, ending, self.on_cancel(shape, depth + 1) if depth < 3 else None)
+
+    def steps(self, number: int) -> tuple[Step, ...]:
+        return tuple(self.step() for _ in range(number))
+
+    def step(self) -> Step:
+        kind = self.choose.randint(0, 7)
+        if kind < 3 and self.passes:
+            return Yield(self.choose.randint(1, 3))
+        if kind == 3 and self.passes:
+            return Wait(self.choose.randint(0, 1))
+        if kind in (4, 5):
+            return self.instant()
+        if kind == 6 and self.one_in(2) and self.fails():
+            cancels: tuple[Instant, ...] = (
+                CancelSelf(),
+                CancelOther(self.choose.choice(self.names)),
+                CancelCaller(),
+            )
+            return self.choose.choice(cancels)
+        return Sleep(self.seconds())
+
+    def instant(self) -> Instant:
+        if self.passes and self.one_in(2):
+            return Set(self.choose.randint(0, 1))
+        return SetVariable(self.choose.randint(0, 9))
+
+    def fails(self) -> bool:
+        return self.one_in(self.temper)
+
+    def ending(self, shape: Shape) -> Ending:
+        if not self.fails():
+            return Return(self.choose.choice((None, 1, 2)))
+        if not self.one_in(3):
+            return Raise(self.choose.choice((Error.VALUE, Error.CONNECTION, Error.RETRYABLE)))
+        errors = [
+            error
+            for error in Error
+            # asyncio lets some through the event loop when they leave an asyncio.Task of its
+            # own; StopIteration means something else where a coroutine raises it.
+            if not (
+                (shape in (Shape.GROUP, Shape.TASK) and error in _UNFIT_FOR_TASKS)
+                or (shape is not Shape.PLAIN and error is Error.STOP_ITERATION)
+            )
+        ]
+        return Raise(self.choose.choice(errors))
+
+    def settle(self, steps: tuple[Step, ...], ending: Ending, *, at_once: bool) -> tuple[Step, ...]:
+        """Insert a sleep wherever a failure could come at the same moment as something else.
+
+        `at_once`: it can fail before anything else can happen, if it does so before it
+        suspends.
+        """
+        if CancelSelf() in steps and isinstance(ending, Return) and self.one_in(4):
+            instant = (step for step in steps if isinstance(step, (Set, SetVariable)))
+            return (*instant, CancelSelf())  # never felt
+        settled: list[Step] = []
+        alone = at_once  # nothing else can happen before the function's next suspension
+        slept = False
+        for step in steps:
+            if isinstance(step, (CancelSelf, CancelOther, CancelCaller)):
+                if not (alone and slept):
+                    settled.append(Sleep(self.seconds()))
+                settled += [step, Sleep(self.seconds())]
+                alone = slept = True
+                continue
+            settled.append(step)
+            if isinstance(step, Sleep):
+                alone = slept = True
+            elif not isinstance(step, SetVariable):
+                alone = False
+        if isinstance(ending, Raise) and not alone:
+            settled.append(Sleep(self.seconds()))
+        elif steps and isinstance(steps[-1], CancelSelf) and self.one_in(2):
+            settled.pop()  # never felt
+        return tuple(settled)
