@@ -3,9 +3,10 @@
     python -m tests.monte_carlo --runs 10000
     python -m tests.monte_carlo --minutes 10     # with a line about memory every few seconds
 
-A run is one seed, and two workflows made from it. The settled one (see `random_workflows`) is played on
-the reference model and on each engine: all must agree. The other is played on each engine, races
-and all: it must break no promise. And two engines must be alike in everything that can be seen.
+A run is one seed, and two workflows made from it. The settled one (see `random_workflows`) is
+played on the reference model and on each engine: all must agree. The other is played on each
+engine, races and all: it must break no promise. And two engines must be alike in everything that
+can be seen.
 
 The seed to begin with is a new one each time, unless it is given. What is found is printed with
 the command that repeats it.
