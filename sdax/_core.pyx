@@ -912,6 +912,20 @@ cdef class Driver:
         block(held, True)
         return held
 
+    cdef bint is_stepped(self) except -1:
+        # Nobody but the loop makes our asyncio.Task current, to step it.
+        return current_task(self.run.loop) is self.task
+
+    cdef object disturb(self, method, tuple arguments):
+        """Let other code close the coroutine or throw into it, as it could with that of any
+        `asyncio.Task`. The function may have given up what its own one waits for, which would
+        never go on then: it is cancelled."""
+        try:
+            return getattr(self.coroutine, method)(*arguments)
+        finally:
+            if not self.is_stepped():
+                self.task.cancel()
+
     # What asyncio.Task asks of a coroutine.
 
     def __next__(self):
@@ -929,9 +943,13 @@ cdef class Driver:
         raise StopIteration
 
     def send(self, value):
+        if self.coroutine is not None and self.coroutine.cr_running:
+            return self.coroutine.send(value)  # which a function has sent to itself
         return self.__next__()
 
     def throw(self, exception, value=None, traceback=None):
+        if self.coroutine is not None and (self.coroutine.cr_running or not self.is_stepped()):
+            return self.disturb(THROW_METHOD, (exception,))
         if self.holding:
             # As Task.cancel() does it: who owns the future hears of it first.
             held = self.hand_over()
@@ -951,7 +969,7 @@ cdef class Driver:
 
     def close(self):
         if self.coroutine is not None:
-            self.coroutine.close()
+            self.disturb("close", ())
 
     def __await__(self):
         return self

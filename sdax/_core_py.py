@@ -406,7 +406,7 @@ class Driver:
                         self.__qualname__ = awaitable.__qualname__
                         value = yield from awaitable
                 except BaseException as exception:
-                    if isinstance(exception, GeneratorExit) and self.is_closing():
+                    if isinstance(exception, GeneratorExit) and not self.is_stepped():
                         raise
                     error = exception
                 if error is None or limits is None or attempts is not None:
@@ -486,10 +486,21 @@ class Driver:
             refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.phase.number])
         return value
 
-    def is_closing(self) -> bool:
+    def is_stepped(self) -> bool:
         # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
         # other time is no function's own, but the interpreter dropping what will never run on.
-        return current_task(self.run.loop) is not self.task
+        return current_task(self.run.loop) is self.task
+
+    def disturb(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Let other code close the coroutine or throw into it, as it could with that of any
+        `asyncio.Task`. The function may have given up what its own one waits for, which would
+        never go on then: it is cancelled."""
+        try:
+            return method(*arguments)
+        finally:
+            del method, arguments
+            if not self.is_stepped():
+                self.task.cancel()
 
     # The rest of what asyncio.Task asks of a coroutine.
 
@@ -497,20 +508,30 @@ class Driver:
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
+        coroutine = None if self.run is None else self.coroutine
+        try:
+            if coroutine is not None and (coroutine.cr_running or not self.is_stepped()):
+                return self.disturb(coroutine.throw, exception)
+            return self.throw_in(exception)
+        finally:
+            # The traceback that it gets leads to this frame.
+            del exception
+
+    def throw_in(self, exception: Any) -> Any:
         attempts = self.attempts
         if attempts is not None and attempts.watch is not None:
             attempts.resumed(attempts.watch)
         try:
             yielded = self.body.throw(exception)
         finally:
-            # The traceback that it gets leads to this frame.
             del exception
         if attempts is not None:
             attempts.suspended()
         return yielded
 
     def close(self) -> None:
-        self.body.close()
+        if self.run is not None and self.coroutine is not None:
+            self.disturb(self.coroutine.close)
 
     def __await__(self) -> Driver:
         return self
@@ -575,7 +596,7 @@ class EarlyDriver(Driver):
         block(held, True)
         return held
 
-    def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
+    def throw_in(self, exception: Any) -> Any:
         held = getattr(self, "held", None)
         if held is not None:
             # As Task.cancel() does it: who owns the future hears of it first.
@@ -589,7 +610,7 @@ class EarlyDriver(Driver):
         elif self.__next__ is ENDED:
             raise StopIteration
         try:
-            return super().throw(exception)
+            return super().throw_in(exception)
         finally:
             del exception
 
@@ -612,10 +633,10 @@ class LoneDriver(Driver):
             self.task.set_name(self.run.phase.work[self.index][2])
         return super().begin()
 
-    def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
+    def throw_in(self, exception: Any) -> Any:
         try:
             if self.begun:
-                return super().throw(exception)
+                return super().throw_in(exception)
             run, index = self.run, self.index
             self.discard()
             run.never_called(index, exception)
@@ -697,7 +718,7 @@ class Attempts:
                     driver.__qualname__ = awaitable.__qualname__
                     value = yield from awaitable  # type: ignore[misc]
             except BaseException as exception:
-                if isinstance(exception, GeneratorExit) and driver.is_closing():
+                if isinstance(exception, GeneratorExit) and not driver.is_stepped():
                     raise
                 error = exception
             if timeout is not None:
