@@ -428,17 +428,21 @@ def _checked_pairs(added: Iterable[tuple[Any, Any]]) -> tuple[tuple[Any, Any], .
     try:
         pairs = tuple((task, place) for task, place in added)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"a processor is made of pairs of a task and its place, got {shown(added)}; "
-            f"use builder()"
-        ) from error
+        raise _no_pairs(added) from error
+    if not all(isinstance(task, AsyncTask) for task, _ in pairs):
+        raise _no_pairs(added)
     names = set[Hashable]()
     for task, _ in pairs:
-        _check_task(task)
         if task.name in names:
             raise ValueError(f"two tasks are named {shown(task.name)}; names must be unique")
         names.add(task.name)
     return pairs
+
+
+def _no_pairs(added: object) -> TypeError:
+    return TypeError(
+        f"a processor is made of pairs of a task and its place, got {shown(added)}; use builder()"
+    )
 
 
 def _check_level(task: AsyncTask[Any, Any], level: object) -> None:

@@ -511,8 +511,9 @@ def test_a_processor_without_a_builder_is_checked_like_one_with() -> None:
         AsyncTaskProcessor(((TASK, "1"),))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got 'B'; did you mean"):
         AsyncDagTaskProcessor(((TASK, "B"),))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"use builder\(\)"):
-        AsyncTaskProcessor((TASK,))  # type: ignore[arg-type]
+    for added in ((TASK,), ["00"], [(0, TASK)]):  # of "00", each "0" was taken for half of a pair
+        with pytest.raises(TypeError, match=r"pairs of a task and its place.*use builder\(\)"):
+            AsyncTaskProcessor(added)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("predicate", [nothing, yielding])
