@@ -7,53 +7,91 @@ from typing import Any
 
 import pytest
 
-from attempts import now, virtual_clock
-from helpers import Broken, Trace, build, failure_of, forever, solo, task
-from sdax import RetryableException, TaskFunction
+from attempts import virtual_clock
+from helpers import (
+    PHASES,
+    Broken,
+    Trace,
+    build,
+    error_of,
+    failure_of,
+    forever,
+    nothing,
+    solo,
+    spawn,
+    states,
+    task_in,
+    until,
+)
+from sdax import RetryableException, SdaxTaskGroup, TaskFunction, task, task_func, task_group_func
 
-pytestmark = pytest.mark.usefixtures("factors")
+
+async def test_the_group_is_an_asyncio_one_of_our_type() -> None:
+    seen = []
+
+    async def look(ctx: Any, group: SdaxTaskGroup) -> str:
+        seen.append(group)
+        return "value"
+
+    report = await solo(execute=task_group_func(look)).process_tasks(None)
+    assert type(seen[0]) is SdaxTaskGroup
+    assert isinstance(seen[0], asyncio.TaskGroup)
+    assert report["A"].execute.value == "value"
 
 
-@virtual_clock
-async def test_each_attempt_has_a_task_group_of_its_own() -> None:
-    groups: list[Any] = []
+async def test_each_attempt_has_a_new_group() -> None:
+    groups = []
 
-    async def function(ctx: Any, group: Any) -> Any:
+    async def flaky(ctx: Any, group: SdaxTaskGroup) -> None:
         groups.append(group)
-        child = group.create_task(asyncio.sleep(1, "child"))
-        if len(groups) == 1:
-            raise RetryableException
-        return await child
+        if len(groups) < 3:
+            raise ConnectionError
 
-    report = await solo(
-        TaskFunction(function, retries=1, has_task_group_argument=True)
-    ).process_tasks("context")
-    assert report["A"].pre_execute == ("succeeded", 2, "child", None)
-    assert len(set(map(id, groups))) == 2
-    assert all(isinstance(group, asyncio.TaskGroup) for group in groups)
+    function = task_group_func(flaky, retries=2, initial_delay=0)
+    report = await solo(execute=function).process_tasks(None)
+    assert len({id(group) for group in groups}) == 3
+    assert report["A"].execute.attempts == 3
 
 
-@virtual_clock
-async def test_children_are_awaited_before_an_attempt_ends() -> None:
+@pytest.mark.parametrize("phase", PHASES)
+async def test_what_is_created_in_the_group_is_awaited_before_the_attempt_ends(phase: str) -> None:
     trace = Trace()
 
-    async def child() -> None:
-        await asyncio.sleep(3)
-        trace.append("child")
+    async def fan_out(ctx: Any, group: SdaxTaskGroup) -> None:
+        trace.append("call")
+        for n in range(3):
+            group.create_task(trace.pausing(f"child {n}", n)(ctx))
+        trace.append("return")
 
-    async def function(ctx: Any, group: Any) -> None:
-        assert ctx == "context"
-        group.create_task(child())
+    processor = build([task_in(phase, task_group_func(fan_out))])
+    after = task("Z", **{phase: task_func(trace.quick("next level"))})
+    if phase == "pre_execute":
+        processor = build([task_in(phase, task_group_func(fan_out))], [after])
+    elif phase == "post_execute":
+        processor = build([after], [task_in(phase, task_group_func(fan_out))])
+    await processor.process_tasks(None)
+    assert {f"child {n} done" for n in range(3)} <= {*trace}
+    if phase != "execute":
+        assert trace[-1] == "next level"
 
-    await build(
-        [task("A", TaskFunction(function, has_task_group_argument=True))],
-        [task("B", trace.quick("B"))],
-    ).process_tasks("context")
-    assert trace == ["child", "B"]
+
+async def test_a_failed_child_fails_the_attempt() -> None:
+    trace = Trace()
+    error = ValueError("mine")
+
+    async def fan_out(ctx: Any, group: SdaxTaskGroup) -> None:
+        group.create_task(trace.failing("fails", error, 1)(ctx))
+        group.create_task(trace.waiting("waits")(ctx))
+
+    caught = await failure_of(solo(execute=task_group_func(fan_out)))
+    (member,) = caught.exceptions
+    assert isinstance(member, ExceptionGroup)
+    assert member.exceptions == (error,)
+    assert "waits cancelled" in trace
 
 
 @virtual_clock
-async def test_a_failing_child_fails_the_attempt() -> None:
+async def test_a_failed_child_cancels_the_function_too() -> None:
     broken = Broken()
 
     async def fail() -> None:
@@ -71,29 +109,86 @@ async def test_a_failing_child_fails_the_attempt() -> None:
     assert error.leaf_exceptions() == [broken]
 
 
-@virtual_clock
-async def test_children_are_cancelled_with_their_attempt() -> None:
+async def test_a_failed_child_is_retried_like_any_failure() -> None:
+    attempts = []
+
+    async def fan_out(ctx: Any, group: SdaxTaskGroup) -> str:
+        attempts.append(group)
+        if len(attempts) < 3:
+            group.create_task(Trace().failing("", ConnectionError(), 1)(ctx))
+            group.create_task(Trace().failing("", RetryableException(), 1)(ctx))
+        return "value"
+
+    function = task_group_func(fan_out, retries=2, initial_delay=0)
+    report = await solo(execute=function).process_tasks(None)
+    assert report["A"].execute == ("succeeded", 3, "value", None)
+
+
+async def test_a_group_with_one_failure_that_cannot_be_retried_is_not() -> None:
+    attempts = []
+
+    async def fan_out(ctx: Any, group: SdaxTaskGroup) -> None:
+        attempts.append(group)
+        group.create_task(Trace().failing("", ConnectionError(), 1)(ctx))
+        group.create_task(Trace().failing("", ValueError(), 1)(ctx))
+
+    await failure_of(solo(execute=task_group_func(fan_out, retries=2, initial_delay=0)))
+    assert len(attempts) == 1
+
+
+@pytest.mark.virtual_clock
+async def test_a_timeout_cancels_what_is_in_the_group() -> None:
     trace = Trace()
 
-    async def function(ctx: Any, group: Any) -> None:
-        group.create_task(trace.waiting("child")(None))
+    async def fan_out(ctx: Any, group: SdaxTaskGroup) -> None:
+        group.create_task(trace.waiting("child")(ctx))
 
-    error = await failure_of(solo(TaskFunction(function, timeout=2, has_task_group_argument=True)))
-    assert type(error.exceptions[0]) is TimeoutError
+    function = task_group_func(fan_out, timeout=3, retries=1, initial_delay=0)
+    caught = await failure_of(solo(execute=function))
+    assert trace == ["child", "child cancelled"] * 2
+    assert states(caught.report) == {"A": "-T-"}
+
+
+@pytest.mark.parametrize("limits", [{}, {"retries": 2}, {"timeout": 5}], ids=str)
+async def test_a_cancellation_cancels_what_is_in_the_group(limits: Any) -> None:
+    trace = Trace()
+
+    async def fan_out(ctx: Any, group: SdaxTaskGroup) -> None:
+        group.create_task(trace.waiting("child")(ctx))
+        await forever()
+
+    run = spawn(solo(execute=task_group_func(fan_out, **limits)))
+    await until(lambda: trace)
+    run.cancel()
+    assert isinstance(await error_of(run), asyncio.CancelledError)
     assert trace == ["child", "child cancelled"]
 
 
-@virtual_clock
-async def test_a_child_that_fails_retryably_is_retried_by_the_leaves() -> None:
-    calls: list[float] = []
+async def test_a_failed_sibling_cancels_what_is_in_the_group() -> None:
+    trace = Trace()
 
-    async def fail() -> None:
-        raise ConnectionError
+    async def fan_out(ctx: Any, group: SdaxTaskGroup) -> None:
+        group.create_task(trace.waiting("child")(ctx))
 
-    async def function(ctx: Any, group: Any) -> None:
-        calls.append(now())
-        if len(calls) < 3:
-            group.create_task(fail())
+    processor = build(
+        [
+            task("A", execute=task_group_func(fan_out)),
+            task("B", execute=task_func(trace.failing("B", ValueError(), 2))),
+        ]
+    )
+    error = await failure_of(processor)
+    assert "child cancelled" in trace
+    assert states(error.report) == {"A": "-C-", "B": "-F-"}
 
-    await solo(TaskFunction(function, retries=2, has_task_group_argument=True)).process_tasks(None)
-    assert calls == [0, 1, 3]
+
+async def test_a_group_is_closed_after_its_attempt() -> None:
+    groups = []
+
+    async def leak(ctx: Any, group: SdaxTaskGroup) -> None:
+        groups.append(group)
+
+    await solo(execute=task_group_func(leak)).process_tasks(None)
+    late = nothing(None)
+    with pytest.raises(RuntimeError):
+        groups[0].create_task(late)
+    late.close()
