@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from sdax.bench.contestants import Contestant, by_hand
-from sdax.bench.work import Function, Job, Library, Once, Work
+from sdax.bench.work import PRE, Function, Job, Library, Once, Work
 
 
 def peers() -> list[Contestant]:
@@ -125,7 +125,7 @@ def _hamilton() -> Contestant:
 
 
 def _is_graph_work(work: Work) -> bool:
-    return work.is_plain
+    return work.phases == (PRE,) and not (work.timeout or work.retries or work.fails)
 
 
 def _limit(fail_after: Any) -> Callable[[Function, float], Function]:

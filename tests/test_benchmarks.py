@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -15,9 +16,13 @@ import pytest
 
 import compare
 import report
+import sdax
+from conftest import LOOP_KINDS
 from measurements import read_run
+from sdax.__main__ import main
 from sdax.bench.contestants import BASELINE, Contestant, contestants
 from sdax.bench.work import EXECUTE, POST, PRE, Function, Job, Once, Work
+from virtual_clock import VirtualClockLoop
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WORKS = [
@@ -54,6 +59,31 @@ def test_what_is_written_by_hand_does_the_work(rival: Contestant, work: Work) ->
         return
     with a_loop() as loop:
         rival.checked(loop, work)()
+
+
+@pytest.mark.parametrize(
+    "rival",
+    [each for each in contestants() if not each.name.startswith("sdax ")],
+    ids=lambda rival: rival.name,
+)
+def test_what_is_written_by_hand_tries_as_often_as_it_may(rival: Contestant) -> None:
+    async def flaky(ctx: list[float]) -> None:
+        ctx.append(asyncio.get_running_loop().time())
+        if len(ctx) <= 2:
+            raise ConnectionError
+
+    times: list[float] = []
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        loop = runner.get_loop()
+        rival.prepare(loop)
+        once = rival.make(Job([[flaky]], (), (), timeout=None, retries=2))
+        loop.run_until_complete(once(times))
+    assert times == [0, 1, 3]
+
+
+def test_a_published_sdax_has_no_engines_to_choose_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sdax, "IMPLEMENTATION")
+    assert [each.name for each in contestants() if each.name.startswith("sdax")] == []
 
 
 def raw(function: Function) -> Contestant:
@@ -139,6 +169,46 @@ def test_the_command_prints_a_table() -> None:
         "1 ms, 3-2-2, 500 at once",
     ]
     assert all(float(row[30:].split()[1]) > 0 for row in rows)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_command_shows_on_a_terminal_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    main(["bench", "--seconds", "0.01", "--only", "500 at once"])
+    shown = terminal.getvalue().split("\r\x1b[K")
+    assert shown == [
+        "",
+        "1 of 2: 3-2-2, 500 at once ...",
+        "",
+        "2 of 2: 1 ms, 3-2-2, 500 at once ...",
+        "",
+    ]
+    assert "..." not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    "uvloop" not in [kind.name for kind in LOOP_KINDS], reason="there is no uvloop for this"
+)
+def test_the_command_measures_on_uvloop() -> None:
+    done = run_command("--seconds", "0.01", "--only", "1 x 1000, timeout", "--loop", "uvloop")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ", uvloop; how many times" in done.stdout
+    assert "\n1 x 1000, timeout " in done.stdout
+
+
+def test_the_command_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "--loop", "uvloop"])
+    assert str(caught.value).startswith("--loop uvloop: ")
+    assert str(caught.value).endswith("; pip install uvloop")
 
 
 def test_the_command_names_the_works_there_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -579,3 +580,36 @@ async def test_a_caller_that_is_closed() -> None:
     await until(lambda: "post done" in trace)
     await passes(2)
     assert trace == ["A", "A cancelled", "post", "post done"]
+
+
+@pytest.mark.parametrize("limits", [{}, {"retries": 2}])
+def test_cleanup_that_is_dropped_with_its_loop(engine: Any, limits: Any) -> None:
+    # It gets a GeneratorExit, as every coroutine that will never go on; nothing more is called.
+    trace = Trace()
+
+    async def waits(ctx: Any) -> None:
+        trace.append("B.post")
+        try:
+            await forever()
+        except BaseException as error:
+            trace.append(repr(error))
+            raise
+
+    async def abandon() -> None:
+        cleanup = (
+            [task("A", post=trace.quick("A.post"))],
+            [task("B", post=TaskFunction(waits, **limits))],
+        )
+        coroutine = build(*cleanup).process_tasks(None)
+        coroutine.send(None)
+        await until(lambda: trace)
+        coroutine.close()
+
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    loop.run_until_complete(abandon())
+    loop.close()
+    gc.collect()
+    assert trace == ["B.post", "GeneratorExit()"]
+    assert told == ["Task was destroyed but it is pending!"]

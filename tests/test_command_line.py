@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import sdax
 from sdax.__main__ import main
 
 SHOP = """
@@ -98,6 +101,18 @@ def well_formed(page: str) -> ElementTree.Element:
     assert not re.search(r"""(?:src|href)=|url\((?!#)|@import|https?:""", page)
     (picture,) = re.findall(r"<svg.*</svg>", page, re.DOTALL)
     return ElementTree.fromstring(picture)
+
+
+def test_without_a_command_it_tells_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    with asyncio.Runner() as runner:
+        loop = type(runner.get_loop())
+    lines = [
+        f"sdax {sdax.__version__}",
+        f"engine: {sdax.IMPLEMENTATION}",
+        f"Python: {platform.python_implementation()} {platform.python_version()}",
+        f"loop: {loop.__module__}.{loop.__qualname__}",
+    ]
+    assert command(capsys=capsys) == (0, "\n".join(lines) + "\n", "")
 
 
 def test_show_as_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

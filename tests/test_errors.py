@@ -64,6 +64,11 @@ async def test_failures() -> None:
     assert first._fields == ("name", "phase", "attempts", "exception")
 
 
+def test_there_is_no_error_without_failures() -> None:
+    with pytest.raises(ValueError, match="at least one TaskFailure, got none"):
+        SdaxExecutionError.from_failures([], None)
+
+
 async def test_notes() -> None:
     broken = Broken("broken")
     broken.add_note("of the function's own")

@@ -223,6 +223,20 @@ async def test_a_file_that_cannot_be_written(left: int, caplog: pytest.LogCaptur
     assert [record for record in caplog.records if record.name == "sdax"] == []
 
 
+async def test_a_terminal_that_is_closed_under_a_live_display() -> None:
+    file = Failing(1000)
+    display = ProgressDisplay(console=terminal(file))
+
+    async def fail(ctx: Any) -> None:
+        file.left = 0
+        raise ValueError
+
+    before = sys.stdout, sys.stderr
+    error = await error_of(solo(fail).process_tasks(None, observer=display))
+    assert isinstance(error, SdaxExecutionError)
+    assert (sys.stdout, sys.stderr) == before
+
+
 def test_runs_in_several_threads(engine: Any) -> None:
     console = terminal()
     display = ProgressDisplay(console=console)

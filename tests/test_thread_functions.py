@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from helpers import PHASES, build, error_of, failure_of, passes, solo, spawn, states, task_in, var
+from helpers import (
+    PHASES,
+    build,
+    error_of,
+    failure_of,
+    nothing,
+    passes,
+    solo,
+    spawn,
+    states,
+    task_in,
+    var,
+)
 from sdax import task, task_func, task_thread_func
 
 
@@ -81,6 +93,14 @@ async def test_the_error_of_a_thread_function_is_its_own() -> None:
         raise error
 
     assert (await failure_of(solo(execute=task_thread_func(fail)))).exceptions == (error,)
+
+
+async def test_a_coroutine_out_of_a_thread_is_refused() -> None:
+    error = await failure_of(solo(execute=task_thread_func(lambda ctx: nothing(ctx))))
+    (refused,) = error.exceptions
+    assert type(refused) is TypeError
+    assert str(refused).startswith("the function of a thread must be a plain one, but it returned")
+    assert str(refused).endswith("use task_func")
 
 
 async def test_a_timeout_gives_a_thread_up() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import html
 import json
 import threading
 import weakref
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers import build, error_of, forever, nothing, task
+from helpers import Trace, build, error_of, forever, nothing, passes, solo, task
 from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction
 from sdax.observe import Timeline
 from sdax.text import cells
@@ -130,6 +131,22 @@ async def test_only_the_latest_runs_are_kept(engine: Any) -> None:
     assert "(2 earlier ones are not kept)" in timeline.to_text()
 
 
+async def test_a_long_exception_is_cut(engine: Any) -> None:
+    timeline = Timeline()
+    await record(solo(Trace().failing("", ValueError("x" * 400 + "end"))), timeline)
+    (function,) = timeline.runs[0].functions
+    assert function.exception is not None
+    assert function.exception.startswith("ValueError('xxx")
+    assert len(function.exception) == 300 and function.exception.endswith("x…")
+
+
+def test_a_timeline_in_short(engine: Any) -> None:
+    timeline = Timeline()
+    assert repr(timeline) == "<Timeline of 0 runs>"
+    asyncio.run(record(solo(nothing), timeline))
+    assert repr(timeline) == "<Timeline of 1 run>"
+
+
 @pytest.mark.parametrize(
     ("wrong", "kind"), [(0, ValueError), (True, TypeError), ("many", TypeError)]
 )
@@ -154,6 +171,83 @@ def test_runs_of_several_threads_at_once(engine: Any) -> None:
     assert set(Counter(run.thread for run in runs).values()) == {10}
     assert all(len(run.functions) == 5 and run.state is State.FAILED for run in runs)
     check_trace(timeline.to_chrome_trace())
+
+
+# Of what is not the usual run, in every format
+
+
+def every_format(timeline: Timeline, directory: Path) -> dict[str, str]:
+    trace, page = check_trace(timeline.to_chrome_trace()), written(timeline, directory)
+    assert Tags(page).open == []
+    return {
+        "text": timeline.to_text(100),
+        "mermaid": timeline.to_mermaid(),
+        "trace": json.dumps(trace, ensure_ascii=False),
+        "page": html.unescape(page),
+    }
+
+
+async def test_a_run_that_is_under_way(engine: Any, tmp_path: Path) -> None:
+    timeline = Timeline()
+    found: dict[str, str] = {}
+
+    async def looks(ctx: Any) -> None:
+        await passes(2)
+        found.update(every_format(timeline, tmp_path))
+        raise ValueError("seen enough")
+
+    pausing = TaskFunction(Trace().failing("", ConnectionError("reset")), retries=1)
+    processor = build([task("Looks", looks), task("Waits", forever), task("Pauses", pausing)])
+    await record(processor, timeline)
+    assert "run 1: under way" in found["text"]
+    retry = "Pauses.pre_execute, attempt 1: failed: ConnectionError('reset'); again in"
+    assert retry in found["text"] and retry in found["page"]
+    assert "pre_execute Waits (under way) :active" in found["mermaid"]
+    assert '"state": "under way"' in found["trace"]
+    assert "Waits.pre_execute is under way" in found["page"]
+    assert "Pauses.pre_execute: in the pause before a retry" in found["page"]
+
+
+async def test_a_run_that_is_left_early(engine: Any, tmp_path: Path) -> None:
+    timeline = Timeline()
+    async with solo(nothing, nothing, nothing).open(None, observer=timeline) as run:
+        await run.run_next()
+    found = every_format(timeline, tmp_path)
+    for name in ("text", "page"):
+        assert "execute of A skipped, because the caller ended the run early" in found[name]
+    assert "execute A (skipped) :done, milestone" in found["mermaid"]
+    assert "A.execute skipped, because the caller ended the run early" in found["trace"]
+
+
+async def test_a_function_that_no_task_was_made_for(engine: Any, tmp_path: Path) -> None:
+    def refuses(loop: Any, coroutine: Any, **options: Any) -> Any:
+        raise RuntimeError("no more tasks")
+
+    timeline = Timeline()
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    loop.set_task_factory(refuses)
+    try:
+        await record(solo(nothing), timeline)
+    finally:
+        loop.set_task_factory(before)
+    (function,) = timeline.runs[0].functions
+    assert (function.state, function.attempts) == (State.FAILED, ())
+    for text in every_format(timeline, tmp_path).values():
+        assert "failed" in text
+
+
+async def test_very_many_of_everything(engine: Any, tmp_path: Path) -> None:
+    timeline = Timeline(max_runs=2)
+    error = ValueError()
+    levels = [[task(number, nothing, post=Trace().failing("", error))] for number in range(60)]
+    for _ in range(4):
+        await record(build(*levels), timeline)
+    found = every_format(timeline, tmp_path)
+    assert "\n  (and 20 more)\n" in found["text"] + "\n"
+    assert "2 earlier ones are not kept" in found["page"]
+    assert "and 20 steps more" in found["page"]
+    assert "(100 steps more)" in str(timeline.critical_path())
 
 
 # Text

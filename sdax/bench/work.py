@@ -77,11 +77,6 @@ class Work:
         """How many functions are called in all."""
         return sum(self.shape) * len(self.phases) * self.repeat * self.concurrent
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is one phase of functions that succeed, with no limits."""
-        return self.phases == (PRE,) and not (self.timeout or self.retries or self.fails)
-
 
 @dataclass(frozen=True)
 class Job:

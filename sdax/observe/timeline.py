@@ -12,6 +12,7 @@ from weakref import ref
 
 from ..checks import checked_limit
 from ..events import Event, ObservedRun, RunStarted
+from ..text import counted
 from .critical_path import CriticalPath
 from .gantt import draw_runs
 from .mermaid import runs_to_mermaid
@@ -122,4 +123,4 @@ class Timeline:
         return self.to_text()
 
     def __repr__(self) -> str:
-        return f"<Timeline of {len(self._runs)} runs>"
+        return f"<Timeline of {counted(len(self._runs), 'run')}>"
