@@ -56,5 +56,5 @@ def current_task() -> asyncio.Task[Any]:
 async def let_cancellation_arrive(task: asyncio.Task[Any]) -> None:
     """Take a cancellation that is on its way to the current `asyncio.Task`, if there is one."""
     if task._must_cancel:  # type: ignore[attr-defined]
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):  # pragma: no cover (3.12)
             await asyncio.sleep(0)

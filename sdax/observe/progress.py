@@ -129,7 +129,7 @@ class ProgressDisplay:
         )
         try:
             live.start()
-        except LiveError:
+        except LiveError:  # pragma: no cover (rich before 14.1)
             return  # somebody else's display is there: lines, then
         self._live = live
         atexit.register(live.stop)  # for the terminal, should a run never end
