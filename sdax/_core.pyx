@@ -240,6 +240,7 @@ cdef class Run:
     cdef readonly bint over
     cdef public object waiter
     cdef readonly object plan
+    cdef tuple arrays  # of the plan
     cdef object ctx
     cdef object parent  # who waits for this run
     cdef object context
@@ -276,6 +277,7 @@ cdef class Run:
         if watch is not None:
             self.watch = watch
             self.record = Record(plan, watch)
+        self.arrays = plan.arrays
         self.places = plan.places
         self.ctx = ctx
         self.loop = get_running_loop()
@@ -312,10 +314,13 @@ cdef class Run:
             self.note().skipped_phase(EXECUTE)
 
     cdef int enter_phase(self, int number) except -1:
+        cdef tuple arrays = <tuple>self.arrays[number]
         self.number = number
-        self.work, self.stages, self.gates, self.onward, self.waits = <tuple>(
-            (<tuple>self.plan.phases)[number].arrays
-        )
+        self.work = <tuple>arrays[0]
+        self.stages = <tuple>arrays[1]
+        self.gates = <tuple>arrays[2]
+        self.onward = <tuple>arrays[3]
+        self.waits = <tuple>arrays[4]
         self.opened = 0
         if self.waiting is not None:
             self.waiting = self.queue = None
@@ -1043,11 +1048,7 @@ cdef int start_ready_early(Run run) except -1:
         context = PyContext_Copy(run.context)
         driver = new_driver(run, index, context)
         task = Task(driver, loop=loop, name=(<tuple>run.work[index])[2], context=context)
-        if (
-            queue
-            and not run.bare
-            and getattr(queue[len(queue) - 1]._callback, "__self__", None) is task
-        ):
+        if queue and not run.bare and queue[len(queue) - 1]._context is context:
             step = queue.pop()._callback
             PyContext_Enter(context)
             step()

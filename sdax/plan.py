@@ -34,7 +34,7 @@ class Phase:
     gates whose `onward` says so, which feed it as they open. Gate 0 waits for nothing.
     """
 
-    __slots__ = ("arrays", "gates", "number", "onward", "stages", "waits", "work")
+    __slots__ = ("gates", "number", "onward", "stages", "waits", "work")
 
     def __init__(
         self,
@@ -51,7 +51,6 @@ class Phase:
         self.gates = gates
         self.onward = onward
         self.waits = waits
-        self.arrays = (work, stages, gates, onward, waits)  # in one go, for the compiled engine
 
     def limited(self, tasks: Sequence[AsyncTask[Any, Any]]) -> Phase:
         """Return the same phase of these tasks with limits for every function."""
@@ -78,7 +77,16 @@ class Plan:
     can start. At most `places` functions are suspended at a time.
     """
 
-    __slots__ = ("_observed", "_tasks", "index_of", "names", "phases", "places", "starts_with")
+    __slots__ = (
+        "_observed",
+        "_tasks",
+        "arrays",
+        "index_of",
+        "names",
+        "phases",
+        "places",
+        "starts_with",
+    )
 
     def __init__(
         self,
@@ -92,6 +100,8 @@ class Plan:
         self.names: tuple[Hashable, ...] = tuple(task.name for task in tasks)
         self.index_of = {name: index for index, name in enumerate(self.names)}
         self.phases = phases
+        # The phases once more, for the compiled engine: it reads tuples faster than attributes.
+        self.arrays = tuple((p.work, p.stages, p.gates, p.onward, p.waits) for p in phases)
         self.starts_with = tuple(starts_with)
         self.places = places
 
