@@ -723,6 +723,7 @@ cdef class Driver:
             NULL,
         )
         if made is NULL:
+            self.coroutine = None
             return -1
         self.coroutine = <object>made
         Py_XDECREF(made)

@@ -50,6 +50,28 @@ async def test_cancelled_while_waiting_for_a_retry(
 
 
 @virtual_clock
+async def test_cancelled_while_what_returned_no_awaitable_waits_for_a_retry(
+    loop_errors: list[Any],
+) -> None:
+    calls: list[Any] = []
+    trace = Trace()
+    function: Any = TaskFunction(
+        calls.append,  # type: ignore[arg-type]
+        retries=1,
+        initial_delay=100,
+        retryable_exceptions=TypeError,
+    )
+    run = spawn(solo(function, post=trace.quick("post")))
+    await until(lambda: calls)
+    await asyncio.sleep(0)
+    run.cancel()
+    assert isinstance(await error_of(run), asyncio.CancelledError)
+    (failure,) = loop_errors.pop()["exception"].exceptions
+    assert "must return an awaitable" in str(failure)
+    assert trace == ["post"]
+
+
+@virtual_clock
 async def test_a_sibling_fails_while_one_waits_for_a_retry() -> None:
     last, broken = RetryableException(), Broken()
 
