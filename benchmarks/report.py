@@ -34,7 +34,8 @@ fast, and less than 1 is slower. Each contestant is checked before its time coun
 called every function once, and none before its turn.
 
 - *gather* is `asyncio.gather`, *eager* a `TaskGroup` on a loop with asyncio's eager task factory
-  (Python 3.12 and newer), *one by one* plain sequential awaits without any structure, the floor.
+  (Python 3.12 and newer), *eager tasks* such tasks alone, with nobody to look after the rest when
+  one fails, *one by one* plain sequential awaits without any structure, the floor.
 - Where 500 run at once, `asyncio.gather` starts them for all alike.
 - Garbage is collected before a measurement and not in it. trio's times include `trio.run()`.
 - Empty cells: the contestant cannot do the work, or was not measured.

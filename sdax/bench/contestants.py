@@ -94,6 +94,8 @@ def contestants() -> list[Contestant]:
                 prepare=lambda loop: loop.set_task_factory(_eagerly),
             )
         )
+        bare = by_hand(_in_eager_tasks)
+        found.append(Contestant("eager tasks", bare, can=lambda work: not work.fails))
     found.append(Contestant("one by one", by_hand(_one_by_one), can=_needs_no_concurrency))
     return found
 
@@ -200,6 +202,16 @@ async def _in_gather(functions: Sequence[Function], ctx: Any) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def _in_eager_tasks(functions: Sequence[Function], ctx: Any) -> None:
+    # As little as it can cost to run them at once: nobody looks after the rest when one fails.
+    options: dict[str, Any] = {"loop": asyncio.get_running_loop(), "eager_start": True}
+    coroutines: Any = (function(ctx) for function in functions)
+    tasks = [asyncio.Task(coroutine, **options) for coroutine in coroutines]
+    for task in tasks:
+        if not task.done():
+            await task
 
 
 async def _one_by_one(functions: Sequence[Function], ctx: Any) -> None:
