@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
-from operator import is_
 from random import uniform
 from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final
@@ -74,6 +73,7 @@ class Run:
         "due",
         "last",
         "loop",
+        "mapping",
         "opened",
         "over",
         "parent",
@@ -118,6 +118,7 @@ class Run:
         self.pumping = False
         self.bare = False  # the function called last has suspended by a bare yield
         self.untouched: int | None = None  # traces on an asyncio.Task that no function has left
+        self.mapping: Any = None  # what holds the variables of a context until one is set
         self.aborted = False  # nothing of this phase is opened or called any more
         self.uncalled: list[int] = []
         self.due: set[int] | None = None  # the tasks to clean up; None is all
@@ -374,10 +375,11 @@ class Driver:
                 )
                 if not called:
                     run.untouched = traces
+                    run.mapping = get_referents(context)[-1]
                 elif (
                     traces != run.untouched
                     or len(context) != run.variables
-                    or (run.variables and not same_values(context, run.context))
+                    or (run.variables and get_referents(context)[-1] is not run.mapping)
                     or (following := next(run.ready, None)) is None
                 ):
                     self.release()
@@ -847,11 +849,6 @@ def block(held: Any, blocking: bool) -> None:
         held._asyncio_future_blocking = blocking
     except AttributeError:
         pass  # no future at all: the asyncio.Task will say so
-
-
-def same_values(one: Context, other: Context) -> bool:
-    """Tell whether two contexts have the very same values, given that they have as many."""
-    return all(map(is_, one.values(), other.values()))
 
 
 def drain(queue: deque[int]) -> Iterator[int]:
