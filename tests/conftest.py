@@ -11,6 +11,7 @@ A test that is no coroutine and runs a processor asks for the fixture `engine`.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import inspect
 import sys
@@ -111,6 +112,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
             ]
         metafunc.parametrize("loop_kind", kinds, ids=lambda kind: kind.name, indirect=True)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave the ten thousand tests that were collected out of garbage collections to come."""
+    gc.collect()
+    if hasattr(gc, "freeze"):  # which PyPy has not
+        gc.freeze()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let pytest's last garbage collection find whatever was left open, however long ago."""
+    if hasattr(gc, "unfreeze"):
+        gc.unfreeze()
 
 
 def _no_engine(*_: Any) -> NoReturn:

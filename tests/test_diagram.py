@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -232,17 +233,18 @@ def test_nothing_that_mermaid_could_take_for_syntax_is_left_of_a_name(make: Any)
 
 # The real Mermaid
 
+BUNDLE = re.compile(r"package/dist/(chunks/mermaid\.esm\.min/.*|mermaid\.esm\.min)\.mjs")
 CHECK = """
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const modules = process.argv[2] + "/node_modules/";
-const { JSDOM } = createRequire(modules)("jsdom");
+const home = process.argv[2];
+const { JSDOM } = createRequire(home + "/node_modules/")("jsdom");
 globalThis.window = new JSDOM("").window;
 globalThis.document = window.document;
-const core = pathToFileURL(modules + "mermaid/dist/mermaid.core.mjs");
-const { default: mermaid } = await import(core);
+const bundle = pathToFileURL(home + "/package/dist/mermaid.esm.min.mjs");
+const { default: mermaid } = await import(bundle);
 
 const found = [];
 for (const text of JSON.parse(readFileSync(0, "utf8"))) {
@@ -290,19 +292,28 @@ def mermaid() -> Iterator[Mermaid]:
     if npm is None or shutil.which("node") is None:
         pytest.skip("there is no node with npm to run Mermaid's own parser")
     # Not among pytest's own directories, which stay for a while: this one is large.
-    with TemporaryDirectory(prefix="mermaid-", ignore_cleanup_errors=True) as home:
-        options = ["--no-save", "--no-audit", "--no-fund", "--prefix", home]
-        done = subprocess.run(
-            [npm, "install", *options, "mermaid@11", "jsdom@26"],
-            cwd=home,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"npm cannot install Mermaid: {done.stderr.strip()[-300:]}")
-        yield Mermaid(Path(home))
+    with TemporaryDirectory(prefix="mermaid-", ignore_cleanup_errors=True) as name:
+        home = Path(name)
+        for command in (
+            ["install", "--no-save", "--no-audit", "--no-fund", "--prefix", name, "jsdom@26"],
+            ["pack", "mermaid@11"],
+        ):
+            done = subprocess.run(
+                [npm, *command, "--prefer-offline"],
+                cwd=home,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            if done.returncode:
+                pytest.skip(f"npm cannot {command[0]} {command[-1]}: {done.stderr.strip()[-300:]}")
+        # What browsers load has all that it depends on in it, and is a small part of the package.
+        (package,) = home.glob("mermaid-*.tgz")
+        with tarfile.open(package) as files:
+            wanted = [each for each in files if BUNDLE.fullmatch(each.name)]
+            files.extractall(home, wanted, filter="data")
+        yield Mermaid(home)
 
 
 def drawn_names() -> list[list[Any]]:

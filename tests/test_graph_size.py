@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,13 @@ from conftest import Implementation
 from sdax import AsyncDagTaskProcessor, AsyncTask, TaskFunction, join
 
 BUILT: dict[str, Any] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_large_stays() -> Iterator[None]:
+    """Spare later tests' garbage collections the graphs."""
+    yield
+    BUILT.clear()
 
 
 async def count_a_call(ctx: list[int]) -> None:

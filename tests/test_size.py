@@ -281,7 +281,6 @@ class Left(list[Any]):
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
-            gc.unfreeze()
             gc.enable()
 
 
