@@ -163,6 +163,39 @@ async def test_memory_of_suspended_functions() -> None:
 
 
 @one_loop
+async def test_memory_of_a_run_that_waits() -> None:
+    """A run of 7 tasks takes less than 1 KiB beyond the function that it waits in."""
+    tracemalloc = pytest.importorskip("tracemalloc")
+    number = 1000
+    builder = AsyncTaskProcessor.builder()
+    builder.add_task(AsyncTask("waits", execute=TaskFunction(forever)), 0)
+    for index in range(6):
+        builder.add_task(AsyncTask(index, execute=TaskFunction(nothing)), 0)
+    processor = builder.build()
+    many = large(forever, number, 1)
+
+    async def measure(start: Any) -> int:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        runs = start()
+        for run in runs:
+            run.send(None)
+        used = tracemalloc.get_traced_memory()[0] - before
+        for run in runs:
+            run.close()
+        await passes(3)
+        return used
+
+    tracemalloc.start()
+    try:
+        functions = await measure(lambda: [many.process_tasks(None)])
+        runs = await measure(lambda: [processor.process_tasks(None) for _ in range(number)])
+    finally:
+        tracemalloc.stop()
+    assert runs - functions < number * 1024
+
+
+@one_loop
 async def test_memory_is_linear() -> None:
     tracemalloc = pytest.importorskip("tracemalloc")
     peaks = []
