@@ -128,7 +128,7 @@ async def failure_of(
     with pytest.raises(SdaxExecutionError) as caught:
         await processor.process_tasks(ctx)
     error = caught.value
-    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    assert current().cancelling() == 0
     return error
 
 

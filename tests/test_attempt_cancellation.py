@@ -12,6 +12,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    current,
     error_of,
     failure_of,
     forever,
@@ -96,7 +97,7 @@ async def test_other_code_cancels_while_one_waits_for_a_retry() -> None:
     last = RetryableException()
 
     async def function(ctx: Any) -> None:
-        owned.append(asyncio.current_task())  # type: ignore[arg-type]
+        owned.append(current())
         raise last
 
     run = asyncio.get_running_loop().create_task(

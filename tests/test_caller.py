@@ -28,8 +28,7 @@ from sdax import SdaxExecutionError, TaskFunction
 @pytest.mark.parametrize("phase", PHASES)
 @soon_or_late
 async def test_the_caller_is_as_it_was(phase: str, number: int) -> None:
-    current = asyncio.current_task()
-    assert current is not None
+    me = current()
     error = await failure_of(
         build(
             [
@@ -39,24 +38,23 @@ async def test_the_caller_is_as_it_was(phase: str, number: int) -> None:
         )
     )
     assert isinstance(error, SdaxExecutionError)
-    assert current.cancelling() == 0
+    assert me.cancelling() == 0
     await asyncio.sleep(0)  # no CancelledError is on its way
     async with asyncio.timeout(60):
         await asyncio.sleep(0)
 
 
 async def test_a_count_of_cancellations_that_the_caller_had_is_kept() -> None:
-    current = asyncio.current_task()
-    assert current is not None
-    current.cancel()
+    me = current()
+    me.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.sleep(0)
-    assert current.cancelling() == 1
+    assert me.cancelling() == 1
     with pytest.raises(SdaxExecutionError):
         await solo(Trace().failing("A", Broken(), 1)).process_tasks(None)
-    assert current.cancelling() == 1
+    assert me.cancelling() == 1
     await solo(Trace().pausing("A")).process_tasks(None)
-    assert current.uncancel() == 0
+    assert me.uncancel() == 0
 
 
 async def test_two_runs_in_one_caller_after_a_failure() -> None:

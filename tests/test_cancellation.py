@@ -13,6 +13,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    current,
     error_of,
     forever,
     nothing,
@@ -112,7 +113,7 @@ async def test_cancellation_while_nothing_is_pending_in_a_level() -> None:
         caller[0].cancel()
 
     async def main() -> None:
-        caller.append(asyncio.current_task())  # type: ignore[arg-type]
+        caller.append(current())
         await build(
             [task("A", cancel_caller, post=trace.quick("A.post"))],
             [task("B", trace.waiting("B"), post=trace.quick("B.post"))],
@@ -166,7 +167,7 @@ async def test_further_cancellations_are_remembered_and_not_obeyed(phase: str) -
         try:
             await processor.process_tasks(None)
         except asyncio.CancelledError as error:
-            counts.append(asyncio.current_task().cancelling())  # type: ignore[union-attr]
+            counts.append(current().cancelling())
             assert error.args == ("first",)
             raise
 
@@ -203,7 +204,7 @@ async def test_siblings_are_cancelled_once() -> None:
             await forever()
         except asyncio.CancelledError:
             await passes(4)
-            trace.append(f"ended, {asyncio.current_task().cancelling()}")  # type: ignore[union-attr]
+            trace.append(f"ended, {current().cancelling()}")
             raise
 
     run = spawn(solo(slow_to_end))
@@ -372,7 +373,7 @@ async def test_asyncio_timeout_around_a_run(phase: str) -> None:
     assert trace == ["slow", "cleaned up"]
     # A slow cleanup goes on to its end; anything else is cut off at 5.
     assert loop.time() == (11 if phase == "post_execute" else 6)
-    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    assert current().cancelling() == 0
 
 
 @pytest.mark.virtual_clock
@@ -383,7 +384,7 @@ async def test_wait_for_around_a_run() -> None:
             solo(trace.waiting("A"), post=trace.pausing("post", 3)).process_tasks(None), 5
         )
     assert trace == ["A", "A cancelled", "post", "post done"]
-    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    assert current().cancelling() == 0
 
 
 async def test_a_run_in_a_task_group_whose_other_task_fails() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    current,
     error_of,
     nothing,
     solo,
@@ -55,7 +55,7 @@ async def test_what_is_no_exception(kind: Any, phase: str, number: int) -> None:
     if phase == "execute":
         assert "waiting cancelled" in trace
     assert ("after done" in trace) is (phase == "post_execute")
-    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    assert current().cancelling() == 0
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -10,6 +10,7 @@ import pytest
 from helpers import (
     Trace,
     build,
+    current,
     error_of,
     forever,
     nothing,
@@ -103,12 +104,10 @@ async def test_a_block_that_swallows_what_is_no_exception() -> None:
 
 async def test_a_block_that_swallows_its_cancellation() -> None:
     events = Recorder()
-    current = asyncio.current_task()
-    assert current is not None
     async with solo(forever, nothing, nothing).open(None, observer=events) as run:
-        asyncio.get_running_loop().call_soon(current.cancel)
+        asyncio.get_running_loop().call_soon(current().cancel)
         assert isinstance(await error_of(run.run_next()), asyncio.CancelledError)
-        current.uncancel()
+        current().uncancel()
     assert end_of(events) == (State.CANCELLED, None)
     assert events.lines(*OUTLINE)[0] == "pre cancelled"
 

@@ -18,7 +18,7 @@ import pytest
 
 import sdax
 import sdax.observe
-from helpers import nothing, solo
+from helpers import current, nothing, solo
 
 ROOT = Path(sdax.__file__).parent.parent
 PUBLIC = [
@@ -145,9 +145,7 @@ async def test_the_engine_under_test_is_the_one_that_runs(engine: Any) -> None:
 
     async def look(ctx: Any) -> None:
         await asyncio.sleep(0)
-        current = asyncio.current_task()
-        assert current is not None
-        used.append(type(current.get_coro()).__module__)
+        used.append(type(current().get_coro()).__module__)
 
     await solo(look).process_tasks(None)
     assert used == [engine.module.__name__]

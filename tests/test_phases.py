@@ -13,6 +13,7 @@ from helpers import (
     Trace,
     build,
     counts_references,
+    current,
     error_of,
     forever,
     nothing,
@@ -537,9 +538,7 @@ async def test_timeouts_around_the_block() -> None:
         async with asyncio.timeout(0.01):
             await in_block(processor.open(None), 3)
     assert trace == ["A", "A cancelled", "A.post", "A.post done"]
-    current = asyncio.current_task()
-    assert current is not None
-    assert current.cancelling() == 0
+    assert current().cancelling() == 0
 
 
 @pytest.mark.parametrize("phase", [0, 1, 2])

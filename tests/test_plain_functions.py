@@ -14,6 +14,7 @@ from helpers import (
     PHASES,
     Trace,
     build,
+    current,
     error_of,
     failure_of,
     nothing,
@@ -63,9 +64,7 @@ async def test_a_plain_function_has_an_asyncio_task_and_the_callers_variables() 
     seen = []
 
     def look(ctx: Any) -> None:
-        current = asyncio.current_task()
-        assert current is not None
-        seen.append((current.get_name(), var.get()))
+        seen.append((current().get_name(), var.get()))
         var.set("a function's")
 
     processor = build([task(n, execute=task_sync_func(look)) for n in range(3)])
@@ -244,9 +243,7 @@ async def test_a_plain_function_that_cancels_its_own_asyncio_task() -> None:
     trace = Trace()
 
     def cancel(ctx: Any) -> None:
-        current = asyncio.current_task()
-        assert current is not None
-        current.cancel()
+        current().cancel()
 
     processor = build(
         [

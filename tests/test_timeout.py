@@ -17,6 +17,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    current,
     error_of,
     failure_of,
     forever,
@@ -304,7 +305,7 @@ async def test_a_timeout_together_with_a_cancellation_of_other_code() -> None:
     owned: list[asyncio.Task[Any]] = []
 
     async def function(ctx: Any) -> None:
-        owned.append(asyncio.current_task())  # type: ignore[arg-type]
+        owned.append(current())
         try:
             await forever()
         finally:
@@ -320,7 +321,7 @@ async def test_the_count_of_cancellations_is_given_back() -> None:
     counts: list[int] = []
 
     async def function(ctx: Any) -> None:
-        counts.append(asyncio.current_task().cancelling())  # type: ignore[union-attr]
+        counts.append(current().cancelling())
         await forever()
 
     await failure_of(solo(TaskFunction(function, timeout=3, retries=2)))
@@ -330,7 +331,7 @@ async def test_the_count_of_cancellations_is_given_back() -> None:
 @virtual_clock
 async def test_a_cancellation_swallowed_before_counts_as_in_asyncio() -> None:
     async def swallow() -> None:
-        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        current().cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await forever()
 

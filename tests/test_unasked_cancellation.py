@@ -12,6 +12,7 @@ from helpers import (
     PHASES,
     Trace,
     build,
+    current,
     failure_of,
     forever,
     passes,
@@ -53,7 +54,7 @@ async def test_a_raised_cancelled_error(phase: str, number: int) -> None:
 async def test_a_function_that_cancels_itself(phase: str, number: int) -> None:
     async def function(ctx: Any) -> None:
         await passes(number)
-        asyncio.current_task().cancel("by myself")  # type: ignore[union-attr]
+        current().cancel("by myself")
         await forever()
 
     error = await failure_of(build([task_in(phase, function)]))
@@ -69,7 +70,7 @@ async def test_other_code_that_cancels_the_task_of_a_function(phase: str) -> Non
     owned: list[asyncio.Task[Any]] = []
 
     async def function(ctx: Any) -> None:
-        owned.append(asyncio.current_task())  # type: ignore[arg-type]
+        owned.append(current())
         await forever()
 
     run = asyncio.get_running_loop().create_task(
@@ -105,7 +106,7 @@ async def test_a_cancelled_future_fails_the_function_that_awaits_it() -> None:
 
 async def test_a_function_that_survives_a_cancellation_of_its_own_has_succeeded() -> None:
     async def function(ctx: Any) -> str:
-        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        current().cancel()
         try:
             await forever()
         except asyncio.CancelledError:
@@ -120,7 +121,7 @@ async def test_a_function_that_survives_a_cancellation_of_its_own_has_succeeded(
 async def test_a_cancellation_that_comes_too_late_to_arrive() -> None:
     async def function(ctx: Any) -> str:
         await asyncio.sleep(0)
-        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        current().cancel()
         return "done"
 
     report = await solo(function, function, function).process_tasks(None)

@@ -14,6 +14,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    current,
     failure_of,
     nothing,
     passes,
@@ -153,7 +154,7 @@ async def test_a_future_of_another_loop(number: int) -> None:
 async def test_awaiting_its_own_task(number: int) -> None:
     async def function(ctx: Any) -> None:
         await passes(number)
-        await asyncio.current_task()  # type: ignore[misc]
+        await current()
 
     error = await failure_of(solo(function))
     (exception,) = error.exceptions
