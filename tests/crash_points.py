@@ -52,6 +52,7 @@ from small_workflows import (
     in_graphs,
     in_levels,
     with_faults,
+    with_two_faults,
 )
 from verdicts import broken_promises, contracted
 from virtual_clock import SteppingLoop
@@ -232,6 +233,7 @@ class Set(NamedTuple):
     factories: Sequence[Factory] = (Factory.NONE,)
     twice: bool = True  # a further cancellation at each later point
     faults_cancelled: bool = False  # each fault with one cancellation at each point, too
+    two_faults: bool = False  # and each two functions that raise
 
     def workflows(self) -> Iterator[Workflow]:
         for small in self.small:
@@ -246,6 +248,7 @@ def quick_sets() -> list[Set]:
         Set("1 task", in_levels(1, ALL_PHASES), [Pace.PASSING, Pace.MIXED], faults_cancelled=True),
         Set("2 tasks in levels", in_levels(2, ("pep", ".ep")), [Pace.MIXED, Pace.PASSING]),
         Set("2 tasks, task factories", in_levels(2, ("pep",)), MIXED, FACTORIES),
+        Set("2 tasks, two faults", in_levels(2, ("pep",)), MIXED, twice=False, two_faults=True),
         Set("3 tasks in levels", in_levels(3, ("pep",)), [Pace.LIMITED]),
         Set("graphs of 3", in_graphs(3, ("pep",), IN_ORDER), [Pace.SLEEPING], twice=False),
     ]
@@ -254,8 +257,8 @@ def quick_sets() -> list[Set]:
 def full_sets() -> list[Set]:
     """What `make proof` goes through."""
     return [
-        Set("1 task", in_levels(1, ALL_PHASES), list(Pace), list(Factory), faults_cancelled=True),
-        Set("2 tasks in levels", in_levels(2, ALL_PHASES), list(Pace)),
+        Set("1 task", in_levels(1, ALL_PHASES), PACES, list(Factory), faults_cancelled=True),
+        Set("2 tasks in levels", in_levels(2, ALL_PHASES), PACES),
         Set("2 tasks, task factories", in_levels(2, MOST_UNLIKE), MIXED, FACTORIES),
         Set(
             "2 tasks, faults and cancellations together",
@@ -264,8 +267,17 @@ def full_sets() -> list[Set]:
             twice=False,
             faults_cancelled=True,
         ),
+        Set("2 tasks, two faults", in_levels(2, MOST_UNLIKE), PACES, twice=False, two_faults=True),
+        Set("3 tasks, two faults", in_levels(3, ("pep",)), MIXED, twice=False, two_faults=True),
+        Set(
+            "graphs of 3, two faults",
+            in_graphs(3, ("pep",), IN_ORDER),
+            MIXED,
+            twice=False,
+            two_faults=True,
+        ),
         Set("3 tasks in levels", in_levels(3, ALL_PHASES), MIXED, twice=False),
-        Set("3 tasks, cancelled twice, at any pace", in_levels(3, ("pep", ".ep")), list(Pace)),
+        Set("3 tasks, cancelled twice, at any pace", in_levels(3, ("pep", ".ep")), PACES),
         Set("4 tasks in levels", in_levels(4, ("pep", "pe.", ".ep")), MIXED, twice=False),
         Set("4 tasks, cancelled twice", in_levels(4, ("pep",)), SLEEPING),
         Set("graphs of 2", in_graphs(2, ALL_PHASES, IN_ORDER), MIXED),
@@ -279,7 +291,7 @@ def full_sets() -> list[Set]:
 
 IN_ORDER, AT_ONCE = Arrangement.GRAPH_IN_ORDER, Arrangement.GRAPH
 FACTORIES = (Factory.PLAIN, Factory.EAGER)
-MIXED, SLEEPING = (Pace.MIXED,), (Pace.SLEEPING,)
+PACES, MIXED, SLEEPING = tuple(Pace), (Pace.MIXED,), (Pace.SLEEPING,)
 
 
 def explore(
@@ -289,11 +301,16 @@ def explore(
     *,
     twice: bool,
     faults_cancelled: bool,
+    two_faults: bool,
 ) -> None:
     """Go through all schedules of a workflow, on each of these engines."""
     model = Model(workflow, loop)
     faulty = [
         (fault, place, Model(variant, loop)) for fault, place, variant in with_faults(workflow)
+    ]
+    pairs = [
+        (f"a function {one.value}, another {other.value}", Model(variant, loop))
+        for one, other, variant in (with_two_faults(workflow) if two_faults else ())
     ]
     for engine, tally in tallies.items():
         with using(engine):
@@ -303,7 +320,7 @@ def explore(
             for fault, place, variant in faulty:
                 explorer = Explorer(variant, tally)
                 kind = f"a function {fault.value}"
-                if fault is Fault.SWALLOW:
+                if fault in (Fault.SWALLOW, Fault.ANSWER):
                     for number in range(undisturbed.passes):
                         if waits(place, undisturbed.trace[: undisturbed.progress[number]]):
                             explorer.play(kind, number)
@@ -312,6 +329,8 @@ def explore(
                     if faults_cancelled:
                         for number in range(passes):
                             explorer.play(f"{kind}, cancelled", number)
+            for kind, variant in pairs:
+                Explorer(variant, tally).play(kind)
 
 
 def explore_sets(sets: Iterable[Set], tallies: Mapping[ModuleType, Tally]) -> Iterator[str]:
@@ -329,6 +348,7 @@ def explore_sets(sets: Iterable[Set], tallies: Mapping[ModuleType, Tally]) -> It
                     loop,
                     twice=each.twice,
                     faults_cancelled=each.faults_cancelled,
+                    two_faults=each.two_faults,
                 )
             counts = ", ".join(
                 f"{tally.engine} {tally.schedules.total() - count} schedules"

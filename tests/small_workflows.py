@@ -134,6 +134,7 @@ class Fault(Enum):
     CANCEL_SELF = "cancels its own asyncio.Task"
     CANCEL_CALLER = "cancels the caller"
     SWALLOW = "swallows its cancellation"
+    ANSWER = "answers its cancellation with an exception"
 
 
 def with_faults(workflow: Workflow) -> Iterator[tuple[Fault, Place, Workflow]]:
@@ -147,6 +148,16 @@ def with_faults(workflow: Workflow) -> Iterator[tuple[Fault, Place, Workflow]]:
                 nodes = [*workflow.nodes]
                 nodes[number] = replace(node, **{phase: faulty})
                 yield fault, Place(node.name, phase), replace(workflow, nodes=tuple(nodes))
+
+
+def with_two_faults(workflow: Workflow) -> Iterator[tuple[Fault, Fault, Workflow]]:
+    """Let each two functions raise, before they suspend and after."""
+    raising = (Fault.RAISE, Fault.INTERRUPT)
+    for one, place, faulty in with_faults(workflow):
+        if one in raising:
+            for other, other_place, twice_faulty in with_faults(faulty):
+                if other in raising and place < other_place:
+                    yield one, other, twice_faulty
 
 
 def _faulty(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
@@ -167,6 +178,10 @@ def _faulty(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
             yield fault, does(Script((*before, instant, *after)))
         if steps:
             yield Fault.SWALLOW, does(Script(steps, on_cancel=Script(before)))
+            answer = Script(before, Raise(Error.CONNECTION))
+            answering = does(Script(steps, on_cancel=answer))
+            # Which has retries left, and may not use them.
+            yield Fault.ANSWER, replace(answering, retries=1, retryable=Retryable.EVERYTHING)
         yield (
             Fault.RETRY,
             replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import ModuleType
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from conftest import Implementation
 from crash_points import Set, Tally, explore_sets, main, quick_sets
+from playing import observe, on_engine, using
 from sdax import _core_py
 from small_workflows import Pace, in_graphs, in_levels
+from verdicts import broken_promises
 from workflows import Arrangement
 
 
@@ -19,7 +22,7 @@ def test_every_point_of_small_workflows(engine: Implementation) -> None:
     for line in explore_sets(quick_sets(), {engine.module: tally}):
         print(line)
     assert not tally.found, "\n\n".join(map(str, tally.found[:3]))
-    assert tally.schedules.total() > 4000
+    assert tally.schedules.total() > 5000
 
 
 @pytest.mark.parametrize(
@@ -65,14 +68,47 @@ class LosingRun(_core_py.Run):
         self.finished_one()
 
 
-@pytest.mark.parametrize("run", [DeafRun, HastyRun, ForgetfulRun, LosingRun])
+class OneFailureRun(_core_py.Run):
+    """Knows of no second failure."""
+
+    def failed(self, index: int, error: BaseException, attempts: Any) -> None:
+        if self.note().failures:
+            error = asyncio.CancelledError()
+            self.aborted = True
+        super().failed(index, error, attempts)
+
+
+@pytest.mark.parametrize("run", [DeafRun, HastyRun, ForgetfulRun, LosingRun, OneFailureRun])
 def test_a_broken_engine_is_found(run: type[_core_py.Run]) -> None:
     broken: Any = ModuleType("broken")
     broken.Run, broken.uniform = run, None
     tally = Tally(run.__name__)
-    sets = [Set("2 tasks in levels", in_levels(2, ("pep",)), [Pace.SLEEPING])]
+    sets = [Set("2 tasks", in_levels(2, ("pep",)), [Pace.SLEEPING], two_faults=True)]
     assert list(explore_sets(sets, {broken: tally}))
     assert tally.found
+
+
+@pytest.mark.parametrize("what", ["call", "resume"])
+def test_a_function_that_goes_on_after_it_has_returned_is_found(
+    engine: Implementation, what: str
+) -> None:
+    (small, *_) = in_levels(1, ("pep",))
+    workflow = small.workflow(Pace.SLEEPING)
+    with using(engine.module):
+        seen = observe(workflow, on_engine)
+    assert broken_promises(workflow, seen) == []
+    last = seen.trace[-1]
+    seen.trace.append(last._replace(what=what))
+    assert any(str(last.place) in problem for problem in broken_promises(workflow, seen))
+
+
+def test_an_error_of_the_engines_own_is_found(engine: Implementation) -> None:
+    (small, *_) = in_levels(1, ("pep",))
+    workflow = small.workflow(Pace.SLEEPING)
+    with using(engine.module):
+        seen = observe(workflow, on_engine)
+    seen.error = AttributeError()
+    assert any("by no function" in problem for problem in broken_promises(workflow, seen))
 
 
 def test_what_was_found_can_be_repeated(

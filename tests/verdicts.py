@@ -10,7 +10,7 @@ from typing import Any
 
 from exceptions import describe, outline
 from playing import Event, Observation, Place
-from sdax import SdaxExecutionError, State, TaskCancelledError
+from sdax import SdaxExecutionError, State, TaskCancelledError, flatten_exceptions
 from workflows import PHASES, Arrangement, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
@@ -24,7 +24,9 @@ def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
     return [
         *seen.problems,
         *_leftovers(workflow, seen),
+        *_raised(seen),
         *_interruption(seen),
+        *_attempts(workflow, seen),
         *_cleanup(workflow, seen),
         *_order(workflow, seen),
         *_stopping(workflow, seen),
@@ -147,6 +149,16 @@ def _leftovers(workflow: Workflow, seen: Observation) -> Iterator[str]:
         yield f"cancelling() is {seen.cancelling}, and nobody cancelled the caller"
 
 
+def _raised(seen: Observation) -> Iterator[str]:
+    """What a run raises are its failures, a cancellation, or what a function has raised."""
+    error = seen.error
+    if error is None or isinstance(error, (SdaxExecutionError, CancelledError)):
+        return
+    raised = {id(leaf) for each in seen.raised for leaf in flatten_exceptions(each.exception)}
+    if any(id(leaf) not in raised for leaf in flatten_exceptions(error)):
+        yield f"raised, and by no function: {error!r}"
+
+
 def _interruption(seen: Observation) -> Iterator[str]:
     error = seen.error
     if seen.interrupted and (error is None or isinstance(error, Exception)):
@@ -166,13 +178,24 @@ def _behaviours(workflow: Workflow) -> dict[Place, Behaviour]:
     }
 
 
-def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
-    """Who has started is cleaned up, once and to the end; nobody else."""
-    calls = Counter(event.place for event in seen.calls() if event.attempt == 1)
+def _attempts(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    """A function is called once, and again only when that has failed and it has retries left."""
     behaviours = _behaviours(workflow)
-    for place, number in calls.items():
-        if number != 1:
+    for place, number in Counter(event.place for event in seen.calls()).items():
+        if number > behaviours[place].retries + 1:
             yield f"{place} was called {number} times"
+    returned: set[Place] = set()
+    for event in seen.trace:
+        if event.what == "return" and behaviours[event.place].shape is Shape.ASYNC_DEF:
+            returned.add(event.place)
+        elif event.place in returned:
+            yield f"{event.place} went on after it had returned: {event}"
+
+
+def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
+    """Who has started is cleaned up, to the end; nobody else."""
+    calls = Counter(event.place for event in seen.calls())
+    behaviours = _behaviours(workflow)
     last = seen.last_events()
     reached = max(
         (node.level for node in workflow.nodes if Place(node.name, PRE) in calls), default=None
