@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml
 	SDAX_REQUIRE_EXTENSIONS=1 $(BIN)/pip install -q -e ".[dev]"
 	@touch $@ $(BUILT)
 
-$(BUILT): sdax/_core.pyx setup.py | $(INSTALLED)
+$(BUILT): sdax/_core.pyx sdax/_core.h setup.py | $(INSTALLED)
 	SDAX_REQUIRE_EXTENSIONS=1 $(BIN)/pip install -q --no-deps -e .
 	@touch $@
 

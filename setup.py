@@ -55,6 +55,8 @@ WANTED = REQUIRED or (not UNWANTED and sys.implementation.name == "cpython")
 ENGINE = Extension(
     "sdax._core",
     ["sdax/_core.pyx"],
+    include_dirs=["sdax"],
+    depends=["sdax/_core.h"],
     extra_compile_args=["-O3", "-g0"] if os.name == "posix" else [],
     extra_link_args=["-s"] if sys.platform == "linux" else [],
 )

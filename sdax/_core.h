@@ -1,0 +1,137 @@
+/* What the compiled engine asks of CPython and its asyncio, and Cython has no words for. */
+
+#include <Python.h>
+
+/* asyncio.Task is asked after each function whether it left a trace: the C functions behind
+   its methods and attributes are called without the way through the interpreter. */
+static PyCFunction sdax_task_cancelling;
+static PyCFunction sdax_task_set_name;
+static PyGetSetDef *sdax_task_callbacks;
+static PyGetSetDef *sdax_task_must_cancel;
+
+static PyCFunction sdax_method(PyObject *type, const char *name, int flags) {
+    PyCFunction function = NULL;
+    PyObject *method = PyObject_GetAttrString(type, name);
+    if (method == NULL)
+        return NULL;
+    if (Py_IS_TYPE(method, &PyMethodDescr_Type)
+        && ((PyMethodDescrObject *)method)->d_method->ml_flags == flags)
+        function = ((PyMethodDescrObject *)method)->d_method->ml_meth;
+    else
+        PyErr_Format(PyExc_ImportError, "asyncio.Task.%s is not what it is in CPython", name);
+    Py_DECREF(method);
+    return function;
+}
+
+static PyGetSetDef *sdax_attribute(PyObject *type, const char *name) {
+    PyGetSetDef *attribute = NULL;
+    PyObject *descriptor = PyObject_GetAttrString(type, name);
+    if (descriptor == NULL)
+        return NULL;
+    if (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type))
+        attribute = ((PyGetSetDescrObject *)descriptor)->d_getset;
+    else
+        PyErr_Format(PyExc_ImportError, "asyncio.Task.%s is not what it is in CPython", name);
+    Py_DECREF(descriptor);
+    return attribute;
+}
+
+static int sdax_know_task(PyObject *type) {
+    if ((sdax_task_cancelling = sdax_method(type, "cancelling", METH_NOARGS)) == NULL
+        || (sdax_task_set_name = sdax_method(type, "set_name", METH_O)) == NULL
+        || (sdax_task_callbacks = sdax_attribute(type, "_callbacks")) == NULL
+        || (sdax_task_must_cancel = sdax_attribute(type, "_must_cancel")) == NULL)
+        return -1;
+    return 0;
+}
+
+/* Whether something asked of a Task answers with anything but None, False or 0. */
+static inline int sdax_answers(PyObject *answer) {
+    int truth;
+    if (answer == NULL)
+        return -1;
+    truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
+static inline int sdax_is_marked(PyObject *task) {
+    PyObject **attributes = _PyObject_GetDictPtr(task);
+    int marked;
+    /* Python 3.14 makes the dictionary for the question, so what counts is what is in it. */
+    if (attributes != NULL && *attributes != NULL && PyDict_Size(*attributes) != 0)
+        return 1;
+    marked = sdax_answers(sdax_task_cancelling(task, NULL));
+    if (marked == 0)
+        marked = sdax_answers(sdax_task_callbacks->get(task, sdax_task_callbacks->closure));
+    if (marked == 0)
+        marked = sdax_answers(
+            sdax_task_must_cancel->get(task, sdax_task_must_cancel->closure));
+    return marked;
+}
+
+static inline int sdax_set_name(PyObject *task, PyObject *name) {
+    PyObject *none = sdax_task_set_name(task, name);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+/* The variables of a Context: an immutable map, which every change replaces. The struct is
+   not public; sdax_know_context() makes sure that the map is where it is looked for. */
+static inline void *sdax_variables(PyObject *context) {
+    return ((void **)((char *)context + sizeof(PyObject)))[1];
+}
+
+static int sdax_know_context(void) {
+    int known = 0;
+    PyObject *variable = PyContextVar_New("sdax", NULL);
+    PyObject *one = PyContext_CopyCurrent();
+    PyObject *other = one == NULL ? NULL : PyContext_Copy(one);
+    if (variable != NULL && other != NULL) {
+        void *variables = sdax_variables(one);
+        known = variables != NULL && variables == sdax_variables(other);
+        if (PyContext_Enter(other) == 0) {
+            PyObject *token = PyContextVar_Set(variable, variable);
+            known = known && token != NULL && variables != sdax_variables(other)
+                && variables == sdax_variables(one);
+            Py_XDECREF(token);
+            PyContext_Exit(other);
+        }
+    }
+    Py_XDECREF(variable);
+    Py_XDECREF(one);
+    Py_XDECREF(other);
+    if (!known && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ImportError, "contextvars.Context is not what it is in CPython");
+    return known ? 0 : -1;
+}
+
+/* The head of the list of weak references changes with each that comes. */
+static inline void *sdax_weakrefs(PyObject *task) {
+    return *(void **)((char *)task + Py_TYPE(task)->tp_weaklistoffset);
+}
+
+static PyObject *sdax_take_error(void);
+
+static PyObject *sdax_take_returned(void) {
+    PyObject *stop = sdax_take_error();
+    PyObject *value = ((PyStopIterationObject *)stop)->value;
+    Py_XINCREF(value);
+    Py_DECREF(stop);
+    return value;
+}
+
+static PyObject *sdax_take_error(void) {
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL)
+        PyException_SetTraceback(error, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return error;
+#endif
+}
