@@ -127,7 +127,6 @@ cdef class Run:
     cdef Py_ssize_t pending  # opened, not yet finished
     cdef Driver first  # of the suspended ones, in the order in which they were called
     cdef Driver last
-    cdef dict task_arguments  # for each new asyncio.Task: name and context change
     cdef bint pumping
     cdef bint bare  # the function called last has suspended by a bare yield
     cdef readonly bint aborted  # nothing of this phase is opened or called any more
@@ -883,9 +882,7 @@ cdef inline Driver new_driver(Run run, Py_ssize_t index, context):
 cdef int start_ready_eagerly(Run run) except -1:
     """Start a driver in a new `asyncio.Task` while there is something to call."""
     cdef Py_ssize_t index
-    cdef dict arguments = run.task_arguments
-    if arguments is None:
-        arguments = run.task_arguments = {"loop": run.loop, "eager_start": True}
+    cdef dict arguments = {"loop": run.loop, "eager_start": True}
     while run.taken < run.places and (index := run.take()) >= 0:
         name = (<tuple>run.work[index])[2]
         context = PyContext_Copy(run.context)

@@ -163,8 +163,9 @@ async def test_memory_of_suspended_functions() -> None:
 
 
 @one_loop
-async def test_memory_of_a_run_that_waits() -> None:
-    """A run of 7 tasks takes less than 1 KiB beyond the function that it waits in."""
+async def test_memory_of_a_run_that_waits(engine: Any) -> None:
+    """Beyond the function that it waits in, a run of 7 tasks takes less than 1 KiB, and an eighth
+    more on the Python engine."""
     tracemalloc = pytest.importorskip("tracemalloc")
     number = 1000
     builder = AsyncTaskProcessor.builder()
@@ -192,7 +193,7 @@ async def test_memory_of_a_run_that_waits() -> None:
         runs = await measure(lambda: [processor.process_tasks(None) for _ in range(number)])
     finally:
         tracemalloc.stop()
-    assert runs - functions < number * 1024
+    assert runs - functions < number * {"compiled": 1024, "python": 1152}[engine.name]
 
 
 @one_loop
