@@ -452,7 +452,9 @@ class Driver:
             self.task = current_task(run.loop)
         yielded = self.body.send(None)
         self.shared = False
-        run.bare = yielded is None
+        if (yielded is None) is not run.bare:
+            run.bare = yielded is None
+            run.untouched = None  # the next asyncio.Task may begin in another way
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
             asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]

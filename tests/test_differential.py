@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from conftest import Implementation
 from monte_carlo import against_each_other, against_model, against_promises, search
 from random_workflows import random_workflow
-from workflows import Workflow
+from workflows import Behaviour, CancelCaller, Error, Node, Raise, Script, Workflow, Yield
 
 T = TypeVar("T")
 
@@ -84,3 +84,19 @@ def test_the_engines_are_alike(both_engines: list[ModuleType], settled: bool) ->
         workflow = random_workflow(Random(seed), settled=settled)
         problems = against_each_other(workflow, *both_engines)
         assert not problems, "\n".join([f"seed {seed}", repr(workflow), *problems])
+
+
+def test_the_engines_are_alike_in_how_they_share_a_task_after_bare_yields(
+    both_engines: list[ModuleType],
+) -> None:
+    raises_once = Behaviour(
+        (Script(ending=Raise(Error.TIMEOUT)), Script()), retries=1, initial_delay=0
+    )
+    workflow = Workflow(
+        (
+            Node("waits", 0, Behaviour((Script((Yield(3),)),)), raises_once),
+            Node("cancels", 0, Behaviour((Script((CancelCaller(),)),))),
+        ),
+        places=1,
+    )
+    assert not against_each_other(workflow, *both_engines)
