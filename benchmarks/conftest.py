@@ -66,10 +66,18 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: An
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: Any) -> None:
-    """Leave out single times and what the shapes look like, thousands of each; add the command."""
+    """Keep what was measured of each work and what its times come to; add the command."""
     output_json["command"] = " ".join(["pytest", *config.invocation_params.args])
-    for benchmark in output_json["benchmarks"]:
-        del benchmark["stats"]["data"], benchmark["params"]
+    output_json["benchmarks"] = list(map(in_short, output_json["benchmarks"]))
+
+
+def in_short(benchmark: Any) -> Any:
+    """Return an entry without single times, shapes of graphs and options, thousands of lines."""
+    stats = benchmark["stats"]
+    return {
+        "extra_info": benchmark["extra_info"],
+        "stats": {name: stats[name] for name in ("min", "median", "rounds")},
+    }
 
 
 def installed() -> Iterator[tuple[str, str]]:
