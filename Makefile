@@ -37,7 +37,7 @@ proof: $(BUILT) ## disturb small workflows at every point, on both engines (minu
 
 # In a copy, for an extension with AddressSanitizer is of no use to anything else. Left out is what
 # measures memory, of which the sanitizer keeps what was freed, and what takes too long with it: ten
-# thousand runs at once take longer than any test may.
+# thousand runs at once take longer than any test may, and browsers inherit it.
 ASAN := build/asan
 asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc, Linux)
 	rm -rf $(ASAN)
@@ -49,6 +49,7 @@ asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc
 	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 		PYTHONPATH=$(CURDIR)/$(ASAN)/installed $(BIN)/pytest --engine compiled \
 		--ignore tests/test_leaks.py --ignore tests/test_load.py --ignore tests/test_documentation.py \
+		--ignore tests/test_page_in_browser.py --ignore tests/test_perfetto.py \
 		--deselect tests/test_size.py::test_many_tasks
 
 cov: ## measure which lines the tests run, on Python 3.11 and 3.13 together (minutes)
