@@ -155,6 +155,12 @@ def test_a_bad_max_runs_is_refused(wrong: Any, kind: type[Exception]) -> None:
         Timeline(max_runs=wrong)
 
 
+async def test_max_runs_may_be_any_number(engine: Any) -> None:
+    timeline = Timeline(max_runs=10**30)
+    await solo(nothing).process_tasks(None, observer=timeline)
+    assert len(timeline.runs) == 1
+
+
 def test_runs_of_several_threads_at_once(engine: Any) -> None:
     timeline = Timeline()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from itertools import count
@@ -44,7 +45,9 @@ class Timeline:
     ) -> None:
         self._clock = clock
         self._numbers = count(1)
-        self._runs: deque[RunRecord] = deque(maxlen=checked_limit("max_runs", max_runs))
+        limit = checked_limit("max_runs", max_runs)
+        # Nothing can hold more than sys.maxsize, nor be told to.
+        self._runs: deque[RunRecord] = deque(maxlen=limit and min(limit, sys.maxsize))
         # Not by what leads to the context of a run: that may be large, and lead back here. And no
         # WeakKeyDictionary, which looks things up in Python, at each event.
         self._run_of: dict[ref[ObservedRun], RunRecord] = {}
