@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -483,9 +485,15 @@ def test_asyncio_run_cancels_what_its_main_task_leaves_behind(engine: Any) -> No
 _kept: Any = None
 
 
-def test_ctrl_c_is_a_cancellation(engine: Any) -> None:
-    import signal
+@pytest.fixture
+def heeded_ctrl_c() -> Iterator[None]:
+    """Have Python heed SIGINT, which shells ignore on behalf of what they start in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
+
+def test_ctrl_c_is_a_cancellation(engine: Any, heeded_ctrl_c: None) -> None:
     trace = Trace()
 
     async def interrupt(ctx: Any) -> None:
