@@ -487,7 +487,7 @@ _kept: Any = None
 
 @pytest.fixture
 def heeded_ctrl_c() -> Iterator[None]:
-    """Have Python heed SIGINT, which shells ignore on behalf of what they start in the background."""
+    """Have Python heed SIGINT, which shells ignore for what they start in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
