@@ -793,7 +793,7 @@ cdef class Driver:
         try:
             return getattr(self.coroutine, method)(*arguments)
         finally:
-            if not self.is_stepped():
+            if not self.is_stepped():  # pragma: no cover (run, but not traced by Cython)
                 self.task.cancel()
 
     # What asyncio.Task asks of a coroutine.

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers import Trace, build, error_of, forever, nothing, passes, solo, task
+from helpers import Trace, build, error_of, forever, nothing, passes, solo, task, until
 from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction
 from sdax.observe import Timeline
 from sdax.text import cells
@@ -223,6 +223,23 @@ async def test_a_run_that_is_left_early(engine: Any, tmp_path: Path) -> None:
         assert "execute of A skipped, because the caller ended the run early" in found[name]
     assert "execute A (skipped) :done, milestone" in found["mermaid"]
     assert "A.execute skipped, because the caller ended the run early" in found["trace"]
+
+
+async def test_a_run_that_nobody_waits_for_any_more(engine: Any, tmp_path: Path) -> None:
+    timeline, trace = Timeline(), Trace()
+    processor = solo(trace.waiting("pre"), post=trace.pausing("post", 3))
+    coroutine = processor.process_tasks(None, observer=timeline)
+    coroutine.send(None)
+    await until(lambda: trace)
+    coroutine.close()
+    (left,) = timeline.runs
+    assert left.state is State.CANCELLED and not left.is_over
+    await until(lambda: "post done" in trace)
+    await until(lambda: timeline.runs[0].is_over)
+    (run,) = timeline.runs
+    # It has taken as long as its cleanup, of which nobody has heard.
+    assert run.end is not None and run.end == run.phases[-1].end
+    assert "run 1: cancelled" in every_format(timeline, tmp_path)["text"]
 
 
 async def test_a_function_that_no_task_was_made_for(engine: Any, tmp_path: Path) -> None:
