@@ -16,7 +16,7 @@ cimport cython
 from cpython.object cimport Py_TYPE, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_XDECREF
 
-from .calls import as_coroutine, hide_engine, refuse_coroutine
+from .calls import as_coroutine, hide_engine, refuse_coroutine, refuse_running
 from .deadlines import Deadlines, clock_of
 from .plan import PHASES
 from .record import Record
@@ -791,6 +791,7 @@ cdef class Driver:
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
+            refuse_running(self.coroutine)
             return getattr(self.coroutine, method)(*arguments)
         finally:
             if not self.is_stepped():  # pragma: no cover (run, but not traced by Cython)
@@ -813,8 +814,8 @@ cdef class Driver:
         raise StopIteration
 
     def send(self, value):
-        if self.coroutine is not None and self.coroutine.cr_running:
-            return self.coroutine.send(value)  # which a function has sent to itself
+        if self.coroutine is not None:
+            refuse_running(self.coroutine)
         return self.__next__()
 
     def throw(self, exception, value=None, traceback=None):

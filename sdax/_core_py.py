@@ -25,7 +25,7 @@ from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final
 from weakref import getweakrefcount
 
-from .calls import as_coroutine, hide_engine, refuse_coroutine
+from .calls import as_coroutine, hide_engine, refuse_coroutine, refuse_running
 from .deadlines import Deadlines, clock_of
 from .plan import EXECUTE, PHASES, POST, PRE, Plan, Work
 from .record import Record
@@ -500,6 +500,7 @@ class Driver:
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
+            refuse_running(self.coroutine)
             return method(*arguments)
         finally:
             del method, arguments
@@ -509,6 +510,8 @@ class Driver:
     # The rest of what asyncio.Task asks of a coroutine.
 
     def send(self, value: Any) -> Any:
+        if self.run is not None and self.coroutine is not None:
+            refuse_running(self.coroutine)
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:

@@ -41,6 +41,15 @@ def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) 
     )
 
 
+def refuse_running(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Refuse to touch a coroutine that runs, with the `ValueError` that it would raise itself.
+
+    Asked itself to close or to throw, on Python 3.11 and 3.12, it may crash the interpreter.
+    """
+    if coroutine.cr_running:
+        raise ValueError("coroutine already executing")
+
+
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 

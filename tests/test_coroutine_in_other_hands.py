@@ -257,9 +257,26 @@ async def test_by_the_function_itself(number: int) -> None:
     assert trace == ["A", "post"]
 
 
-async def test_sent_to_by_the_function_itself() -> None:
+@soon_or_late
+async def test_by_the_function_itself_again_and_again(number: int) -> None:
+    # Python 3.11 and 3.12 take a part of a running coroutine's code for what it awaits, as soon as
+    # that code has been run a certain number of times: nobody may let them look.
     async def function(ctx: Any) -> None:
-        await asyncio.sleep(0)
+        await passes(number)
+        coroutine: Any = current().get_coro()
+        for _ in range(3000):
+            with pytest.raises(ValueError, match="already executing"):
+                coroutine.close()
+            with pytest.raises(ValueError, match="already executing"):
+                coroutine.throw(ThrownError())
+
+    await solo(function).process_tasks(None)
+
+
+@soon_or_late
+async def test_sent_to_by_the_function_itself(number: int) -> None:
+    async def function(ctx: Any) -> None:
+        await passes(number)
         coroutine: Any = current().get_coro()
         with pytest.raises(ValueError, match="already executing"):
             coroutine.send(None)
