@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any, NoReturn
 
 from .group import SdaxTaskGroup
@@ -41,7 +42,7 @@ def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) 
     )
 
 
-def refuse_running(coroutine: Coroutine[Any, Any, Any]) -> None:
+def refuse_running(coroutine: CoroutineType[Any, Any, Any]) -> None:
     """Refuse to touch a coroutine that runs, with the `ValueError` that it would raise itself.
 
     Asked itself to close or to throw, on Python 3.11 and 3.12, it may crash the interpreter.
