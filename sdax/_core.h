@@ -50,7 +50,7 @@ static inline int sdax_answers(PyObject *answer) {
     int truth;
     if (answer == NULL)
         return -1;
-    truth = PyObject_IsTrue(answer);
+    truth = answer == Py_None || answer == Py_False ? 0 : PyObject_IsTrue(answer);
     Py_DECREF(answer);
     return truth;
 }

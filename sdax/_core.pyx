@@ -8,12 +8,11 @@ through asyncio's own C functions.
 
 import asyncio
 import sys
-from asyncio import CancelledError, Task, current_task, get_running_loop
+from asyncio import CancelledError
 from random import uniform
-from types import CoroutineType
 
 cimport cython
-from cpython.object cimport Py_TYPE, PyObject, PyObject_Call, PyTypeObject
+from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
 from .calls import as_coroutine, hide_engine, refuse_coroutine, refuse_running
@@ -41,8 +40,10 @@ cdef extern from "Python.h":
         object, PyObject *, PyObject *, PyObject *, void *) noexcept
     PyObject *PyTuple_GET_ITEM(tuple, Py_ssize_t) noexcept
     int PyErr_ExceptionMatches(object) noexcept
+    bint PyCoro_CheckExact(object) noexcept
     # With an error, these two leave it to be taken by sdax_take_error().
     int PyIter_Send(object, object, PyObject **) noexcept
+    object PyWeakref_NewRef(object, void *)
     object PyContext_Copy(object)
     object PyContext_CopyCurrent()
     int PyContext_Enter(object) except -1
@@ -67,21 +68,22 @@ cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
 cdef object EAGER_FACTORY = getattr(asyncio, "eager_task_factory", None)
 cdef object THROW_METHOD = "throw"
+# Names of the module are looked up each time, these are not.
+cdef object Task = asyncio.Task
+cdef object current_task = asyncio.current_task
+cdef object get_running_loop = asyncio.get_running_loop
+cdef object BaseEventLoop = asyncio.BaseEventLoop
 cdef object add_to_awaited_by = None
 cdef object discard_from_awaited_by = None
-cdef object enter_task = None
-cdef object leave_task = None
-cdef object unregister_task = None
-cdef dict current_tasks = None
+cdef dict current_tasks = None  # by loop
+cdef set all_tasks = None  # weak references
 
 if AWAITED_BY:
     add_to_awaited_by = asyncio.future_add_to_awaited_by  # pragma: no cover (3.14)
     discard_from_awaited_by = asyncio.future_discard_from_awaited_by  # pragma: no cover (3.14)
 if not EAGER_START:
-    enter_task = asyncio.tasks._enter_task
-    leave_task = asyncio.tasks._leave_task
-    unregister_task = asyncio.tasks._unregister_task
     current_tasks = asyncio.tasks._current_tasks
+    all_tasks = asyncio.tasks._all_tasks.data
 
 sdax_know_task(Task)
 sdax_know_context()
@@ -563,13 +565,13 @@ cdef class Driver:
             return self.take_value(returned, outcome)
         self.coroutine = <object>returned
         Py_XDECREF(returned)
-        if type(self.coroutine) is not CoroutineType and self.make_coroutine(as_coroutine) < 0:
+        if not PyCoro_CheckExact(self.coroutine) and self.make_coroutine(as_coroutine) < 0:
             return RAISED
         return PyIter_Send(self.coroutine, None, outcome)
 
     cdef int take_value(self, PyObject *returned, PyObject **outcome) noexcept:
         """Take what a plain function has returned."""
-        if Py_TYPE(<object>returned) is not <PyTypeObject *>CoroutineType:
+        if not PyCoro_CheckExact(<object>returned):
             outcome[0] = returned
             return RETURNED
         self.coroutine = <object>returned
@@ -721,6 +723,7 @@ cdef class Driver:
         """Take note of how the function has ended."""
         cdef Py_ssize_t attempts = self.attempts
         cdef bint timed_out = self.timed_out
+        cdef tuple gates
         if attempts:
             self.attempts = 0
             self.timed_out = False
@@ -734,8 +737,8 @@ cdef class Driver:
             run.values[run.plan.key(run.number, self.index)] = value
         if attempts > 1 or run.watch is not None:
             run.note().succeeded(run.number, self.index, attempts, value)
-        gates = (<tuple>run.work[self.index])[3]
-        if gates and not run.aborted:
+        gates = <tuple>(<tuple>run.work[self.index])[3]
+        if len(gates) and not run.aborted:
             run.feed(gates)
         run.finished_one()
         return 0
@@ -880,21 +883,25 @@ cdef inline Driver new_driver(Run run, Py_ssize_t index, context):
     return driver
 
 
+cdef dict EARLY_TASK = {"loop": None, "name": None, "context": None}
+cdef dict EAGER_TASK = {**EARLY_TASK, "eager_start": True}
+
+
 cdef int start_ready_eagerly(Run run) except -1:
     """Start a driver in a new `asyncio.Task` while there is something to call."""
     cdef Py_ssize_t index
-    cdef dict arguments = {"loop": run.loop, "eager_start": True}
+    cdef dict arguments = EAGER_TASK.copy()  # which is less work than to make it anew
+    arguments["loop"] = run.loop
     while run.taken < run.places and (index := run.take()) >= 0:
-        name = (<tuple>run.work[index])[2]
         context = PyContext_Copy(run.context)
-        arguments["name"] = name
+        arguments["name"] = (<tuple>run.work[index])[2]
         arguments["context"] = context
         PyObject_Call(Task, (new_driver(run, index, context),), arguments)
     return 0
 
 
 cdef int start_ready_early(Run run) except -1:
-    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers.
+    """Do the same on Python 3.11, where asyncio's own hooks for it cost too much.
 
     There an `asyncio.Task` puts its first step into the loop's queue. In asyncio's own loops it
     can be taken out again and called: no less than an eager start. Elsewhere the driver begins
@@ -903,32 +910,34 @@ cdef int start_ready_early(Run run) except -1:
     """
     cdef Py_ssize_t index
     cdef Driver driver
+    cdef dict arguments = EARLY_TASK.copy()
     loop = run.loop
-    queue = getattr(loop, "_ready", None)
-    current = current_tasks.get(loop)
-    if current is not None:
-        leave_task(loop, current)
+    queue = loop._ready if isinstance(loop, BaseEventLoop) else None
+    current = current_tasks.pop(loop, None)
+    arguments["loop"] = loop
     while run.taken < run.places and (index := run.take()) >= 0:
         context = PyContext_Copy(run.context)
         driver = new_driver(run, index, context)
-        task = Task(driver, loop=loop, name=(<tuple>run.work[index])[2], context=context)
+        arguments["name"] = (<tuple>run.work[index])[2]
+        arguments["context"] = context
+        task = PyObject_Call(Task, (driver,), arguments)
         if queue and not run.bare and queue[len(queue) - 1]._context is context:
             step = queue.pop()._callback
             PyContext_Enter(context)
             step()
             PyContext_Exit(context)
             continue
-        enter_task(loop, task)
+        current_tasks[loop] = task
         PyContext_Enter(context)
         driver.begin_early(task)
         PyContext_Exit(context)
-        leave_task(loop, task)
+        del current_tasks[loop]
         if driver.run is None:
             # Only its first step is still in the loop's queue: nobody need see it.
-            unregister_task(task)
+            all_tasks.discard(PyWeakref_NewRef(task, NULL))
             task._log_destroy_pending = False
     if current is not None:
-        enter_task(loop, current)
+        current_tasks[loop] = current
     return 0
 
 

@@ -884,7 +884,9 @@ def start_ready_early(run: Run) -> None:
     will most likely do the same, and find its next step in the queue already.
     """
     loop = run.loop
-    queue = getattr(loop, "_ready", None)
+    queue: Any = None
+    if isinstance(loop, asyncio.BaseEventLoop):
+        queue = loop._ready  # type: ignore[attr-defined]
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)

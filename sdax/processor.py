@@ -25,9 +25,10 @@ from .watch import Watch
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
     """What all processors share: a plan, ready to run. Immutable."""
 
-    __slots__ = ("_infos", "_observer", "_plan")
+    __slots__ = ("_infos", "_observer", "_plain_report", "_plan")
 
     _plan: Plan
+    _plain_report: RunReport[K]  # of every run that has nothing to report but successes
     _observer: tuple[Observer, ...] | None
     _infos: tuple[TaskInfo, ...] | None  # made for the first run that is observed
 
@@ -59,7 +60,8 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
             except BaseException as exception:
                 interruption = interrupt(run, exception, interruption)
         if run.record is None and interruption is None:
-            return RunReport(self._plan, run.values, None)
+            values = run.values
+            return self._plain_report if values is None else RunReport(self._plan, values, None)
         try:
             return conclude(run, interruption)
         finally:
@@ -154,12 +156,14 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         tasks = [task for task, _ in added]
         ascending = {level: members[level] for level in sorted(members)}
         levels = {level: tuple(tasks[i] for i in indices) for level, indices in ascending.items()}
+        plan = plan_levels(ascending.values(), tasks, max_concurrency)
         self._set_once(
             _added=added,
             max_concurrency=max_concurrency,
             _observer=observer,
             _infos=None,
-            _plan=plan_levels(ascending.values(), tasks, max_concurrency),
+            _plan=plan,
+            _plain_report=RunReport(plan, None, None),
             levels=frozendict(levels),
         )
 
@@ -273,6 +277,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             _observer=observer,
             _infos=None,
             _plan=plan,
+            _plain_report=RunReport(plan, None, None),
             tasks=frozendict({task.name: task for task in tasks}),
             dependencies=frozendict({task.name: depends_on for task, depends_on in added}),
         )
