@@ -28,7 +28,8 @@ names the command that has measured it. `make results` runs all of them for one 
 
 A **work** is so many levels of so many functions: 100 x 10 are 100 levels of 10. The functions
 return at once, or `sleep(0)`, which suspends for one pass of the event loop, or wait for 1 ms.
-3-2-2 runs 100 times one after another where nothing else is said. A number in a column of
+What is over in a moment is done several times in a row and timed together, as `sdax/bench/work.py`
+says, so that the start and the end of an event loop do not count. A number in a column of
 contestants says **how many times as fast as one `asyncio.TaskGroup` per level** it is; 1 is as
 fast, and less than 1 is slower. Each contestant is checked before its time counts: that it has
 called every function once, and none before its turn.

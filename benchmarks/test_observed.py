@@ -14,7 +14,7 @@ from sdax.bench.contestants import Contestant, build
 from sdax.bench.work import EXECUTE, POST, PRE, Job, Once, Work
 
 WORKS = (
-    Work("1 x 1000", (1000,)),
+    Work("1 x 1000", (1000,), repeat=10),
     Work("3-2-2, three phases", (3, 2, 2), phases=(PRE, EXECUTE, POST), repeat=100),
     Work("sleep(0), 1 x 1000", (1000,), 0),
     Work("sleep(0), 3-2-2", (3, 2, 2), 0, repeat=100),
