@@ -61,9 +61,16 @@ class Cluster:
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), "-D", f"{self._folder}/data", *arguments]
         output, log = Path(self._folder, "output"), Path(self._folder, "log")
+        environment = dict(os.environ)
+        environment.pop("LD_PRELOAD", None)  # a sanitizer of ours makes its programs hang
         with output.open("w") as file:
             status = subprocess.call(
-                command, stdout=file, stderr=subprocess.STDOUT, cwd=self._folder, **self._as_user
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                env=environment,
+                **self._as_user,
             )
         if status:
             said = "".join(path.read_text() for path in (output, log) if path.exists())
