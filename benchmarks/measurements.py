@@ -1,15 +1,19 @@
 """The measurements in the files that pytest-benchmark writes.
 
 Times are the shortest of all rounds. A ratio compares with the `TaskGroup` of the same file, so
-that nothing is compared that was not measured in one process.
+that nothing is compared that was not measured in one process. Files `NAME-1.json`, `NAME-2.json`
+and so on are the same suite run several times: of their ratios the median counts, since a machine
+may be busy just while one contestant has its turn.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sdax.bench.contestants import BASELINE
@@ -39,7 +43,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Run:
-    """One file of pytest-benchmark's."""
+    """One file of pytest-benchmark's, or several of the same suite."""
 
     python: str
     about: str
@@ -48,12 +52,38 @@ class Run:
 
 def read_runs(directory: Path) -> list[Run]:
     """Read all files of pytest-benchmark's, older Pythons first."""
-    runs = [
-        read_run(json.loads(path.read_text()))
-        for path in sorted(directory.glob("*.json"))
-        if path.name != "service.json"
-    ]
+    suites: dict[str, list[Run]] = {}
+    for path in sorted(directory.glob("*.json")):
+        if path.name != "service.json":
+            run = read_run(json.loads(path.read_text()))
+            suites.setdefault(re.sub(r"-\d+$", "", path.stem), []).append(run)
+    runs = [combined(suite) for suite in suites.values()]
     return sorted(runs, key=lambda run: [int(number) for number in run.python.split(".")])
+
+
+def combined(runs: Sequence[Run]) -> Run:
+    """Make one run of those of the same suite: the shortest times, the medians of the ratios."""
+    if len(runs) == 1:
+        return runs[0]
+    found: dict[tuple[str, ...], list[Measurement]] = {}
+    for run in runs:
+        for each in run.measurements:
+            key = (each.table, each.loop, each.work, each.contestant)
+            found.setdefault(key, []).append(each)
+    measurements = []
+    for same in found.values():
+        ratios = [each.ratio for each in same if each.ratio is not None]
+        peaks = [each.peak_bytes for each in same if each.peak_bytes is not None]
+        measurements.append(
+            replace(
+                same[0],
+                seconds=min(each.seconds for each in same),
+                ratio=median(ratios) if ratios else None,
+                peak_bytes=min(peaks, default=None),
+            )
+        )
+    about = f"{len(runs)} times, the median of the ratios: {runs[0].about}"
+    return replace(runs[0], about=about, measurements=measurements)
 
 
 def read_run(content: Any) -> Run:

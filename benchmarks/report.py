@@ -38,6 +38,7 @@ called every function once, and none before its turn.
   (Python 3.12 and newer), *eager tasks* such tasks alone, with nobody to look after the rest when
   one fails, *one by one* plain sequential awaits without any structure, the floor.
 - Where 500 run at once, `asyncio.gather` starts them for all alike.
+- Where a suite was run several times, as is said there, a ratio is the median of theirs.
 - Garbage is collected before a measurement and not in it. trio's times include `trio.run()`.
 - Empty cells: the contestant cannot do the work, or was not measured.
 """

@@ -18,7 +18,7 @@ import compare
 import report
 import sdax
 from conftest import LOOP_KINDS
-from measurements import read_run
+from measurements import read_run, read_runs
 from sdax.__main__ import main
 from sdax.bench.contestants import BASELINE, Contestant, contestants
 from sdax.bench.work import EXECUTE, POST, PRE, Function, Job, Once, Work
@@ -261,6 +261,18 @@ def test_ratios_are_to_the_baseline_of_the_same_file() -> None:
     table = report.ratios(run.measurements).splitlines()
     assert table[0] == "| work | TaskGroup ns | sdax compiled |"
     assert table[2:] == ["| deep | 10000 | 20.0 |", "| wide | 10000 | 0.50 |"]
+
+
+def test_a_suite_that_was_run_several_times_is_read_as_one(tmp_path: Path) -> None:
+    for number, ratio in enumerate((20, 1.5, 21), 1):  # once the machine was busy
+        content = json.dumps(measured(deep=ratio))
+        (tmp_path / f"3.13-{number}.json").write_text(content)
+    (tmp_path / "3.13-sdax-0.7.json").write_text(json.dumps(measured(deep=0.8)))
+    several, published = read_runs(tmp_path)
+    assert several.about.startswith("3 times, the median of the ratios: `pytest benchmarks/`")
+    assert [each.ratio for each in several.measurements] == [1, pytest.approx(20)]
+    assert [round(each.nanoseconds) for each in several.measurements] == [10_000, 476]
+    assert [each.ratio for each in published.measurements] == [1, pytest.approx(0.8)]
 
 
 def test_only_changes_beyond_noise_are_told(
