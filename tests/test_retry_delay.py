@@ -121,3 +121,11 @@ async def test_waiting_for_a_retry_stops_no_sibling() -> None:
         [task("C", above)],
     ).process_tasks(None)
     assert trace == ["sibling at 5.0", "above at 10.0"]
+
+
+def test_the_backoff_is_that_of_a_retry() -> None:
+    function = TaskFunction(nothing)
+    with pytest.raises(TypeError, match=r"the number of a retry, got 1\.0"):
+        function.backoff(1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"takes 0, 1, 2 \.\.\., got -1"):
+        function.backoff(-1)
