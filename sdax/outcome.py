@@ -56,8 +56,10 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
                     }
                 )
             if interruption is not None:
-                # Raised here, it gets the failures as its context: they take over what it had.
+                # It gets the failures as its context, and they take over what it had. (Raised
+                # here, it would get them anyway, but not on PyPy if it had been raised before.)
                 error.__context__ = interruption.__context__
+                interruption.__context__ = error
                 raise interruption  # noqa: B904
             raise
         if interruption is not None:

@@ -118,6 +118,10 @@ class Record:
         try:
             if self.failures:
                 raise SdaxExecutionError.from_failures(self.failures, report)
+        except SdaxExecutionError as error:
+            if self.fatal is not None:
+                self.fatal.__context__ = error  # on PyPy, raising it below does not do that
+            raise
         finally:
             self.raise_fatal()
 
