@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    counts_references,
     current,
     error_of,
     forever,
@@ -589,7 +589,7 @@ async def test_a_caller_that_is_closed() -> None:
     assert trace == ["A", "A cancelled", "post", "post done"]
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="others drop it when they like")
+@counts_references
 @pytest.mark.parametrize("limits", [{}, {"retries": 2}, {"timeout": 60}])
 def test_cleanup_that_is_dropped_with_its_loop(engine: Any, limits: Any) -> None:
     # It gets a GeneratorExit, as every coroutine that will never go on; nothing more is called.
