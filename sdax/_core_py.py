@@ -375,7 +375,8 @@ class Driver:
                 )
                 if not called:
                     run.untouched = traces
-                    run.mapping = get_referents(context)[-1]
+                    if run.variables:
+                        run.mapping = get_referents(context)[-1]
                 elif (
                     traces != run.untouched
                     or len(context) != run.variables
@@ -442,6 +443,9 @@ class Driver:
             if not self.shared:
                 if run.ready is not NONE_READY and not run.pumping:
                     run.pump()
+                return
+            if run.over:
+                self.release()
                 return
             attempts = None
 
