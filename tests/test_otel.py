@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -363,8 +363,10 @@ async def test_no_span_stays_current_after_an_attempt(telemetry: Telemetry) -> N
 
 async def test_a_function_that_leaves_a_span_of_its_own_current(telemetry: Telemetry) -> None:
     async def careless(ctx: Any) -> None:
-        telemetry.tracer.start_as_current_span("left").__enter__()
+        left = telemetry.tracer.start_span("left")
+        context.attach(trace.set_span_in_context(left))
         await passes(1)
+        assert trace.get_current_span() is left
 
     async def in_a_context_of_its_own(ctx: Any) -> None:
         await asyncio.create_task(passes(1), context=contextvars.Context())

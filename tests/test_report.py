@@ -14,6 +14,7 @@ from helpers import (
     PHASES,
     Trace,
     build,
+    counts_references,
     error_of,
     failure_of,
     forever,
@@ -216,6 +217,7 @@ async def test_picklable_when_its_functions_are(function: Any) -> None:
     assert dict(again) == dict(report)
 
 
+@counts_references
 async def test_a_report_does_not_keep_the_context() -> None:
     class Context:
         pass
