@@ -139,12 +139,14 @@ class TaskFunction(Generic[T_contra]):
             raise TypeError(f"backoff takes the number of a retry, got {shown(retry)}")
         if retry < 0:
             raise ValueError(f"backoff takes 0, 1, 2 ..., got {shown(retry)}")
-        longest = math.inf if self.max_delay is None else float(self.max_delay)
+        if not self.initial_delay:
+            return 0.0
         try:
-            delay = self.initial_delay * float(self.backoff_factor) ** retry
+            growth = float(self.backoff_factor) ** retry
         except OverflowError:
-            delay = math.inf if self.initial_delay else 0.0
-        return min(longest, delay)
+            growth = math.inf  # which PyPy returns without an error
+        longest = math.inf if self.max_delay is None else float(self.max_delay)
+        return min(longest, self.initial_delay * growth)
 
 
 @dataclass(frozen=True, slots=True)
