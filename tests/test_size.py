@@ -361,6 +361,7 @@ async def test_nothing_is_left_of_a_failure_in_an_asyncio_task_of_its_own() -> N
     assert left == []
 
 
+@counts_references
 async def test_nothing_is_left_of_an_error_with_a_traceback() -> None:
     processor = solo(fail_late, post=fail)
     with Left() as left:
@@ -429,6 +430,7 @@ async def test_nothing_is_left_of_a_function_that_was_never_called() -> None:
     assert left == []
 
 
+@counts_references
 @pytest.mark.loop_kinds("asyncio", "debug", "eager")
 async def test_runs_that_never_suspend_pile_nothing_up() -> None:
     """Whoever runs one after another without suspending gives the loop no chance to clear up."""
@@ -455,6 +457,7 @@ async def test_a_processor_is_no_cycle() -> None:
     assert left == []
 
 
+@counts_references
 async def test_objects_do_not_add_up() -> None:
     processor = build(
         [task("A", nothing, pause, nothing), task("B", TaskFunction(pause, timeout=60, retries=1))]
