@@ -1,4 +1,4 @@
-"""The Python engine where nobody can count references, as on PyPy."""
+"""The Python engine where nobody can count references, as on PyPy; shown on CPython."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from helpers import counts_references
 
 # As on PyPy, asyncio is all Python too. The tests' own tools get the count back.
 PROGRAM = """
@@ -34,6 +36,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@counts_references
 def test_it_passes_the_tests_with_an_asyncio_task_for_each_function() -> None:
     here = Path(__file__).parent
     files = [here / "test_order.py", here / "test_cancellation.py"]
