@@ -444,7 +444,7 @@ class Driver:
                 if run.ready is not NONE_READY and not run.pumping:
                     run.pump()
                 return
-            if run.over:
+            if run.over:  # nobody is left to hand the asyncio.Task to
                 self.release()
                 return
             attempts = None
