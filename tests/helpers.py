@@ -29,9 +29,11 @@ Phase = Function | TaskFunction[Any] | None
 # every one gets an asyncio.Task of its own.
 without_factory = pytest.mark.loop_kinds("asyncio", "debug", "eager", "uvloop")
 
+COUNTS_REFERENCES = hasattr(sys, "getrefcount")
+
 # For tests of what is gone as soon as nobody refers to it, and of what a reference counts for.
 counts_references = pytest.mark.skipif(
-    not hasattr(sys, "getrefcount"), reason="this Python does not count references"
+    not COUNTS_REFERENCES, reason="this Python does not count references"
 )
 
 # For functions that do what is tested before and after their first suspension: so many passes of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping
@@ -20,6 +19,7 @@ from weakref import WeakSet
 
 import sdax.processor
 from exceptions import make_exception
+from helpers import COUNTS_REFERENCES
 from reference import Graph, Reference
 from sdax import (
     AsyncDagTaskProcessor,
@@ -228,7 +228,7 @@ class Player:
     def play(self, disturbance: Disturbance) -> Observation:
         """Play the workflow with this disturbance in place of its own."""
         self.plays += 1
-        if not hasattr(sys, "getrefcount") and next(Player.all_plays) % 100 == 0:
+        if not COUNTS_REFERENCES and next(Player.all_plays) % 100 == 0:
             gc.collect()  # all_tasks() goes through those that are left over as well
         self.reset(disturbance)
         if isinstance(self.loop, SteppingLoop):
