@@ -43,7 +43,6 @@ cdef extern from "Python.h":
     bint PyCoro_CheckExact(object) noexcept
     # With an error, these two leave it to be taken by sdax_take_error().
     int PyIter_Send(object, object, PyObject **) noexcept
-    object PyWeakref_NewRef(object, void *)
     object PyContext_Copy(object)
     object PyContext_CopyCurrent()
     int PyContext_Enter(object) except -1
@@ -72,18 +71,16 @@ cdef object THROW_METHOD = "throw"
 cdef object Task = asyncio.Task
 cdef object current_task = asyncio.current_task
 cdef object get_running_loop = asyncio.get_running_loop
-cdef object BaseEventLoop = asyncio.BaseEventLoop
+cdef object AbstractEventLoop = asyncio.AbstractEventLoop
 cdef object add_to_awaited_by = None
 cdef object discard_from_awaited_by = None
 cdef dict current_tasks = None  # by loop
-cdef set all_tasks = None  # weak references
 
 if AWAITED_BY:
     add_to_awaited_by = asyncio.future_add_to_awaited_by  # pragma: no cover (3.14)
     discard_from_awaited_by = asyncio.future_discard_from_awaited_by  # pragma: no cover (3.14)
 if not EAGER_START:
     current_tasks = asyncio.tasks._current_tasks
-    all_tasks = asyncio.tasks._all_tasks.data
 
 sdax_know_task(Task)
 sdax_know_context()
@@ -130,7 +127,6 @@ cdef class Run:
     cdef Driver first  # of the suspended ones, in the order in which they were called
     cdef Driver last
     cdef bint pumping
-    cdef bint bare  # the function called last has suspended by a bare yield
     cdef readonly bint aborted  # nothing of this phase is opened or called any more
     cdef list uncalled
     cdef set due  # the tasks to clean up; None is all
@@ -429,11 +425,10 @@ cdef class Driver:
     cdef object task
     cdef object context  # that of the asyncio.Task
     cdef object coroutine
-    cdef object held  # on 3.11: what the first step, taken early, has to hand over
+    cdef object first_step  # on 3.11: kept from the loop
     cdef Driver preceding
     cdef Driver following
     cdef bint linked  # among the suspended ones of the run
-    cdef bint holding
     cdef bint begun
     cdef bint lone  # in an asyncio.Task of a task factory's
     cdef bint shared  # as long as no function has suspended
@@ -464,7 +459,6 @@ cdef class Driver:
         self.context_references = Py_REFCNT(self.context)
         yielded = self.step(CALL, None)
         if self.run is not None:
-            self.run.bare = yielded is None
             self.suspend()
         return yielded
 
@@ -766,24 +760,16 @@ cdef class Driver:
             run.pump()
         return None
 
-    # On 3.11, where no asyncio.Task starts eagerly, the first step is taken before the loop
-    # gets to it, and what came of it is held until then.
+    def catch_first_step(self, callback, *arguments, context=None):
+        """Be the loop's `call_soon` while the `asyncio.Task` is made, on 3.11.
 
-    cdef int begin_early(self, task) except -1:
-        yielded = self.begin(task)
-        # None is a bare yield, which waits for one pass of the loop: no need to hold it.
-        if self.run is not None and yielded is not None:
-            self.held = yielded
-            self.holding = True
-            block(yielded, False)  # for whoever else awaits it meanwhile
-        return 0
-
-    cdef object hand_over(self):
-        """Give the held future to the `asyncio.Task`, as `await` would have."""
-        held, self.held = self.held, None
-        self.holding = False
-        block(held, True)
-        return held
+        Finalizers and signal handlers that happen to run meanwhile get the real one.
+        """
+        if context is self.context:
+            self.first_step = callback
+            return None
+        loop = self.run.loop
+        return type(loop).call_soon(loop, callback, *arguments, context=context)
 
     cdef bint is_stepped(self) except -1:
         # Nobody but the loop makes our asyncio.Task current, to step it.
@@ -803,8 +789,6 @@ cdef class Driver:
     # What asyncio.Task asks of a coroutine.
 
     def __next__(self):
-        if self.holding:
-            return self.hand_over()
         if self.run is not None:
             if self.begun:
                 yielded = self.resume(SEND, None)
@@ -824,12 +808,6 @@ cdef class Driver:
     def throw(self, exception, value=None, traceback=None):
         if self.coroutine is not None and (self.coroutine.cr_running or not self.is_stepped()):
             return self.disturb(THROW_METHOD, (exception,))
-        if self.holding:
-            # As Task.cancel() does it: who owns the future hears of it first.
-            held = self.hand_over()
-            if isinstance(exception, CancelledError) and asyncio.isfuture(held):
-                if held.cancel(*exception.args):
-                    return held
         if self.run is not None:
             if not self.begun:
                 run, index = self.run, self.index
@@ -867,13 +845,6 @@ cdef class Driver:
         return yielded
 
 
-cdef int block(held, bint blocking) except -1:
-    """Set the mark by which `await` tells an `asyncio.Task` that a future was yielded."""
-    if asyncio.isfuture(held):
-        held._asyncio_future_blocking = blocking
-    return 0
-
-
 cdef inline Driver new_driver(Run run, Py_ssize_t index, context):
     cdef Driver driver = Driver.__new__(Driver)
     driver.context = context
@@ -903,16 +874,16 @@ cdef int start_ready_eagerly(Run run) except -1:
 cdef int start_ready_early(Run run) except -1:
     """Do the same on Python 3.11, where asyncio's own hooks for it cost too much.
 
-    There an `asyncio.Task` puts its first step into the loop's queue. In asyncio's own loops it
-    can be taken out again and called: no less than an eager start. Elsewhere the driver begins
-    early, and the loop finds its first step taken; so too after a bare yield, for what follows
-    will most likely do the same, and find its next step in the queue already.
+    There an `asyncio.Task` gives its first step to the loop's `call_soon`, in whose place the
+    driver catches it. A loop that somebody has given another `call_soon` makes and starts each
+    `asyncio.Task` itself.
     """
     cdef Py_ssize_t index
     cdef Driver driver
     cdef dict arguments = EARLY_TASK.copy()
     loop = run.loop
-    queue = loop._ready if isinstance(loop, BaseEventLoop) else None
+    if not can_catch_first_steps(loop):
+        return start_ready_by_factory(run)
     current = current_tasks.pop(loop, None)
     arguments["loop"] = loop
     while run.taken < run.places and (index := run.take()) >= 0:
@@ -920,25 +891,26 @@ cdef int start_ready_early(Run run) except -1:
         driver = new_driver(run, index, context)
         arguments["name"] = (<tuple>run.work[index])[2]
         arguments["context"] = context
-        task = PyObject_Call(Task, (driver,), arguments)
-        if queue and not run.bare and queue[len(queue) - 1]._context is context:
-            step = queue.pop()._callback
-            PyContext_Enter(context)
-            step()
-            PyContext_Exit(context)
-            continue
-        current_tasks[loop] = task
+        loop.call_soon = driver.catch_first_step
+        try:
+            PyObject_Call(Task, (driver,), arguments)
+        finally:
+            del loop.call_soon
+        first_step, driver.first_step = driver.first_step, None
         PyContext_Enter(context)
-        driver.begin_early(task)
+        first_step()
         PyContext_Exit(context)
-        del current_tasks[loop]
-        if driver.run is None:
-            # Only its first step is still in the loop's queue: nobody need see it.
-            all_tasks.discard(PyWeakref_NewRef(task, NULL))
-            task._log_destroy_pending = False
     if current is not None:
         current_tasks[loop] = current
     return 0
+
+
+cdef bint can_catch_first_steps(loop) except -1:
+    """Tell whether the loop's `call_soon` is its class's, so that an attribute can hide it."""
+    bind = getattr(getattr(type(loop), "call_soon", None), "__get__", None)
+    return (
+        isinstance(loop, AbstractEventLoop) and bind is not None and loop.call_soon == bind(loop)
+    )
 
 
 cdef int start_ready_by_factory(Run run) except -1:

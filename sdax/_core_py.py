@@ -37,7 +37,6 @@ if sys.version_info < (3, 12):
         _current_tasks,
         _enter_task,
         _leave_task,
-        _unregister_task,
     )
 
 SHARING: Final = hasattr(sys, "getrefcount")  # else nobody can tell who knows an asyncio.Task
@@ -65,7 +64,6 @@ class Run:
 
     __slots__ = (
         "aborted",
-        "bare",
         "clock",
         "context",
         "ctx",
@@ -116,7 +114,6 @@ class Run:
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
-        self.bare = False  # the function called last has suspended by a bare yield
         self.untouched: int | None = None  # traces on an asyncio.Task that no function has left
         self.mapping: Any = None  # what holds the variables of a context until one is set
         self.aborted = False  # nothing of this phase is opened or called any more
@@ -456,9 +453,6 @@ class Driver:
             self.task = current_task(run.loop)
         yielded = self.body.send(None)
         self.shared = False
-        if (yielded is None) is not run.bare:
-            run.bare = yielded is None
-            run.untouched = None  # the next asyncio.Task may begin in another way
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
             asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
@@ -583,47 +577,25 @@ class Driver:
 
 
 class EarlyDriver(Driver):
-    """A driver for Python 3.11, where the first step of an `asyncio.Task` may have to be taken
-    before the loop gets to it: what came of it is held until then."""
+    """A driver for Python 3.11, where no `asyncio.Task` starts eagerly: it keeps the first step
+    from the loop, to have it taken at once."""
 
-    __slots__ = ("held",)
+    __slots__ = ("first_step",)
 
-    def begin_early(self) -> None:
-        try:
-            held = self.begin()
-        except StopIteration:
-            return
-        # None is a bare yield, which waits for one pass of the loop: no need to hold it.
-        if held is not None:
-            self.held = held
-            self.__next__ = self.hand_over
-            block(held, False)  # for whoever else awaits it meanwhile
+    first_step: Callable[[], None]
 
-    def hand_over(self) -> Any:
-        """Give the held future to the `asyncio.Task`, as `await` would have."""
-        held = self.held
-        del self.held
-        self.__next__ = self.body.__next__ if self.attempts is None else self.resume
-        block(held, True)
-        return held
+    def catch_first_step(
+        self, callback: Callable[..., Any], *arguments: Any, context: Context | None = None
+    ) -> Any:
+        """Be the loop's `call_soon` while the `asyncio.Task` is made.
 
-    def throw_in(self, exception: Any) -> Any:
-        held = getattr(self, "held", None)
-        if held is not None:
-            # As Task.cancel() does it: who owns the future hears of it first.
-            self.hand_over()
-            if (
-                asyncio.isfuture(held)
-                and isinstance(exception, CancelledError)
-                and held.cancel(*exception.args)
-            ):
-                return held
-        elif self.__next__ is ENDED:
-            raise StopIteration
-        try:
-            return super().throw_in(exception)
-        finally:
-            del exception
+        Finalizers and signal handlers that happen to run meanwhile get the real one.
+        """
+        if context is self.context:
+            self.first_step = callback
+            return None
+        loop = self.run.loop
+        return type(loop).call_soon(loop, callback, *arguments, context=context)
 
 
 class LoneDriver(Driver):
@@ -852,14 +824,6 @@ class Attempts:
         self.driver.task.cancel()
 
 
-def block(held: Any, blocking: bool) -> None:
-    """Set the mark by which `await` tells an `asyncio.Task` that a future was yielded."""
-    try:  # noqa: SIM105 (suppress() and isfuture() cost more than all the rest of this step)
-        held._asyncio_future_blocking = blocking
-    except AttributeError:
-        pass  # no future at all: the asyncio.Task will say so
-
-
 def drain(queue: deque[int]) -> Iterator[int]:
     while queue:
         yield queue.popleft()
@@ -882,15 +846,14 @@ def start_ready_eagerly(run: Run) -> None:
 def start_ready_early(run: Run) -> None:
     """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers.
 
-    There an `asyncio.Task` puts its first step into the loop's queue. In asyncio's own loops it
-    can be taken out again and called: no less than an eager start. Elsewhere the driver begins
-    early, and the loop finds its first step taken; so too after a bare yield, for what follows
-    will most likely do the same, and find its next step in the queue already.
+    There an `asyncio.Task` gives its first step to the loop's `call_soon`, in whose place the
+    driver catches it. A loop that somebody has given another `call_soon` makes and starts each
+    `asyncio.Task` itself.
     """
     loop = run.loop
-    queue: Any = None
-    if isinstance(loop, asyncio.BaseEventLoop):
-        queue = loop._ready  # type: ignore[attr-defined]
+    if not can_catch_first_steps(loop):
+        start_ready_by_factory(run)
+        return
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
@@ -898,23 +861,29 @@ def start_ready_early(run: Run) -> None:
         work = run.phase.work[index]
         context = run.context.copy()
         driver = EarlyDriver(run, index, work, context)
-        task: Task[Any] = Task(driver, loop=loop, name=work[2], context=context)
-        driver.task = task
-        if queue and not run.bare and queue[-1]._context is context:
-            driver.__next__ = driver.begin
-            context.run(queue.pop()._callback)
-        else:
-            _enter_task(loop, task)
-            context.run(driver.begin_early)
-            _leave_task(loop, task)
-            if driver.__next__ is ENDED:
-                # Only its first step is still in the loop's queue: nobody need see it.
-                _unregister_task(task)
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
+        driver.__next__ = driver.begin
+        loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
+        try:
+            driver.task = Task(driver, loop=loop, name=work[2], context=context)
+        finally:
+            del loop.call_soon
+        first_step = driver.first_step
+        del driver.first_step
+        context.run(first_step)
         if len(run.suspended) >= run.places:
             break
     if current is not None:
         _enter_task(loop, current)
+
+
+def can_catch_first_steps(loop: Any) -> bool:
+    """Tell whether the loop's `call_soon` is its class's, so that an attribute can hide it."""
+    bind = getattr(getattr(type(loop), "call_soon", None), "__get__", None)
+    return (
+        isinstance(loop, asyncio.AbstractEventLoop)
+        and bind is not None
+        and bool(loop.call_soon == bind(loop))
+    )
 
 
 def start_ready_by_factory(run: Run) -> None:

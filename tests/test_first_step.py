@@ -1,12 +1,17 @@
-"""Between a function's first step and the next pass of the loop.
+"""A function's first step, and what happens between it and the next pass of the loop.
 
-On Python 3.11 the loop has yet to hear what the function waits for.
+On Python 3.11 the first step is kept from the loop: a driver stands in for its `call_soon` then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import sys
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -23,6 +28,7 @@ from helpers import (
     spawn,
     states,
     task,
+    until,
 )
 from sdax import SdaxExecutionError, TaskCancelledError, TaskFunction
 
@@ -213,3 +219,89 @@ async def test_a_bare_yield_cancelled_in_the_window() -> None:
 
     await failure_of(build([task("A", trace.pausing("A")), task("B", fail)]))
     assert trace == ["A"]
+
+
+class Recording:
+    """In place of a loop's `call_soon`; no descriptor, so not even a method in a class."""
+
+    def __init__(self, call_soon: Callable[..., Any]) -> None:
+        self.call_soon = call_soon
+        self.calls = 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.calls += 1
+        return self.call_soon(*arguments, **options)
+
+
+async def all_in_order(trace: Trace) -> None:
+    """Run functions that suspend and that do not, one after another."""
+    go = asyncio.Event()
+    first = task("A", trace.waiting("A", go))
+    run = spawn(build([first], [task("B", trace.quick("B"), post=trace.pausing("C"))]))
+    await until(lambda: "A" in trace)
+    assert trace == ["A"]
+    go.set()
+    assert states(await run) == {"A": "+--", "B": "+-+"}
+    assert trace == ["A", "A done", "B", "C", "C done"]
+
+
+async def test_the_loop_keeps_its_call_soon() -> None:
+    loop = asyncio.get_running_loop()
+    await all_in_order(Trace())
+    assert "call_soon" not in vars(loop)
+
+
+@pytest.mark.parametrize("how", ["function", "method"])
+async def test_a_loop_that_was_given_another_call_soon(how: str) -> None:
+    loop = asyncio.get_running_loop()
+    recording = Recording(loop.call_soon)
+    own: Any = recording
+    if how == "method":
+        own = MethodType(lambda _, *arguments, **options: recording(*arguments, **options), loop)
+    loop.call_soon = own  # type: ignore[method-assign]
+    try:
+        await all_in_order(Trace())
+        assert vars(loop)["call_soon"] is own
+        assert recording.calls
+    finally:
+        del loop.call_soon
+
+
+@pytest.mark.loop_kinds("asyncio", "debug")
+async def test_a_class_of_loops_that_was_given_another_call_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    recording = Recording(loop.call_soon)
+    monkeypatch.setattr(type(loop), "call_soon", recording)
+    await all_in_order(Trace())
+    assert recording.calls
+    assert "call_soon" not in vars(loop)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="an asyncio.Task starts eagerly there")
+async def test_call_soon_while_an_asyncio_task_is_made() -> None:
+    # As a finalizer or a signal handler may: asyncio.Task() adds itself to a WeakSet, in Python.
+    loop = asyncio.get_running_loop()
+    context = contextvars.copy_context()
+    asked: list[int] = []
+    called: list[int] = []
+
+    def call_soon(frame: Any, event: str, argument: Any) -> None:
+        if frame.f_code is not WeakSet.add.__code__:
+            return
+        for given in (None, context):
+            asked.append(len(asked))
+            loop.call_soon(called.append, asked[-1], context=given)
+
+    tracing = sys.gettrace()
+    sys.settrace(call_soon)
+    try:
+        await build(
+            [task(name, Trace().pausing(name)) for name in "ABC"], [task("D", Trace().quick("D"))]
+        ).process_tasks(None)
+    finally:
+        sys.settrace(tracing)
+    await passes(1)
+    assert asked
+    assert called == asked
