@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .text import shown
 
@@ -79,6 +79,13 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
 
     _failures: tuple[TaskFailure, ...] = ()
     _report: RunReport[Any] | None = None
+
+    def __new__(cls, message: str, exceptions: Sequence[Exception], /) -> Self:
+        # Python 3.14 takes the repr of any other sequence, which may fail.
+        given: object = exceptions
+        if isinstance(given, Sequence) and type(given) not in (list, tuple):
+            exceptions = tuple(given)
+        return super().__new__(cls, message, exceptions)
 
     @classmethod
     def from_failures(

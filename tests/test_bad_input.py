@@ -506,6 +506,22 @@ async def test_a_name_that_cannot_be_shown(name: Any) -> None:
     assert processor.to_mermaid()
 
 
+class UnshowableList(list[Any]):
+    __repr__ = Unshowable.__repr__
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_a_group_of_what_cannot_be_shown(derived: bool) -> None:
+    def group(exceptions: Any) -> SdaxExecutionError:
+        made = SdaxExecutionError("A", [OSError()] if derived else exceptions)
+        return made.derive(exceptions) if derived else made
+
+    with pytest.raises(ValueError, match="Item 0 of second argument"):
+        group(UnshowableText("A"))
+    member = KeyError()
+    assert group(UnshowableList([member])).exceptions == (member,)
+
+
 def test_a_processor_without_a_builder_is_checked_like_one_with() -> None:
     with pytest.raises(ValueError, match="two tasks are named 'A'"):
         AsyncTaskProcessor(((TASK, 1), (TASK, 2)))
