@@ -4,10 +4,12 @@
 
 /* asyncio.Task is asked after each function whether it left a trace: the C functions behind
    its methods and attributes are called without the way through the interpreter. */
-static PyCFunction sdax_task_cancelling;
 static PyCFunction sdax_task_set_name;
 static PyGetSetDef *sdax_task_callbacks;
 static PyGetSetDef *sdax_task_must_cancel;
+#if PY_VERSION_HEX >= 0x030E0000
+static PyGetSetDef *sdax_task_awaited_by;
+#endif
 
 static PyCFunction sdax_method(PyObject *type, const char *name, int flags) {
     PyCFunction function = NULL;
@@ -37,36 +39,42 @@ static PyGetSetDef *sdax_attribute(PyObject *type, const char *name) {
 }
 
 static int sdax_know_task(PyObject *type) {
-    if ((sdax_task_cancelling = sdax_method(type, "cancelling", METH_NOARGS)) == NULL
-        || (sdax_task_set_name = sdax_method(type, "set_name", METH_O)) == NULL
+    if ((sdax_task_set_name = sdax_method(type, "set_name", METH_O)) == NULL
         || (sdax_task_callbacks = sdax_attribute(type, "_callbacks")) == NULL
         || (sdax_task_must_cancel = sdax_attribute(type, "_must_cancel")) == NULL)
         return -1;
+#if PY_VERSION_HEX >= 0x030E0000
+    if ((sdax_task_awaited_by = sdax_attribute(type, "_asyncio_awaited_by")) == NULL)
+        return -1;
+#endif
     return 0;
 }
 
-/* Whether something asked of a Task answers with anything but None, False or 0. */
-static inline int sdax_answers(PyObject *answer) {
+/* Whether an attribute of a Task is anything but None or False. */
+static inline int sdax_has(PyObject *task, PyGetSetDef *attribute) {
+    PyObject *value = attribute->get(task, attribute->closure);
     int truth;
-    if (answer == NULL)
+    if (value == NULL)
         return -1;
-    truth = answer == Py_None || answer == Py_False ? 0 : PyObject_IsTrue(answer);
-    Py_DECREF(answer);
+    truth = value == Py_None || value == Py_False ? 0 : PyObject_IsTrue(value);
+    Py_DECREF(value);
     return truth;
 }
 
+/* A function that has not suspended leaves each request to cancel its Task in `_must_cancel`. */
 static inline int sdax_is_marked(PyObject *task) {
     PyObject **attributes = _PyObject_GetDictPtr(task);
     int marked;
     /* Python 3.14 makes the dictionary for the question, so what counts is what is in it. */
     if (attributes != NULL && *attributes != NULL && PyDict_Size(*attributes) != 0)
         return 1;
-    marked = sdax_answers(sdax_task_cancelling(task, NULL));
+    marked = sdax_has(task, sdax_task_callbacks);
     if (marked == 0)
-        marked = sdax_answers(sdax_task_callbacks->get(task, sdax_task_callbacks->closure));
+        marked = sdax_has(task, sdax_task_must_cancel);
+#if PY_VERSION_HEX >= 0x030E0000
     if (marked == 0)
-        marked = sdax_answers(
-            sdax_task_must_cancel->get(task, sdax_task_must_cancel->closure));
+        marked = sdax_has(task, sdax_task_awaited_by);
+#endif
     return marked;
 }
 

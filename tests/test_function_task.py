@@ -189,6 +189,17 @@ def cancel_it_twice_and_uncancel_it_once(kept: list[Any]) -> None:
     current().uncancel()
 
 
+def cancel_and_uncancel_it_with_a_message(kept: list[Any]) -> None:
+    current().cancel("mine")
+    current().uncancel()
+
+
+def say_who_awaits_it(kept: list[Any]) -> None:
+    if sys.version_info >= (3, 14):
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.future_add_to_awaited_by(current(), waiter)
+
+
 def set_an_attribute(kept: list[Any]) -> None:
     with contextlib.suppress(AttributeError):  # not every asyncio.Task allows it
         current().mine = True  # type: ignore[attr-defined]
@@ -219,6 +230,8 @@ TRACES = [
     cancel_it,
     cancel_and_uncancel_it,
     cancel_it_twice_and_uncancel_it_once,
+    cancel_and_uncancel_it_with_a_message,
+    say_who_awaits_it,
     set_an_attribute,
     keep_its_coroutine,
     keep_its_stack,
@@ -260,6 +273,10 @@ async def test_the_next_function_has_another_task(
         assert me.cancelling() == 0
         assert me.get_name().startswith("sdax:")
         assert not hasattr(me, "mine")
+        if sys.version_info >= (3, 14):
+            graph = asyncio.capture_call_graph()
+            assert graph is not None
+            assert not graph.awaited_by
         await passes(number)  # a cancellation that is on its way would arrive
         assert not me.done()
         # Nobody's callback has been called, or is to be called, for this one.
