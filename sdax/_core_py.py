@@ -50,6 +50,9 @@ ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left
 
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
 AWAITED_BY: Final = sys.version_info >= (3, 14)  # asyncio can be told who waits for whom
+# Attributes have no dictionary there until one is looked up by what is not exactly a str.
+INLINE_ATTRIBUTES: Final = sys.version_info >= (3, 14)
+UNKNOWN: Final = type("Unknown", (str,), {})()
 
 
 class Run:
@@ -114,7 +117,7 @@ class Run:
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
-        self.untouched: int | None = None  # traces on an asyncio.Task that no function has left
+        self.untouched: int | None = None  # references to what no function has taken hold of
         self.mapping: Any = None  # what holds the variables of a context until one is set
         self.aborted = False  # nothing of this phase is opened or called any more
         self.uncalled: list[int] = []
@@ -156,7 +159,7 @@ class Run:
         by_loop = factory is None or factory is EAGER_FACTORY
         start = start_ready if by_loop else start_ready_by_factory
         seen = None
-        while self.ready is not seen and len(self.suspended) < self.places:
+        while self.ready is not seen and not self.over and len(self.suspended) < self.places:
             seen = self.ready
             start(self)
         if len(self.suspended) < self.places:
@@ -185,7 +188,13 @@ class Run:
                 self.finish()
                 return
             else:
-                self.begin_next_phase()
+                number = phase.number
+                if self.aborted or self.watch is not None:
+                    number = self.leave_phase()
+                self.phase = self.plan.phases[number + 1]
+                self.opened = 0
+                self.waiting = self.queue = None
+                self.aborted = False
 
     def feed(self, gates: Sequence[int]) -> None:
         """Count a completion for each of these gates, and open those that wait for no more."""
@@ -219,22 +228,20 @@ class Run:
         self.pending += len(opened)
         self.ready = drain(queue)
 
-    def begin_next_phase(self) -> None:
+    def leave_phase(self) -> int:
+        """Tell of the end of the phase, and return the last one before the next."""
         number = self.phase.number
         if self.aborted:
             left = list(self.phase.unopened(self.opened, self.waiting))
             self.note().skipped(number, left)
         if self.watch is not None:
             self.watch.phase_finished()
-        if self.aborted:
-            if number == PRE:
-                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
-                self.note().never_due(self.due)
-            number = EXECUTE
-        self.phase = self.plan.phases[number + 1]
-        self.opened = 0
-        self.waiting = self.queue = None
-        self.aborted = False
+        if not self.aborted:
+            return number
+        if number == PRE:
+            self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
+            self.note().never_due(self.due)
+        return EXECUTE
 
     def finish(self) -> None:
         self.over = True
@@ -345,6 +352,7 @@ class Driver:
         self.coroutine: Any = None
         self.task: Any = None
         self.body = self.call_functions(work)
+        self.__next__ = self.body.__next__
 
     @coroutine
     def call_functions(self, work: Work) -> Generator[Any, None, None]:
@@ -356,33 +364,41 @@ class Driver:
         run: Run = self.run
         index = self.index
         attempts: Attempts | None = None
+        attributes: dict[str, Any] | None = None  # of the asyncio.Task
         called = False
+        if self.task is None:
+            self.task = current_task(run.loop)
         while True:
             if called or (run.untouched is None and self.shared):
                 task, context = self.task, self.context
-                # Who knows the asyncio.Task, its driver or its context; the callbacks,
-                # cancellations and attributes that the asyncio.Task has. (Counted in one place,
+                # Who knows the asyncio.Task, its driver or its context. (Counted in one place,
                 # for what the interpreter adds to a count differs from place to place.)
                 traces = (
                     getrefcount(task)
                     + getrefcount(self)
                     + getrefcount(context)
                     + getweakrefcount(task)
-                    + len(get_referents(task))
                 )
                 if not called:
                     run.untouched = traces
                     if run.variables:
                         run.mapping = get_referents(context)[-1]
-                elif (
-                    traces != run.untouched
-                    or len(context) != run.variables
-                    or (run.variables and get_referents(context)[-1] is not run.mapping)
-                    or (following := next(run.ready, None)) is None
-                ):
-                    self.release()
-                    return
                 else:
+                    if attributes is None:
+                        attributes = attributes_of(task)
+                    # Each request to cancel it is in `_must_cancel`: nothing has suspended yet.
+                    if (
+                        traces != run.untouched
+                        or attributes
+                        or task._callbacks
+                        or task._must_cancel
+                        or (AWAITED_BY and task._asyncio_awaited_by)
+                        or len(context) != run.variables
+                        or (run.variables and get_referents(context)[-1] is not run.mapping)
+                        or (following := next(run.ready, None)) is None
+                    ):
+                        self.release()
+                        return
                     self.index = index = following
                     work = run.phase.work[index]
                     task.set_name(work[2])
@@ -417,7 +433,8 @@ class Driver:
                 error = None
             if attempts is not None:
                 self.attempts = None
-            if not self.shared:
+            shared = self.shared
+            if not shared:
                 run.suspended.pop(self, None)
                 if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
                     asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
@@ -437,33 +454,35 @@ class Driver:
                 run.pending -= 1
                 if not run.pending:
                     run.advance()
-            if not self.shared:
+                    if shared and run.over:  # nobody is left to hand the asyncio.Task to
+                        self.release()
+                        return
+            if not shared:
                 if run.ready is not NONE_READY and not run.pumping:
                     run.pump()
-                return
-            if run.over:  # nobody is left to hand the asyncio.Task to
-                self.release()
                 return
             attempts = None
 
     def begin(self) -> Any:
-        """Take the first step; if it suspends, keep the `asyncio.Task` for this function."""
-        run = self.run
-        if self.task is None:
-            self.task = current_task(run.loop)
+        """Take the first step, where it matters to an attempt whether it has suspended."""
         yielded = self.body.send(None)
-        self.shared = False
-        run.suspended[self] = None
-        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
-            asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
-                self.task, run.parent
-            )
+        self.keep_task()
         if self.attempts is None:
             self.__next__ = self.body.__next__
         else:
             self.attempts.suspended()
             self.__next__ = self.resume
         return yielded
+
+    def keep_task(self) -> None:
+        """Keep the `asyncio.Task` for this function, which has suspended."""
+        run = self.run
+        self.shared = False
+        run.suspended[self] = None
+        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+            asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
+                self.task, run.parent
+            )
 
     def resume(self) -> Any:
         attempts: Any = self.attempts
@@ -829,16 +848,31 @@ def drain(queue: deque[int]) -> Iterator[int]:
         yield queue.popleft()
 
 
+def attributes_of(task: Any) -> dict[str, Any]:
+    """Return the dictionary of what others set on an `asyncio.Task`, which has no `__dict__`."""
+    if INLINE_ATTRIBUTES:  # pragma: no cover (3.14)
+        hasattr(task, UNKNOWN)
+    else:
+        task._sdax = None
+        del task._sdax
+    attributes: dict[str, Any] = get_referents(task)[-1]
+    return attributes
+
+
 def start_ready_eagerly(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
+    by_step = run.watch is not None or run.plan.has_timeouts
     for index in run.ready:
         work = run.phase.work[index]
         context = run.context.copy()
         driver = Driver(run, index, work, context)
-        driver.__next__ = driver.begin
+        if by_step:
+            driver.__next__ = driver.begin
         Task(  # type: ignore[call-arg]
             driver, loop=run.loop, name=work[2], context=context, eager_start=True
         )
+        if not by_step and driver.run is not None:
+            driver.keep_task()
         if len(run.suspended) >= run.places:
             break
 
@@ -854,6 +888,7 @@ def start_ready_early(run: Run) -> None:
     if not can_catch_first_steps(loop):
         start_ready_by_factory(run)
         return
+    by_step = run.watch is not None or run.plan.has_timeouts
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
@@ -861,7 +896,8 @@ def start_ready_early(run: Run) -> None:
         work = run.phase.work[index]
         context = run.context.copy()
         driver = EarlyDriver(run, index, work, context)
-        driver.__next__ = driver.begin
+        if by_step:
+            driver.__next__ = driver.begin
         loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
         try:
             driver.task = Task(driver, loop=loop, name=work[2], context=context)
@@ -870,6 +906,8 @@ def start_ready_early(run: Run) -> None:
         first_step = driver.first_step
         del driver.first_step
         context.run(first_step)
+        if not by_step and driver.run is not None:
+            driver.keep_task()
         if len(run.suspended) >= run.places:
             break
     if current is not None:

@@ -81,6 +81,7 @@ class Plan:
         "_observed",
         "_tasks",
         "arrays",
+        "has_timeouts",
         "index_of",
         "names",
         "phases",
@@ -102,6 +103,7 @@ class Plan:
         self.phases = phases
         # The phases once more, for the compiled engine: it reads tuples faster than attributes.
         self.arrays = tuple((p.work, p.stages, p.gates, p.onward, p.waits) for p in phases)
+        self.has_timeouts = any(work and work[5] is not None for p in phases for work in p.work)
         self.starts_with = tuple(starts_with)
         self.places = places
 
