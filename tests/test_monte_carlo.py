@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from mmap import mmap
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,19 +24,21 @@ def test_it_finds_nothing(engine: Implementation, capsys: pytest.CaptureFixture[
 class UntidyRun(_core_py.Run):
     """Goes on to the cleanup of nothing, once something has failed."""
 
-    def begin_next_phase(self) -> None:
-        super().begin_next_phase()
+    def leave_phase(self) -> int:
+        number = super().leave_phase()
         if self.record is not None and self.record.failures:
             self.due = set()
+        return number
 
 
-def test_a_finding_tells_how_to_repeat_it() -> None:
-    broken: Any = ModuleType("broken")
-    broken.Run, broken.uniform = UntidyRun, None
-    found = next(filter(None, search({"python": broken}, range(100))))
+def test_a_finding_tells_how_to_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = {"python": _core_py}
+    assert not any(search(engines, range(20)))
+    monkeypatch.setattr(_core_py, "Run", UntidyRun)
+    found = next(filter(None, search(engines, range(100))))
     command = f"python -m tests.monte_carlo --engine python --seed {found.seed} --runs 1"
     assert command in str(found)
-    again = [*filter(None, search({"python": broken}, [found.seed]))]
+    again = [*filter(None, search(engines, [found.seed]))]
     assert [each.workflow for each in again] == [found.workflow]
 
 
