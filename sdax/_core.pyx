@@ -531,8 +531,8 @@ cdef class Run:
         """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
         if self.deferred or self.over:
             return 0
-        self.deferred = True
         self.loop.call_soon(self.go_on, context=PyContext_Copy(self.context))
+        self.deferred = True
         return 0
 
     cdef bint call_later(self, Py_ssize_t index) except -1:

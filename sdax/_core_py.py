@@ -465,9 +465,9 @@ class Run:
         if setbacks is None:
             setbacks = self.setbacks = Setbacks()
         if not self.deferred and not self.over:
+            self.loop.call_soon(self.go_on, context=self.context.copy())
             setbacks.held, self.ready = self.ready, NONE_READY
             self.deferred = True
-            self.loop.call_soon(self.go_on, context=self.context.copy())
         return setbacks
 
     def hold(self, index: int) -> None:

@@ -292,6 +292,7 @@ async def test_a_run_near_the_recursion_limit(chain: str) -> None:
             ends.add("no frame")
         except ExceptionGroup:
             ends.add("failure")
+        coroutine.close()
         assert counting.all_closed(), left
     assert ends >= {"success", "no frame"}
 
