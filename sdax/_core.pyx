@@ -1035,13 +1035,21 @@ cdef class Driver:
         # Nobody but the loop makes our asyncio.Task current, to step it.
         return current_task(self.run.loop) is self.task
 
+    cdef bint is_open(self) noexcept:
+        """Return True for a function that has begun, also while it waits for its next attempt."""
+        return self.coroutine is not None or self.pausing
+
     cdef object disturb(self, method, tuple arguments):
         """Let other code close the coroutine or throw into it, as it could with that of any
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
             self.refuse_running()
-            return getattr(self.coroutine, method)(*arguments)
+            if self.coroutine is not None:
+                return getattr(self.coroutine, method)(*arguments)
+            if arguments:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            return None
         finally:
             if self.run is not None and not self.is_stepped():
                 cancel(self.task, self.run.break_down)
@@ -1085,7 +1093,7 @@ cdef class Driver:
     def throw(self, exception, value=None, traceback=None):
         cdef Run run = self.run
         self.refuse_running()
-        if self.coroutine is not None and not self.is_stepped():
+        if run is not None and self.is_open() and not self.is_stepped():
             return self.disturb(THROW_METHOD, (exception,))
         if run is not None:
             if not self.begun:
@@ -1105,7 +1113,7 @@ cdef class Driver:
         raise StopIteration
 
     def close(self):
-        if self.coroutine is not None:
+        if self.run is not None and self.is_open():
             self.disturb("close", ())
 
     def __await__(self):

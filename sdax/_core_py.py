@@ -20,11 +20,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
+from inspect import GEN_CREATED, getgeneratorstate
 from itertools import chain as one_after_another
 from sys import exception as handled
 from sys import getrecursionlimit, setrecursionlimit
 from types import CodeType, CoroutineType, FrameType, coroutine
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .calls import as_coroutine, cancel, code_of, refuse_coroutine
@@ -81,6 +82,8 @@ class Run:
     has `go_on` called by the event loop, which takes stock of what is left: so a run ends, and
     cleans up, whatever was interrupted in the middle.
     """
+
+    mapping: Any  # what holds the variables of a context until one is set
 
     __slots__ = (
         "aborted",
@@ -142,9 +145,8 @@ class Run:
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
         self.untouched: Any = None  # references to what no function has taken hold of
-        self.mapping: Any = None  # what holds the variables of a context until one is set
         self.aborted = False  # nothing of this phase is opened or called any more
-        self.uncalled: list[int] = []
+        self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
         self.clock: Callable[[], float] | None = None  # the loop's, once a timeout asks for it
@@ -359,7 +361,7 @@ class Run:
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
-        self.uncalled.append(index)
+        self.uncalled = [*self.uncalled, index]
         if self.aborted and is_cancellation(error):
             self.write("skipped", self.phase.number, [index])
             self.finished_one()
@@ -397,7 +399,7 @@ class Run:
         if self.aborted or self.phase.number == POST:
             return
         uncalled = self.take_left()
-        self.uncalled += uncalled
+        self.uncalled = [*self.uncalled, *uncalled]
         self.pending -= len(uncalled)
         self.aborted = True
         self.write("stopped", self.phase.number, uncalled)
@@ -597,37 +599,44 @@ class Driver:
         index = self.index
         attempts: Attempts | None = None
         attributes: dict[str, Any] | None = None  # of the asyncio.Task
+        variables = run.variables
+        tasks = drivers = contexts = weakly = -1  # references where nothing took hold of anything
+        if run.untouched is not None:
+            tasks, drivers, contexts, weakly = run.untouched
         called = False
         try:
             if self.task is None:
                 self.task = current_task(run.loop)
             while True:
-                if called or (run.untouched is None and self.shared):
+                if called or (tasks < 0 and self.shared):
                     task, context = self.task, self.context
                     # Who knows the asyncio.Task, its driver or its context. (Counted in one
                     # place, for what the interpreter adds to a count differs from place to place.)
-                    traces = (
-                        getrefcount(task),
-                        getrefcount(self),
-                        getrefcount(context),
-                        getweakrefcount(task),
-                    )
+                    now_tasks = getrefcount(task)
+                    now_drivers = getrefcount(self)
+                    now_contexts = getrefcount(context)
+                    now_weakly = getweakrefcount(task)
                     if not called:
-                        run.untouched = traces
-                        if run.variables:
+                        tasks, drivers = now_tasks, now_drivers
+                        contexts, weakly = now_contexts, now_weakly
+                        run.untouched = tasks, drivers, contexts, weakly
+                        if variables:
                             run.mapping = get_referents(context)[-1]
                     else:
                         if attributes is None:
                             attributes = attributes_of(task)
                         # Each request to cancel it is in `_must_cancel`: nothing has suspended.
                         if (
-                            traces != run.untouched
+                            now_tasks != tasks
+                            or now_drivers != drivers
+                            or now_contexts != contexts
+                            or now_weakly != weakly
                             or attributes
                             or task._callbacks
                             or task._must_cancel
                             or (AWAITED_BY and task._asyncio_awaited_by)
-                            or len(context) != run.variables
-                            or (run.variables and get_referents(context)[-1] is not run.mapping)
+                            or len(context) != variables
+                            or (variables and get_referents(context)[-1] is not run.mapping)
                             or (following := next(run.ready, None)) is None
                         ):
                             self.release()
@@ -668,7 +677,12 @@ class Driver:
                     self.attempts = None
                 shared = self.shared
                 if not shared:
-                    self.leave_task()
+                    run.suspended.pop(self, None)
+                    if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+                        asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                            self.task, run.parent
+                        )
+                    self.release()
                 if error is not None:
                     if self.coroutine is not None and issubclass(type(error), RecursionError):
                         self.coroutine.close()  # it may not even have begun
@@ -721,16 +735,6 @@ class Driver:
                 self.task, run.parent
             )
 
-    def leave_task(self) -> None:
-        """Let go of an `asyncio.Task` that was kept."""
-        run = self.run
-        run.suspended.pop(self, None)
-        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
-            asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
-                self.task, run.parent
-            )
-        self.release()
-
     def resume(self) -> Any:
         attempts: Any = self.attempts
         if attempts.watch is not None:
@@ -767,15 +771,24 @@ class Driver:
         # other time is no function's own, but the interpreter dropping what will never run on.
         return self.run is not None and current_task(self.run.loop) is self.task
 
-    def disturb(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def is_open(self) -> bool:
+        """Return True for a function that has begun, also while it waits for its next attempt."""
+        attempts = self.attempts
+        return self.coroutine is not None or (attempts is not None and attempts.pausing)
+
+    def disturb(self, method: str, *arguments: Any) -> Any:
         """Let other code close the coroutine or throw into it, as it could with that of any
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
             self.refuse_running()
-            return method(*arguments)
+            if self.coroutine is not None:
+                return getattr(self.coroutine, method)(*arguments)
+            if arguments:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            return None
         finally:
-            del method, arguments
+            del arguments
             if self.run is not None and not self.is_stepped():
                 cancel(self.task, self.run.break_down)
 
@@ -794,11 +807,10 @@ class Driver:
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
-        coroutine = None if self.run is None else self.coroutine
         try:
             self.refuse_running()
-            if coroutine is not None and not self.is_stepped():
-                return self.disturb(coroutine.throw, exception)
+            if self.run is not None and self.is_open() and not self.is_stepped():
+                return self.disturb("throw", exception)
             return self.throw_in(exception)
         finally:
             # The traceback that it gets leads to this frame.
@@ -817,8 +829,8 @@ class Driver:
         return yielded
 
     def close(self) -> None:
-        if self.run is not None and self.coroutine is not None:
-            self.disturb(self.coroutine.close)
+        if self.run is not None and self.is_open():
+            self.disturb("close")
 
     def __await__(self) -> Driver:
         self.refuse_running()
@@ -931,7 +943,8 @@ class LoneDriver(Driver):
             if error is None:
                 error = RuntimeError("its asyncio.Task ended without waiting for it")
             if self.begun:
-                self.leave_task()
+                run.suspended.pop(self, None)
+                self.release()
                 if self.coroutine is not None:
                     self.coroutine.close()
                 run.failed(index, error, self.attempts)
@@ -999,9 +1012,12 @@ class Attempts:
             if self.watch is not None:
                 run.tell("attempt_started", *self.place())
             if timeout is not None:
-                if run.clock is None:
-                    run.clock = run.loop.time
-                self.deadline = run.clock() + timeout
+                try:
+                    if run.clock is None:
+                        run.clock = run.loop.time
+                    self.deadline = run.clock() + timeout
+                except BaseException as exception:
+                    run.break_down(exception)
             try:
                 if is_plain:
                     value = driver.call_plain(work)
@@ -1180,7 +1196,11 @@ def start_ready_eagerly(run: Run) -> None:
                 driver, loop=run.loop, name=work[2], context=context, eager_start=True
             )
             if driver.run is not None:
-                settle_start(driver, task, by_step)
+                if task.done():
+                    # Not even a frame was left for what should have caught its error.
+                    raise_error_of(task)
+                if not by_step:
+                    driver.keep_task()
         except BaseException as error:
             start_failed(run, index, driver, error)
         if len(run.suspended) >= run.places or run.deferred:
@@ -1216,6 +1236,7 @@ def start_ready_early(run: Run) -> None:
                     task = Task(driver, loop=loop, name=work[2], context=context)
                 finally:
                     del loop.call_soon
+                driver.task = task
                 first_step = driver.first_step
                 del driver.first_step
                 try:
@@ -1224,7 +1245,11 @@ def start_ready_early(run: Run) -> None:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     raise
                 if driver.run is not None:
-                    settle_start(driver, task, by_step)
+                    if task.done():
+                        # Not even a frame was left for what should have caught its error.
+                        raise_error_of(task)
+                    if not by_step:
+                        driver.keep_task()
             except BaseException as error:
                 start_failed(run, index, driver, error)
             if len(run.suspended) >= run.places or run.deferred:
@@ -1234,23 +1259,17 @@ def start_ready_early(run: Run) -> None:
             _enter_task(loop, current)
 
 
-def settle_start(driver: Driver, task: Task[Any], by_step: bool) -> None:
-    """After a first step, see to a driver that has not ended."""
-    if task.done():
-        # Not even a frame was left for what should have caught this.
-        error = CancelledError() if task.cancelled() else task.exception()
-        driver.broken(driver.run, error or RuntimeError("an asyncio.Task ended early"))
-    elif not by_step:
-        driver.keep_task()
+def raise_error_of(task: Task[Any]) -> NoReturn:
+    """Raise what an `asyncio.Task` ended with that should be suspended."""
+    task.result()
+    raise RuntimeError("an asyncio.Task ended early")
 
 
 def start_failed(run: Run, index: int, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
-    if driver is None or driver.task is None:
-        if driver is not None:
-            driver.release()
+    if driver is None or getgeneratorstate(driver.body) == GEN_CREATED:
         run.hold(index)
-    elif driver.run is not None:
+    if driver is not None:
         driver.release()
     run.break_down(error)
 

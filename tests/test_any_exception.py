@@ -22,7 +22,6 @@ from helpers import (
     spawn,
     states,
     task,
-    without_collector,
 )
 from sdax import SdaxExecutionError, TaskFunction
 
@@ -78,9 +77,7 @@ async def test_it_comes_out(make: Any, phase: str, number: int) -> None:
 async def test_it_is_retried(make: Any, number: int) -> None:
     originals = [make(), make()]
     function = Flaky(*originals, suspend=bool(number))
-    limits = TaskFunction(
-        function, retries=2, initial_delay=0.0, retryable_exceptions=(Exception,)
-    )
+    limits = TaskFunction(function, retries=2, initial_delay=0.0, retryable_exceptions=(Exception,))
     report = await solo(None, limits).process_tasks(None)
     assert report["A"].execute.attempts == 3
 
@@ -91,7 +88,9 @@ async def test_it_leaves_a_block(make: Any) -> None:
     original = make()
     body: Any = None
     try:
-        async with build([task("A", trace.quick("A"), None, trace.quick("post"))]).open(None) as run:
+        async with build([task("A", trace.quick("A"), None, trace.quick("post"))]).open(
+            None
+        ) as run:
             await run.run_next()
             raise original
     except Exception as error:
@@ -116,10 +115,6 @@ async def test_an_exception_that_many_runs_share(number: int) -> None:
     for name in range(100):
         await failure_of(build([task(name, None, request)]))
     assert len(lost.__notes__) == 10
-
-
-class CancelsNothing(Exception):
-    """Raised beside a cancellation."""
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -220,5 +215,3 @@ async def test_a_failure_that_the_block_raises_again() -> None:
     group = error.__context__
     assert isinstance(group, SdaxExecutionError)
     assert group.exceptions == (second,)
-    with without_collector():
-        error = first = group = None  # type: ignore[assignment]

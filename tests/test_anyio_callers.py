@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from helpers import Trace, passes, task, build
+from helpers import Trace, build, passes, task
 
 
 def counting_passes() -> list[int]:
@@ -76,7 +77,7 @@ async def test_scopes_inside_of_a_function() -> None:
     async def function(ctx: Any) -> None:
         with anyio.move_on_after(0):
             await anyio.sleep(60)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         trace.append("went on")
 
     await build([task("A", function, function, function)]).process_tasks(None)

@@ -117,9 +117,9 @@ async def test_failures_after_the_caller_is_closed(
 
 async def test_success_after_the_caller_is_closed() -> None:
     trace = Trace()
-    coroutine: Any = build([task("A", trace.waiting("A"), None, trace.quick("post"))]).process_tasks(
-        None
-    )
+    coroutine: Any = build(
+        [task("A", trace.waiting("A"), None, trace.quick("post"))]
+    ).process_tasks(None)
     coroutine.send(None)
     await passes(1)
     coroutine.close()
@@ -175,9 +175,9 @@ async def test_failures_of_a_cancelled_run_are_told_to_the_loop(
     broken = Broken("cleanup failed")
     run = asyncio.ensure_future(
         error_of(
-            build([task("A", trace.waiting("A"), None, trace.failing("post", broken))]).process_tasks(
-                None
-            )
+            build(
+                [task("A", trace.waiting("A"), None, trace.failing("post", broken))]
+            ).process_tasks(None)
         )
     )
     await passes(2)

@@ -17,7 +17,6 @@ from helpers import (
     current,
     error_of,
     failure_of,
-    forever,
     graph,
     nothing,
     passes,
@@ -67,8 +66,6 @@ async def test_a_future_that_cannot_be_cancelled(error: BaseException) -> None:
     assert isinstance(error.__context__, SdaxExecutionError)
 
 
-
-
 @pytest.mark.virtual_clock
 async def test_a_timeout_of_a_future_that_cannot_be_cancelled() -> None:
     trace = Trace()
@@ -77,17 +74,13 @@ async def test_a_timeout_of_a_future_that_cannot_be_cancelled() -> None:
     async def stubborn(ctx: Any) -> None:
         await Stubborn(error)
 
-    processor = build(
-        [task("A", None, TaskFunction(stubborn, timeout=1.0), trace.quick("post"))]
-    )
+    processor = build([task("A", None, TaskFunction(stubborn, timeout=1.0), trace.quick("post"))])
     assert await error_of(processor.process_tasks(None)) is error
     assert trace == ["post"]
 
 
 @pytest.mark.parametrize("phase", ["execute", "post_execute"])
-async def test_a_loop_handler_that_raises(
-    phase: str, loop_errors: list[dict[str, Any]]
-) -> None:
+async def test_a_loop_handler_that_raises(phase: str, loop_errors: list[dict[str, Any]]) -> None:
     """A second fatal error is told to the handler, which may end the program for it."""
     trace = Trace()
     first, second = KeyboardInterrupt("first"), KeyboardInterrupt("second")
@@ -368,7 +361,11 @@ async def test_what_an_observer_stops() -> None:
     def processor(trace: Trace) -> Any:
         return build(
             [task("A", trace.quick("A"), trace.pausing("A.execute"), trace.pausing("A.post"))],
-            [task("B", TaskFunction(trace.pausing("B"), timeout=60.0), None, trace.quick("B.post"))],
+            [
+                task(
+                    "B", TaskFunction(trace.pausing("B"), timeout=60.0), None, trace.quick("B.post")
+                )
+            ],
         )
 
     await processor(Trace()).process_tasks(None, observer=count)
