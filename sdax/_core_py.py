@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,7 +30,7 @@ from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .calls import as_coroutine, cancel, code_of, refuse_coroutine
-from .deadlines import Deadlines
+from .deadlines import Deadlines, clock_of
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
 from .engine.stack import (
@@ -150,7 +151,7 @@ class Run:
         self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
-        self.clock: Callable[[], float] | None = None  # the loop's, once a timeout asks for it
+        self.clock: Any = None  # see `clock_of`, once a timeout asks for it
         self.deferred = False  # nothing is opened or called until the loop calls `go_on`
         self.setbacks: Setbacks | None = None
 
@@ -165,8 +166,12 @@ class Run:
                 driver: Any = self.parent.get_coro()
                 if type(driver) is FirstDriver and driver not in driver.run.suspended:
                     self.depth = driver.run.depth + 1
-                    if self.depth > DEEPEST:
-                        refuse_endless(self.context)
+            if self.depth > DEEPEST:
+                refuse_endless(self.context)
+                self.depth = 1
+                self.defer()
+            elif handled() is not None:  # which functions would see as their own
+                self.defer()
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -216,14 +221,8 @@ class Run:
         self.pumping = True
         try:
             factory = self.loop.get_task_factory()
-            if (
-                (factory is not None and factory is not EAGER_FACTORY)
-                or self.depth > DEEPEST
-                or handled() is not None  # which the function would see as its own
-            ):
-                start = start_ready_by_factory
-            else:
-                start = start_ready
+            by_loop = factory is None or factory is EAGER_FACTORY
+            start = start_ready if by_loop else start_ready_by_factory
             seen = None
             while self.ready is not seen and not self.over and len(self.suspended) < self.places:
                 seen = self.ready
@@ -1016,8 +1015,9 @@ class Attempts:
             if timeout is not None:
                 try:
                     if run.clock is None:
-                        run.clock = run.loop.time
-                    self.deadline = run.clock() + timeout
+                        run.clock = clock_of(run.loop)
+                    now = time.monotonic() if run.clock is time else run.clock()
+                    self.deadline = now + timeout
                 except BaseException as exception:
                     run.break_down(exception)
             try:
@@ -1288,20 +1288,13 @@ def can_catch_first_steps(loop: Any) -> bool:
 
 
 def start_ready_by_factory(run: Run) -> None:
-    """Have an `asyncio.Task` made for each function by the loop's task factory, or without one,
-    and started by the loop."""
-    factory = run.loop.get_task_factory()
-    by_loop = factory is None or factory is EAGER_FACTORY
+    """Let the loop's task factory make an `asyncio.Task` for each function."""
     for index in run.ready:
         driver = LoneDriver(run, index)
         task: Any = None
         error = None
         try:
-            context = run.context.copy()
-            if by_loop:
-                task = Task(driver, loop=run.loop, context=context)
-            else:
-                task = context.run(run.loop.create_task, driver)
+            task = run.context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.suspended[driver] = None

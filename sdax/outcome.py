@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import sys
-from asyncio import Future, current_task, sleep
+from asyncio import Future, current_task
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ._impl import Run
 from .engine.exceptions import chain, is_cancellation, put_before, raise_with_context
 from .errors import SdaxExecutionError
 from .record import Record
 from .report import RunReport
+
+
+class _Pass:
+    """Awaits one pass of the loop, without a call of a Python function."""
+
+    __await__: Any = partial(iter, (None,))
+
+
+_PASS: Final[Any] = _Pass()
 
 
 def new_waiter(run: Run) -> Future[None]:
@@ -33,16 +42,18 @@ async def see_through(run: Run, came: BaseException) -> None:
         with shield():
             # At least one pass of the loop: an exception that is raised while another one is
             # thrown in gets what the caller handles as its context, in place of its own.
-            passed = False
+            passed = helpless = False
             while not (run.over and passed):
                 another: BaseException | None = None
                 try:
                     passed = True
-                    await (sleep(0) if run.over else new_waiter(run))
+                    await (_PASS if run.over or helpless else new_waiter(run))
                 except BaseException as exception:
                     another = exception
                 if another is not None:
                     _let_go(run, another)
+                    # Without memory or frames for a future, look again in the next pass.
+                    helpless = not is_cancellation(another)
     finally:
         # It may be raised again, and then leads here by its traceback.
         another = None

@@ -52,19 +52,19 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         run = self._observed_run(ctx, observers) if observers else Run(self._plan, ctx)
         del observer, observers  # they may keep what is raised, which leads here
         interruption: BaseException | None = None
-        run.start()
-        # Not in a coroutine of its own: each waiting run would pay for that.
-        while not run.over:
-            try:
-                await new_waiter(run)
-            except BaseException as exception:
-                interruption = exception
-            if interruption is not None:
-                await see_through(run, interruption)
-        if run.record is None and interruption is None and run.fatal is None:
-            values = run.values
-            return self._plain_report if values is None else RunReport(self._plan, values, None)
         try:
+            run.start()
+            # Not in a coroutine of its own: each waiting run would pay for that.
+            while not run.over:
+                try:
+                    await new_waiter(run)
+                except BaseException as exception:
+                    interruption = exception
+                if interruption is not None:
+                    await see_through(run, interruption)
+            if run.record is None and interruption is None and run.fatal is None:
+                values = run.values
+                return self._plain_report if values is None else RunReport(self._plan, values, None)
             return conclude(run, interruption)
         finally:
             # What is raised leads here by its traceback: no name may lead back.
