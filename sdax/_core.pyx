@@ -283,6 +283,8 @@ cdef class Run:
 
     cdef int hold(self, Py_ssize_t index) except -1:
         """Keep what was taken and not called, to be taken again."""
+        if self.held is None:
+            self.held = []
         self.held.insert(0, index)
         return 0
 
@@ -1270,26 +1272,25 @@ cdef int start_early(Run run, Driver driver, dict arguments) except -1:
     arguments["context"] = context
     loop.call_soon = driver.catch_first_step
     try:
-        task = PyObject_Call(Task, (driver,), arguments)
+        PyObject_Call(Task, (driver,), arguments)
     finally:
         del loop.call_soon
-    first_step, driver.first_step = driver.first_step, None
     PyContext_Enter(context)
     try:
-        first_step()
-    except BaseException:
-        task._log_destroy_pending = False
-        raise
+        driver.first_step()
     finally:
         PyContext_Exit(context)
+    driver.first_step = None
     return 0
 
 
 cdef int start_failed(Run run, Driver driver, error) except -1:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
     if not driver.begun and driver.index >= 0:
-        run.defer()
         run.hold(driver.index)
+    if driver.first_step is not None:
+        driver.first_step.__self__._log_destroy_pending = False
+        driver.first_step = None
     if driver.run is not None:
         driver.release()
     run.break_down(error)

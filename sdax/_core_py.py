@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
-from inspect import GEN_CREATED, getgeneratorstate
 from itertools import chain as one_after_another
 from sys import exception as handled
 from sys import getrecursionlimit, setrecursionlimit
@@ -749,6 +748,13 @@ class Driver:
         self.run = self.task = self.context = None
         self.__next__ = ENDED
 
+    def is_new(self) -> bool:
+        """Return True until the first step."""
+        return not self.body.gi_suspended and self.body.gi_frame is not None
+
+    def forget_task(self) -> None:
+        """Drop an `asyncio.Task` that could not be made, or not be looked after."""
+
     def broken(self, run: Run, error: BaseException) -> None:
         """End, for the engine itself has failed, and have the run take stock."""
         run.break_down(error)  # first: where there is no frame left for it, it is called again
@@ -879,7 +885,13 @@ class EarlyDriver(Driver):
 
     __slots__ = ("first_step",)
 
-    first_step: Callable[[], None]
+    first_step: Any
+
+    def forget_task(self) -> None:
+        step = getattr(self, "first_step", None)
+        if step is not None:
+            step.__self__._log_destroy_pending = False
+            del self.first_step
 
     def catch_first_step(
         self, callback: Callable[..., Any], *arguments: Any, context: Context | None = None
@@ -1204,7 +1216,9 @@ def start_ready_eagerly(run: Run) -> None:
                 if not by_step:
                     driver.keep_task()
         except BaseException as error:
-            start_failed(run, index, driver, error)
+            if driver is None or driver.is_new():
+                run.ready = one_after_another((index,), run.ready)
+            start_failed(run, driver, error)
         if len(run.suspended) >= run.places or run.deferred:
             break
 
@@ -1239,13 +1253,8 @@ def start_ready_early(run: Run) -> None:
                 finally:
                     del loop.call_soon
                 driver.task = task
-                first_step = driver.first_step
+                context.run(driver.first_step)
                 del driver.first_step
-                try:
-                    context.run(first_step)
-                except BaseException:
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    raise
                 if driver.run is not None:
                     if task.done():
                         # Not even a frame was left for what should have caught its error.
@@ -1253,7 +1262,9 @@ def start_ready_early(run: Run) -> None:
                     if not by_step:
                         driver.keep_task()
             except BaseException as error:
-                start_failed(run, index, driver, error)
+                if driver is None or driver.is_new():
+                    run.ready = one_after_another((index,), run.ready)
+                start_failed(run, driver, error)
             if len(run.suspended) >= run.places or run.deferred:
                 break
     finally:
@@ -1267,11 +1278,10 @@ def raise_error_of(task: Task[Any]) -> NoReturn:
     raise RuntimeError("an asyncio.Task ended early")
 
 
-def start_failed(run: Run, index: int, driver: Driver | None, error: BaseException) -> None:
+def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
-    if driver is None or getgeneratorstate(driver.body) == GEN_CREATED:
-        run.hold(index)
     if driver is not None:
+        driver.forget_task()
         driver.release()
     run.break_down(error)
 
