@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
@@ -13,6 +14,7 @@ from .errors import RetryableException, iter_leaves
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 from .group import SdaxTaskGroup
 from .text import shown
+from .threads import call_in_thread
 
 __all__ = [
     "AsyncTask",
@@ -221,12 +223,14 @@ class PlainFunction(Generic[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class ThreadFunction(Generic[T_contra]):
-    """What `task_thread_func` gives to `TaskFunction`: each call has a thread of its own."""
+    """What `task_thread_func` gives to `TaskFunction`: `function` is called in a thread."""
 
     function: Callable[[T_contra], Any]
+    abandon_on_cancel: bool = False
+    executor: Executor | None = None
 
     async def __call__(self, ctx: T_contra) -> Any:
-        value = await asyncio.to_thread(self.function, ctx)
+        value = await call_in_thread(self.function, ctx, self.executor, self.abandon_on_cancel)
         if asyncio.iscoroutine(value):
             value.close()
             raise TypeError(
@@ -255,16 +259,42 @@ def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> Ta
     return TaskFunction(PlainFunction(function), **limits)
 
 
-def task_thread_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_thread_func(
+    function: Callable[[T], Any],
+    *,
+    abandon_on_cancel: bool = False,
+    executor: Executor | None = None,
+    **limits: Unpack[Limits],
+) -> TaskFunction[T]:
     """Make a `TaskFunction` of a blocking function: run in a thread, with the context variables.
 
-    A thread cannot be stopped: after a timeout or a cancellation it runs on to its end, while
-    the run no longer waits for it.
+    A thread cannot be stopped. So a timeout or a cancellation waits until the function returns,
+    and only then the run goes on. With `abandon_on_cancel=True` the run does not wait: the
+    function runs on by itself, and what it returns or raises is lost.
+
+    - `executor`: a `concurrent.futures.Executor` that runs the function. The time in its queue
+      counts for `timeout`. An executor that uses other processes must be able to pickle the
+      function, the context and the result; context variables stay behind.
+    - Without an executor, a cleanup and a function with a timeout each get a new thread for each
+      call, named `sdax:<task>:<phase>`, so that nothing else can hold them up. All other
+      functions share the threads of the event loop's default executor, as `asyncio.to_thread`
+      does. If no thread can be started, a cleanup runs in the event loop.
+
+    Raises `TypeError` for an async or a generator function and for what is not an executor.
 
     >>> task_thread_func(read_file, timeout=5.0)
     """
     _check_plain("task_thread_func", function)
-    return TaskFunction(ThreadFunction(function), **limits)
+    if not isinstance(abandon_on_cancel, bool):
+        raise TypeError(
+            f"task_thread_func: abandon_on_cancel must be a bool, got {shown(abandon_on_cancel)}"
+        )
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            f"task_thread_func: executor must be a concurrent.futures.Executor or None, "
+            f"got {shown(executor)}"
+        )
+    return TaskFunction(ThreadFunction(function, abandon_on_cancel, executor), **limits)
 
 
 def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
