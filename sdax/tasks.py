@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
-from .checks import checked_number, is_async, runs_later
+from .checks import SPLIT_GENERATOR, checked_number, is_async, is_generator, runs_later
 from .errors import RetryableException, iter_leaves
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 from .group import SdaxTaskGroup
@@ -58,7 +58,8 @@ class TaskFunction(Generic[T_contra]):
       that is asked with the exception. A group is retried when all its leaves are.
     - `has_task_group_argument`: call `function(ctx, group)` with an `SdaxTaskGroup`.
 
-    Raises `TypeError` or `ValueError`, naming field and value, for what cannot work.
+    Raises `TypeError` or `ValueError`, with the field and the value, for what cannot work, such
+    as a generator function.
 
     >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1)
     """
@@ -83,6 +84,8 @@ class TaskFunction(Generic[T_contra]):
                 f"TaskFunction.function must be callable with the context, "
                 f"got {shown(self.function)}{hint}"
             )
+        if is_generator(self.function):
+            raise _generator_refused("TaskFunction.function", self.function)
         if not isinstance(self.has_task_group_argument, bool):
             raise TypeError(
                 f"TaskFunction.has_task_group_argument must be a bool, "
@@ -182,6 +185,8 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
         }
         for phase, function in phases.items():
             if function is not None and not isinstance(function, TaskFunction):
+                if is_generator(function):
+                    raise _generator_refused(f"{phase} of task {shown(self.name)}", function)
                 got = shown(function)
                 hint = f"; did you mean TaskFunction({got})?" if callable(function) else ""
                 raise TypeError(
@@ -344,6 +349,13 @@ def _check_plain(helper: str, function: Any) -> None:
             f"{helper} takes a plain function, but {shown(function)} is defined with 'async def'; "
             f"use task_func"
         )
+
+    if is_generator(function):
+        raise _generator_refused(f"the function of {helper}", function)
+
+
+def _generator_refused(what: str, function: object) -> TypeError:
+    return TypeError(f"{what} is a generator function, {shown(function)}: {SPLIT_GENERATOR}")
 
 
 def _refuse_change(self: object, name: str, value: object) -> None:
