@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 from unicodedata import combining, east_asian_width
 
@@ -41,6 +42,12 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def shortened(text: str, longest: int) -> str:
     """Return a text of at most so many characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def listed(names: Iterable[str], number: int, most: int) -> str:
+    """Return the first of `number` names: `"A, B and 98 more"` for `most=2`."""
+    first = ", ".join(islice(names, most))
+    return f"{first} and {number - most} more" if number > most else first
 
 
 def cells(text: str) -> int:
