@@ -214,6 +214,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     def __str__(self) -> str:
         """Return an outline of the levels: tasks, phases, timeouts and retries.
 
+        The first line says in which order `execute` runs, if more than one task has it.
+
         >>> print(processor)
         1 level, 1 task
         level 1
@@ -311,15 +313,17 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return graph_to_mermaid(self.tasks.values(), self.dependencies)
+        return graph_to_mermaid(self.tasks.values(), self.dependencies, self.execute_order)
 
     def __str__(self) -> str:
         """Return an outline of the graph: tasks, phases, limits, and what each depends on.
 
+        The first line says in which order `execute` runs, if more than one task has it.
+
         >>> print(processor)
         2 tasks, 1 dependency
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
-          Users     execute  after Database
+          Users     execute  depends on Database
         """
         return outline_of_graph(
             self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency
