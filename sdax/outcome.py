@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from asyncio import CancelledError, Future
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from ._impl import Run
-from .errors import SdaxExecutionError
+from .errors import SdaxExecutionError, TaskFailure
 from .record import Record
 from .report import RunReport
+from .text import counted, listed, one_line, shortened, shown
+
+MOST_PLACES: Final = 4
+LONGEST_NAME: Final = 60  # characters
 
 
 def new_waiter(run: Run) -> Future[None]:
@@ -50,10 +55,7 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
             if isinstance(interruption, CancelledError):
                 # Whoever asked for it will hardly look at a context.
                 run.loop.call_exception_handler(
-                    {
-                        "message": "sdax: a run that was cancelled had failures as well",
-                        "exception": error,
-                    }
+                    {"message": _message_about(error.failures), "exception": error}
                 )
             if interruption is not None:
                 # It gets the failures as its context, and they take over what it had. (Raised
@@ -73,3 +75,15 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
         # What is raised leads here by its traceback: no name may lead back.
         del record, report, interruption
         raise
+
+
+def _message_about(failures: Sequence[TaskFailure]) -> str:
+    """Return what the loop's exception handler is told of the failures of a cancelled run."""
+    places = (
+        f"{failure.phase} of task {shortened(one_line(shown(failure.name)), LONGEST_NAME)}"
+        for failure in failures
+    )
+    return (
+        f"sdax: a run that was cancelled had {counted(len(failures), 'failure')} as well: "
+        f"{listed(places, len(failures), MOST_PLACES)}"
+    )
