@@ -18,7 +18,7 @@ from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .report import RunReport
 from .tasks import AsyncTask
-from .text import shown
+from .text import counted, shown
 from .watch import Watch
 
 
@@ -202,7 +202,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             yield TaskInfo(task.name, level, None)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {len(self.levels)} levels>"
+        counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
+        return f"<{type(self).__name__}: {counts}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: a subgraph for each level, with its tasks.
@@ -306,7 +307,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {edges} dependencies>"
+        tasks = counted(len(self._added), "task")
+        return f"<{type(self).__name__}: {tasks}, {counted(edges, 'dependency', 'dependencies')}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: an arrow from each task to those that depend on it.

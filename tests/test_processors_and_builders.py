@@ -204,7 +204,15 @@ def test_levels() -> None:
 
 
 def test_repr() -> None:
-    assert repr(build([join("A"), join("B")])) == "<AsyncTaskProcessor: 2 tasks, 1 levels>"
+    assert repr(build([join("A"), join("B")])) == "<AsyncTaskProcessor: 2 tasks, 1 level>"
+    assert repr(build([join("A")], [join("B")])) == "<AsyncTaskProcessor: 2 tasks, 2 levels>"
+    assert repr(build([join("A")])) == "<AsyncTaskProcessor: 1 task, 1 level>"
+    assert repr(build()) == "<AsyncTaskProcessor: 0 tasks, 0 levels>"
+
+
+async def test_repr_of_a_report(engine: Any) -> None:
+    assert repr(await build([join("A")]).process_tasks(None)) == "<RunReport of 1 task>"
+    assert repr(await build([join(1), join(2)]).process_tasks(None)) == "<RunReport of 2 tasks>"
 
 
 # Protocol 2 takes TimeoutError and ConnectionError for the OSError of Python 2.
