@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
 from .checks import SPLIT_GENERATOR, checked_number, is_async, is_generator, runs_later
@@ -119,6 +120,23 @@ class TaskFunction(Generic[T_contra]):
     def _set_number(self, field: str) -> None:
         number = checked_number(f"TaskFunction.{field}", getattr(self, field))
         object.__setattr__(self, field, number)
+
+    # Pickle's protocols 0 to 2 make an OSError of TimeoutError and of ConnectionError. So the
+    # state has the exceptions that are built in by their names.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        kinds = self.retryable_exceptions
+        if isinstance(kinds, tuple):
+            state["retryable_exceptions"] = tuple(_name_if_built_in(kind) for kind in kinds)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kinds = state["retryable_exceptions"]
+        if isinstance(kinds, tuple):
+            kinds = tuple(vars(builtins)[k] if isinstance(k, str) else k for k in kinds)
+        for name, value in {**state, "retryable_exceptions": kinds}.items():
+            object.__setattr__(self, name, value)
 
     def is_retryable(self, exception: BaseException) -> bool:
         """Tell whether the exception earns another attempt, were one left."""
@@ -377,6 +395,10 @@ def _answer(answer: Any) -> Any:
             f"returned {shown(answer)}"
         )
     return answer
+
+
+def _name_if_built_in(kind: type[Exception]) -> type[Exception] | str:
+    return kind.__name__ if vars(builtins).get(kind.__name__) is kind else kind
 
 
 def _checked_retryable(
