@@ -121,6 +121,16 @@ def test_choice_of_the_engine(installed: bool, switch: str, monkeypatch: Any) ->
         assert chosen["IMPLEMENTATION"] == "python"
 
 
+def test_a_module_without_an_engine_is_broken(monkeypatch: Any) -> None:
+    monkeypatch.delenv("SDAX_REQUIRE_EXTENSIONS", raising=False)
+    monkeypatch.delenv("SDAX_NO_EXTENSIONS", raising=False)
+    monkeypatch.delitem(sys.modules, "sdax._impl")
+    monkeypatch.setitem(sys.modules, "sdax._core", types.ModuleType("sdax._core"))
+    with pytest.warns(RuntimeWarning, match="cannot import name 'Run'"):
+        chosen = runpy.run_module("sdax._impl")
+    assert chosen["IMPLEMENTATION"] == "python"
+
+
 SAY_WHICH = "import sdax; print(sdax.IMPLEMENTATION)"
 
 
