@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from .checks import SPLIT_GENERATOR
 from .group import SdaxTaskGroup
-from .text import shown
+from .text import class_name, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, An
         )
     raise TypeError(
         f"{phase} of task {shown(name)} must return an awaitable, but its function returned "
-        f"{shown(returned)} of type {type(returned).__qualname__}; {hint}"
+        f"{shown(returned)} of type {class_name(returned)}; {hint}"
     )
 
 

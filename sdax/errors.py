@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from .text import shown
+from .text import shown, shown_fields
 
 if TYPE_CHECKING:
     from .report import RunReport
@@ -36,6 +36,9 @@ class TaskFailure(NamedTuple):
     phase: str
     attempts: int
     exception: Exception
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
 
 
 def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
@@ -120,6 +123,10 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     def report(self) -> RunReport[Any] | None:
         """What happened to every task of the run; None for a group made by hand."""
         return self._report
+
+    def __repr__(self) -> str:
+        members = ", ".join(map(shown, self.exceptions))
+        return f"{type(self).__name__}({shown(self.message)}, [{members}])"
 
     def derive(self, excs: Sequence[Exception], /) -> SdaxExecutionError:  # type: ignore[override]
         """Make a group of the same type with some of the members (see `ExceptionGroup`)."""

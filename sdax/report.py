@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, NamedTuple
 from .generic import K
 from .plan import PHASES, Plan
 from .table import table_of
-from .text import counted, shown
+from .text import counted, shown, shown_fields
 
 
 class State(StrEnum):
@@ -37,6 +37,9 @@ class PhaseReport(NamedTuple):
     attempts: int = 0
     value: Any = None
     exception: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
 
 
 class TaskReport(NamedTuple):
