@@ -25,7 +25,7 @@ async def call_in_thread(
     A call that has begun cannot be stopped. So a cancellation waits until the call ends, and is
     raised then. If the call failed meanwhile, its failure is raised instead: it must not be
     lost. With `abandon_on_cancel` a cancellation does not wait, and what the call returns or
-    raises is dropped. A call that has not begun yet is never made.
+    raises is dropped. A call that still waits for a thread is given up, and never made.
     """
     loop = get_running_loop()
     call = _Call(function)
@@ -41,7 +41,8 @@ async def call_in_thread(
             except CancelledError as error:
                 if work.cancel() or (abandon_on_cancel and not work.done()):
                     raise
-                cancellation = cancellation or error
+                if cancellation is None:
+                    cancellation = error
         failure = CancelledError(DROPPED) if work.cancelled() else work.exception()
         if failure is not None:
             raise failure
@@ -65,6 +66,7 @@ class OwnThreads(Executor):
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         work: Future[Any] = Future()
+        work.set_running_or_notify_cancel()  # nothing keeps it from being called any more
         perform = partial(_perform, [(work, partial(call, *args, **kwargs))])
         try:
             # Not a daemon: the interpreter must not exit in the middle of a cleanup.
@@ -107,7 +109,7 @@ def _perform(job: Job) -> None:
     the future out of the argument: the failure must not lead to itself.
     """
     work, call = job.pop()
-    if not work.set_running_or_notify_cancel():
+    if not (work.running() or work.set_running_or_notify_cancel()):
         return
     try:
         work.set_result(call())

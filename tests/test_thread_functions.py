@@ -543,6 +543,35 @@ async def test_each_cleanup_has_a_thread() -> None:
     assert sorted(each.post_execute.value for each in report.values()) == [*range(number)]
 
 
+@pytest.fixture
+def late_threads(gate: Gate) -> Iterator[None]:
+    """Let new threads begin to work only when the gate is open, as on a busy machine."""
+    threading.setprofile(lambda *_: gate.opened.wait(HANGS_AFTER))
+    yield
+    threading.setprofile(None)
+
+
+async def test_a_cleanup_is_called_although_its_thread_is_late(
+    gate: Gate, late_threads: None
+) -> None:
+    called: list[Any] = []
+    run = spawn(solo(post=task_thread_func(called.append, timeout=0.001)), "ctx")
+    await asyncio.sleep(0.02)
+    assert (called, run.done()) == ([], False)
+    gate.open()
+    error: Any = await error_of(run)
+    assert called == ["ctx"]
+    assert states(error.report) == {"A": "--T"}
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "x" * 1000, "", ("a", 1)])
+async def test_the_thread_of_a_task_of_any_name(name: Any) -> None:
+    report = await build([task(name, post_execute=task_thread_func(name_of_thread))]).process_tasks(
+        None
+    )
+    assert report[name].post_execute.value == f"sdax:{name}:post_execute"
+
+
 async def test_no_thread_is_left() -> None:
     seen: list[threading.Thread] = []
     cleanup = task_thread_func(lambda ctx: seen.append(threading.current_thread()))
