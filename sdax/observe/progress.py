@@ -185,13 +185,14 @@ class _Names(_Tally):
     def __init__(self) -> None:
         super().__init__()
         self.start: float | None = None  # of the first function
-        self.names: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES}
+        self.names: dict[str, list[str]] = {}  # by outcome
 
     def add(self, outcome: str, name: str) -> None:
         """Count a function."""
         self.counts[outcome] += 1
-        if len(self.names[outcome]) < MOST_NAMES:
-            self.names[outcome].append(name)
+        names = self.names.setdefault(outcome, [])
+        if len(names) < MOST_NAMES:
+            names.append(name)
 
     def named(self, outcome: str) -> str:
         """Return who had this outcome."""
@@ -204,7 +205,7 @@ class _Group(_Tally):
     def __init__(self, title: str) -> None:
         super().__init__()
         self.title = title
-        self.phases = {phase: _Names() for phase in PHASES}
+        self.phases: dict[str, _Names] = {}  # those that have functions
         # By phase and task, when it was called, and what is shown of it.
         self.running: dict[tuple[str, Hashable], tuple[float, str]] = {}
 
@@ -243,7 +244,8 @@ class _Run:
             for phase in PHASES:
                 if getattr(task, phase) is not None:
                     group = self.group_of[task.name]
-                    for tally in (self.all, group, group.phases[phase]):
+                    names = group.phases.setdefault(phase, _Names())
+                    for tally in (self.all, group, names):
                         tally.due += 1
 
     def take(self, event: Event) -> Iterator[_Line]:
