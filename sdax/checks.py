@@ -5,12 +5,20 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from inspect import CO_ITERABLE_COROUTINE
+from typing import TYPE_CHECKING, Any, Final
 
 from .text import shown
 
 if TYPE_CHECKING:
     from .events import Observer
+
+# What to do instead of a phase with a 'yield'.
+SPLIT_GENERATOR: Final = (
+    "a phase cannot be a generator, because nothing would run what stands after its 'yield'; put "
+    "what stands before the 'yield' into pre_execute, and what stands after it into post_execute"
+)
 
 
 def checked_number(field: str, value: Any) -> float:
@@ -67,17 +75,29 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
 
 
 def is_async(function: Any) -> bool:
-    """Tell whether a call of it makes a coroutine, by its own `async def` or its `__call__`'s."""
+    """Return True if a call makes a coroutine, by an `async def` of its own or of `__call__`."""
     return any(map(inspect.iscoroutinefunction, _called(function)))
 
 
+def is_generator(function: Any) -> bool:
+    """Return True if a call makes a generator, async or not, which nobody can await."""
+    for each in _called(function):
+        if inspect.isasyncgenfunction(each):
+            return True
+        # What types.coroutine() makes of a generator function can be awaited.
+        flags = getattr(getattr(each, "__code__", None), "co_flags", 0)
+        if inspect.isgeneratorfunction(each) and not flags & CO_ITERABLE_COROUTINE:
+            return True
+    return False
+
+
 def runs_later(function: Any) -> bool:
-    """Tell whether a call of it does nothing before what it returns is awaited or iterated."""
-    return is_async(function) or any(
-        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
-        for each in _called(function)
-    )
+    """Return True if a call does nothing until somebody awaits or iterates what it returns."""
+    return is_async(function) or is_generator(function)
 
 
 def _called(function: Any) -> tuple[Any, Any]:
+    """Return what a call runs: the function itself, or its class's `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
     return function, getattr(type(function), "__call__", None)  # noqa: B004

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from asyncio import Future, current_task
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final
 
 from ._impl import Run
 from .engine.exceptions import chain, is_cancellation, put_before, raise_with_context
-from .errors import SdaxExecutionError
+from .errors import SdaxExecutionError, TaskFailure
 from .record import Record
 from .report import RunReport
+from .text import counted, listed, one_line, shortened, shown
+
+MOST_PLACES: Final = 4
+LONGEST_NAME: Final = 60  # characters
 
 
 class _Pass:
@@ -175,10 +180,7 @@ def _with_context(
         if failures is not None and (not heard or is_cancellation(error)):
             # Whoever asked for a cancellation will hardly look at its context.
             run.loop.call_exception_handler(
-                {
-                    "message": "sdax: a run that was cancelled had failures as well",
-                    "exception": failures,
-                }
+                {"message": _message_about(failures.failures), "exception": failures}
             )
         return error
     except BaseException as raised:  # out of the handler
@@ -194,3 +196,15 @@ def _give_failures(error: BaseException, failures: SdaxExecutionError) -> bool:
         return True
     others = [each for each in failures.exceptions if each is not error]
     return not others or put_before(error, failures.derive(others))
+
+
+def _message_about(failures: Sequence[TaskFailure]) -> str:
+    """Return what the loop's exception handler is told of the failures of a cancelled run."""
+    places = (
+        f"{failure.phase} of task {shortened(one_line(shown(failure.name)), LONGEST_NAME)}"
+        for failure in failures
+    )
+    return (
+        f"sdax: a run that was cancelled had {counted(len(failures), 'failure')} as well: "
+        f"{listed(places, len(failures), MOST_PLACES)}"
+    )

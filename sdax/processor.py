@@ -18,7 +18,7 @@ from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .report import RunReport
 from .tasks import AsyncTask
-from .text import shown
+from .text import counted, shown
 from .watch import Watch
 
 
@@ -204,7 +204,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             yield TaskInfo(task.name, level, None)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {len(self.levels)} levels>"
+        counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
+        return f"<{type(self).__name__}: {counts}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: a subgraph for each level, with its tasks.
@@ -215,6 +216,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     def __str__(self) -> str:
         """Return an outline of the levels: tasks, phases, timeouts and retries.
+
+        The first line says in which order `execute` runs, if more than one task has it.
 
         >>> print(processor)
         1 level, 1 task
@@ -306,22 +309,25 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {edges} dependencies>"
+        tasks = counted(len(self._added), "task")
+        return f"<{type(self).__name__}: {tasks}, {counted(edges, 'dependency', 'dependencies')}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: an arrow from each task to those that depend on it.
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return graph_to_mermaid(self.tasks.values(), self.dependencies)
+        return graph_to_mermaid(self.tasks.values(), self.dependencies, self.execute_order)
 
     def __str__(self) -> str:
         """Return an outline of the graph: tasks, phases, limits, and what each depends on.
 
+        The first line says in which order `execute` runs, if more than one task has it.
+
         >>> print(processor)
         2 tasks, 1 dependency
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
-          Users     execute  after Database
+          Users     execute  depends on Database
         """
         return outline_of_graph(
             self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, NamedTuple
 from .generic import K
 from .plan import PHASES, Plan
 from .table import table_of
-from .text import shown
+from .text import counted, shown, shown_fields
 
 
 class State(StrEnum):
@@ -37,6 +37,9 @@ class PhaseReport(NamedTuple):
     attempts: int = 0
     value: Any = None
     exception: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
 
 
 class TaskReport(NamedTuple):
@@ -86,7 +89,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         return _Unpickled, (dict(self),)
 
     def __repr__(self) -> str:
-        return f"<RunReport of {len(self)} tasks>"
+        return f"<RunReport of {counted(len(self), 'task')}>"
 
     def __str__(self) -> str:
         """Return a table: each phase with its state, attempts, and value or exception in short.

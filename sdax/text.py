@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
 from unicodedata import combining, east_asian_width
 
 WIDEST_COLUMN: Final = 60  # a cell that is wider pushes on its own line alone
+
+_qualified_name: Final[Callable[[type], str]] = vars(type)["__qualname__"].__get__
+_module: Final[Callable[[type], object]] = vars(type)["__module__"].__get__
 
 
 def shown(value: object) -> str:
     """Return the `repr` of a value for a message, whatever that `repr` does.
 
-    It may raise, and an integer of some thousand digits has none.
+    It may raise, and an integer of some thousand digits has none. It may also return a string of
+    a class that does not behave like one.
     """
     try:
-        return repr(value)
+        return str.__str__(repr(value))
     except Exception:
         return object.__repr__(value)
+
+
+def shown_fields(record: Any) -> str:
+    """Return the `repr` of a named tuple, whatever the `repr` of its members does."""
+    pairs = zip(record._fields, record, strict=True)
+    fields = ", ".join(f"{name}={shown(value)}" for name, value in pairs)
+    return f"{type(record).__name__}({fields})"
+
+
+def class_name(value: object) -> str:
+    """Return the qualified name of a value's class, whatever its metaclass says."""
+    return _qualified_name(type(value))
+
+
+def module_name(value: object) -> str:
+    """Return the module of a value's class, whatever its metaclass says."""
+    return str(_module(type(value)))
 
 
 def one_line(name: Hashable) -> str:
@@ -41,6 +63,12 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def shortened(text: str, longest: int) -> str:
     """Return a text of at most so many characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def listed(names: Iterable[str], number: int, most: int) -> str:
+    """Return the first of `number` names: `"A, B and 98 more"` for `most=2`."""
+    first = ", ".join(islice(names, most))
+    return f"{first} and {number - most} more" if number > most else first
 
 
 def cells(text: str) -> int:

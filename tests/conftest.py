@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings, strategies
 
+from helpers import CAN_FREEZE
 from virtual_clock import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
@@ -126,13 +127,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Hypothesis warns of a generator that nobody refers to, and what is frozen does not count.
     _search_for_nothing()
     gc.collect()
-    if hasattr(gc, "freeze"):  # which PyPy has not
+    if CAN_FREEZE:
         gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let pytest's last garbage collection find whatever was left open, however long ago."""
-    if hasattr(gc, "unfreeze"):
+    if CAN_FREEZE:
         gc.unfreeze()
 
 

@@ -248,9 +248,12 @@ CASES: dict[str, Callable[[], Case]] = {
             "task_group_func",
             "task_group_task",
             "task_sync_func",
-            "task_thread_func",
         )
     },
+    "task_thread_func": lambda: Case(
+        sdax.task_thread_func,
+        {**FUNCTION, "function": failing, "abandon_on_cancel": True, "executor": None},
+    ),
     "task": lambda: Case(sdax.task, {"name": "A", **PHASES}),
     "join": lambda: Case(sdax.join, {"name": "A"}),
     "AsyncTask": lambda: Case(AsyncTask, {"name": "A", **PHASES}),

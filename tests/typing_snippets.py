@@ -7,6 +7,7 @@ any that they do not need.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, assert_type
 
@@ -94,6 +95,7 @@ def helpers() -> None:
     assert_type(task_func(load, timeout=1.0, retries=2), TaskFunction[Context])
     assert_type(task_sync_func(returns_no_awaitable, timeout=1), TaskFunction[Context])
     assert_type(task_thread_func(returns_no_awaitable), TaskFunction[Context])
+    task_thread_func(returns_no_awaitable, abandon_on_cancel=True, executor=ThreadPoolExecutor())
     assert_type(task_group_func(load_in_group, max_delay=2.0), TaskFunction[Context])
     assert_type(task_group_task(load_in_group), TaskFunction[Context])
     assert_type(task("A", execute=task_func(load)), AsyncTask[Context, str])
@@ -104,6 +106,7 @@ def helpers() -> None:
     task_func(load, time_out=5)  # type: ignore[call-arg]
     task_sync_func(returns_no_awaitable, retries="1")  # type: ignore[arg-type]
     task_thread_func(returns_no_awaitable, timeout="5")  # type: ignore[arg-type]
+    task_thread_func(returns_no_awaitable, executor=4)  # type: ignore[arg-type]
     task_group_func(load)  # type: ignore[arg-type]
     task(execute=task_func(load))  # type: ignore[call-arg]
     task("A", execute=load)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from ..events import (
     TimeoutExpired,
 )
 from ..report import FAILURES, State
-from ..text import one_line, shown
+from ..text import class_name, module_name, one_line, shown
 
 try:
     from opentelemetry.context import Context, attach, detach
@@ -272,18 +272,19 @@ def _because_of(cause: Cause | None) -> Attributes:
 
 
 def _error_type(exception: BaseException) -> str:
-    kind = type(exception)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return module + kind.__qualname__
+    module, name = module_name(exception), class_name(exception)
+    return name if module == "builtins" else f"{module}.{name}"
 
 
 def _end(span: Span, facts: Attributes, state: State, exception: BaseException | None) -> None:
     """End a span; of what failed, with the status and the exception."""
-    try:
-        span.set_attributes(facts)
-        if state in FAILURES:
-            span.set_status(StatusCode.ERROR, None if exception is None else shown(exception))
-            if exception is not None:
+    span.set_attributes(facts)
+    if state in FAILURES:
+        span.set_status(StatusCode.ERROR, None if exception is None else shown(exception))
+        if exception is not None:
+            try:
                 span.record_exception(exception)
-    finally:
-        span.end()  # whatever the exception's __str__ does
+            except Exception:  # out of its __str__, for example
+                kind = {"exception.type": _error_type(exception)}
+                span.add_event("exception", {**kind, "exception.message": shown(exception)})
+    span.end()
