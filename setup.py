@@ -1,11 +1,16 @@
-"""Decides whether the compiled engine is built; all else is in pyproject.toml.
+"""Builds what pyproject.toml cannot state: the compiled engine, and a part of the metadata.
 
-SDAX_NO_EXTENSIONS=1 leaves it out. SDAX_REQUIRE_EXTENSIONS=1 makes it an error if it cannot be
-built; else the build goes on without it, and with a warning. "", "0" and "false" mean off.
+SDAX_NO_EXTENSIONS=1 leaves the engine out. SDAX_REQUIRE_EXTENSIONS=1 makes it an error if it cannot
+be built; else the build goes on without it, and with a warning. "", "0" and "false" mean off.
+
+The version is that of `sdax/__init__.py`. The URLs and the description, which is README.md with its
+links made absolute, need the project's address: `[tool.sdax]` in pyproject.toml.
 """
 
 import os
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -47,6 +52,50 @@ class BuildEngine(build_ext):
             self.distribution.get_command_obj("bdist_wheel").root_is_pure = True
 
 
+def read(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def read_version() -> str:
+    line = re.search(r'^__version__ = "(.+)"$', read("sdax/__init__.py"), re.MULTILINE)
+    if line is None:
+        raise SystemExit('sdax/__init__.py has no line like this: __version__ = "1.2.3"')
+    return line[1]
+
+
+def urls() -> dict[str, str]:
+    if not ADDRESS:
+        return {}
+    return {
+        "Source": ADDRESS,
+        "Documentation": f"{ADDRESS}/blob/HEAD/docs/index.md",
+        "Changes": f"{ADDRESS}/blob/HEAD/CHANGES.md",
+        "Issues": f"{ADDRESS}/issues",
+    }
+
+
+def description() -> str:
+    """README.md; with an address, its relative links lead to the files of this version there."""
+    if not ADDRESS:
+        return read("README.md")
+    commit = "HEAD" if "dev" in VERSION else f"v{VERSION}"
+
+    def absolute(found: re.Match[str]) -> str:
+        text, target = found["text"], found["target"]
+        if target is None:
+            return found[0]
+        kind = "raw" if text.startswith("!") else "blob"
+        return f"{text}({ADDRESS}/{kind}/{commit}/{target})"
+
+    return MARKDOWN.sub(absolute, read("README.md"))
+
+
+# A block of code, in which no link is a link, or the end of a link with a relative target.
+MARKDOWN = re.compile(
+    r"^```.*?^```|(?P<text>!\[[^]]*\]|\])\((?!\w+:|#)(?P<target>[^)]+)\)", re.MULTILINE | re.DOTALL
+)
+ADDRESS = tomllib.loads(read("pyproject.toml"))["tool"]["sdax"]["address"].rstrip("/")
+VERSION = read_version()
 REQUIRED = is_on("SDAX_REQUIRE_EXTENSIONS")
 UNWANTED = is_on("SDAX_NO_EXTENSIONS")
 if REQUIRED and UNWANTED:
@@ -61,6 +110,10 @@ ENGINE = Extension(
     extra_link_args=["-s"] if sys.platform == "linux" else [],
 )
 setup(
+    version=VERSION,
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    project_urls=urls(),
     ext_modules=[ENGINE] if WANTED else [],
     cmdclass={"build_ext": BuildEngine},
 )
