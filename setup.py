@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -19,9 +20,17 @@ from setuptools.errors import BaseError, CCompilerError
 
 WITHOUT = """
 *** sdax: the compiled engine could not be built: {error}
-*** sdax will work all the same, on its engine in pure Python: the same behaviour, but more time
-*** spent per function. For the compiled one, install a C compiler (Debian: gcc and python3-dev;
-*** macOS: xcode-select --install; Windows: Visual Studio's C++ build tools) and install again."""
+*** sdax works all the same, with its engine in pure Python: the same behaviour, but more time per
+*** function. For the compiled one,
+*** {advice}, and then:
+***     pip install --no-cache-dir --no-binary sdax --force-reinstall sdax
+*** Without these options, pip takes the pure wheel that it finds in its cache or on the index."""
+
+NO_COMPILER = (
+    "install a C compiler (Debian: gcc and python3-dev; macOS: xcode-select --install; "
+    "Windows: Visual Studio's C++ build tools)"
+)
+NO_CYTHON = 'install Cython (pip install "cython>=3.3"), or build without --no-build-isolation'
 
 
 def is_on(switch: str) -> bool:
@@ -37,15 +46,18 @@ class BuildEngine(build_ext):
 
     def run(self) -> None:
         built = {*self.get_outputs(), *self.get_output_mapping().values()}
+        advice = NO_COMPILER if find_spec("Cython") else NO_CYTHON
         try:
+            if advice is NO_CYTHON:
+                raise BaseError("there is no Cython")
             super().run()
         except (CCompilerError, BaseError) as error:
             if REQUIRED:
                 raise BaseError(
                     f"SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine could not be built: "
-                    f"{error}. Is there a C compiler?"
+                    f"{error}; {advice}"
                 ) from error
-            print(WITHOUT.format(error=error), file=sys.stderr)
+            print(WITHOUT.format(error=error, advice=advice), file=sys.stderr)
             for path in built:  # of an earlier build, maybe of other sources
                 Path(path).unlink(missing_ok=True)
             self.extensions = self.distribution.ext_modules = []

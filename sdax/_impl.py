@@ -34,7 +34,8 @@ else:
         if _is_on("SDAX_REQUIRE_EXTENSIONS"):
             raise ImportError(
                 "SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine sdax._core cannot be "
-                "imported; install sdax from a wheel for this Python, or with a C compiler"
+                "imported; with a C compiler, this builds it: "
+                "pip install --no-cache-dir --no-binary sdax --force-reinstall sdax"
             ) from error
         from ._core_py import Run
 

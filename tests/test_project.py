@@ -39,7 +39,9 @@ def test_the_package_was_built_with_the_version_that_it_has() -> None:
 def source(tmp_path: Path) -> Path:
     """What the metadata is made of, and the script that releases it, to be changed."""
     root = tmp_path / "source"
-    shutil.copytree(ROOT / "sdax", root / "sdax", ignore=shutil.ignore_patterns("_core*", "*.pyc"))
+    shutil.copytree(
+        ROOT / "sdax", root / "sdax", ignore=shutil.ignore_patterns("*.so", "*.pyd", "*.pyc")
+    )
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, root)
     if (ROOT / ".ci").exists():
@@ -120,6 +122,34 @@ def test_the_page_on_pypi_leads_to_the_address(source: Path, number: str, commit
         f"{ADDRESS}/raw/{commit}/b.svg",
     ]
     assert "[x](y)" in page
+
+
+@needs_source
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython builds the engine")
+@pytest.mark.parametrize("required", [False, True])
+def test_a_build_without_cython_names_cython(source: Path, required: bool) -> None:
+    code = (
+        "import sys; sys.modules['Cython'] = None; sys.argv[1:] = ['build_ext']\n"
+        "exec(open('setup.py', encoding='utf-8').read(), {'__file__': 'setup.py'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=source,
+        env={
+            **os.environ,
+            "SDAX_NO_EXTENSIONS": "",
+            "SDAX_REQUIRE_EXTENSIONS": "1" if required else "",
+        },
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == int(required)
+    assert "could not be built: there is no Cython" in done.stderr
+    assert 'install Cython (pip install "cython>=3.3")' in done.stderr
+    assert "C compiler" not in done.stderr
+    assert ("--no-cache-dir --no-binary sdax --force-reinstall" in done.stderr) is not required
 
 
 def release(source: Path, event: str, ref: str, repository: str = "owner/sdax") -> Any:
