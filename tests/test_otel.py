@@ -608,7 +608,9 @@ async def test_a_thousand_failures_are_told_of_in_short(telemetry: Telemetry) ->
 
 
 @pytest.mark.parametrize(
-    "key", ["suppress_instrumentation", vars(context)["_SUPPRESS_INSTRUMENTATION_KEY"]]
+    "key",
+    ["suppress_instrumentation", vars(context)["_SUPPRESS_INSTRUMENTATION_KEY"]],
+    ids=["by its name", "by the key of the API"],
 )
 async def test_a_run_whose_instrumentation_is_suppressed(telemetry: Telemetry, key: str) -> None:
     retried = TaskFunction(Trace().failing("", ConnectionError()), retries=1, initial_delay=0)

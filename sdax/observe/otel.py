@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextvars import Token
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from .. import __version__
@@ -344,6 +344,8 @@ def _checked_attributes(attributes: Mapping[str, Value] | None) -> Attributes:
         return {}
     if not isinstance(attributes, Mapping):
         raise TypeError(f"attributes must be a mapping or None, got {shown(attributes)}")
+    checked: Attributes = {}
+    value: Any
     for key, value in attributes.items():
         if not isinstance(key, str):
             raise TypeError(f"attributes must have names of type str, got {shown(key)}")
@@ -353,7 +355,9 @@ def _checked_attributes(attributes: Mapping[str, Value] | None) -> Attributes:
                 f"attributes[{shown(key)}] must be a str, bool, int or float, or a list of one of "
                 f"them, got {shown(value)}"
             )
-    return dict(attributes)
+        # Metrics are kept by their attributes, which must be hashable.
+        checked[key] = tuple(value) if isinstance(value, list) else value
+    return checked
 
 
 def _name(name: Hashable) -> str:
