@@ -433,6 +433,8 @@ async def test_a_retry_that_fails_has_the_exception(telemetry: Telemetry) -> Non
     await telemetry.run(solo(always))
     function = telemetry.one("A.pre_execute")
     assert events(function) == ["sdax.retry", "sdax.retry"]
+    told = ["exception.stacktrace" in (event.attributes or {}) for event in function.events]
+    assert told == [True, False]  # the second is with the retry's span
     assert facts(function)["error.type"] == "ConnectionError"
     assert function.status.status_code is StatusCode.ERROR
     first, second = telemetry.named("A.pre_execute retry")
@@ -518,6 +520,16 @@ async def test_a_run_has_only_so_many_spans() -> None:
     assert facts(run)["error.type"] == "ValueError"
     assert not trace.get_current_span().is_recording()
     assert sum(point.count for point in telemetry.points("sdax.task.duration")) == 5
+
+
+@pytest.mark.virtual_clock
+async def test_a_function_without_a_span_leaves_no_events_on_that_of_its_run() -> None:
+    telemetry = Telemetry(max_spans=1)
+    await telemetry.run(solo(TaskFunction(forever, timeout=1, retries=1)))
+    assert [span.name for span in telemetry.spans] == ["sdax.run"]
+    assert events(telemetry.one("sdax.run")) == ["sdax.cancellation", "exception"]
+    assert facts(telemetry.one("sdax.run"))["sdax.spans.left_out"] == 2
+    assert len(telemetry.count("sdax.task.retries")) == 1
 
 
 async def test_a_function_has_the_exception_of_a_retry_that_has_no_span() -> None:

@@ -185,8 +185,9 @@ class OpenTelemetryObserver:
             case RetryScheduled():
                 self._retry_scheduled(run, event)
             case TimeoutExpired():
-                span = run.function_of(event).current
-                span.add_event("sdax.timeout", {"sdax.timeout": event.timeout})
+                function = run.function_of(event)
+                if span := function.retry or function.own:
+                    span.add_event("sdax.timeout", {"sdax.timeout": event.timeout})
             case CancellationRequested():
                 facts: Attributes = {"sdax.phase": event.phase} | _because_of(event.cause)
                 run.span.add_event("sdax.cancellation", facts)
@@ -267,17 +268,18 @@ class OpenTelemetryObserver:
             _end(retry, _facts(event.state, event.exception), event.state, event.exception)
 
     def _retry_scheduled(self, run: _Run, event: RetryScheduled) -> None:
-        span = run.function_of(event).span
+        function = run.function_of(event)
         error_type = _error_type(event.exception)
         labels = self._labels(event) | {"error.type": error_type}
-        self._retries.add(1, labels, set_span_in_context(span))
-        facts: Attributes = {
-            "sdax.attempt.number": event.attempt,
-            "sdax.retry.delay": event.delay,
-            "error.type": error_type,
-        }
-        if span.is_recording():
-            span.add_event("sdax.retry", facts | _details(event.exception))
+        self._retries.add(1, labels, set_span_in_context(function.span))
+        if function.own is not None and function.own.is_recording():
+            facts: Attributes = {
+                "sdax.attempt.number": event.attempt,
+                "sdax.retry.delay": event.delay,
+                "error.type": error_type,
+            }
+            details = {} if function.told else _details(event.exception)
+            function.own.add_event("sdax.retry", facts | details)
 
     def _labels(self, event: TaskFinished | RetryScheduled) -> Attributes:
         labels = self._common | {"sdax.phase": event.phase}
