@@ -30,7 +30,7 @@ from .tasks import (
     task_thread_func,
 )
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "IMPLEMENTATION",

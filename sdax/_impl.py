@@ -44,7 +44,8 @@ else:
         if _is_on("SDAX_REQUIRE_EXTENSIONS"):
             raise ImportError(
                 "SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine sdax._core cannot be "
-                "imported; install sdax from a wheel for this Python, or with a C compiler"
+                "imported; with a C compiler, this builds it: "
+                "pip install --no-cache-dir --no-binary sdax --force-reinstall sdax"
             ) from error
         if not _is_expected(error):
             warnings.warn(

@@ -36,15 +36,15 @@ def checked_number(field: str, value: Any) -> float:
     return number
 
 
-def checked_limit(field: str, value: Any) -> int | None:
-    """Return None or an integer of at least 1; refuse all else in the field's name."""
+def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
+    """Return None or an integer of at least this; refuse all else in the field's name."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{field} must be an integer or None, got {shown(value)}")
     number = int.__pos__(value)  # as above: nothing of a subclass
-    if number < 1:
-        raise ValueError(f"{field} must be at least 1, got {shown(value)}")
+    if number < least:
+        raise ValueError(f"{field} must be at least {least}, got {shown(value)}")
     return number
 
 

@@ -31,7 +31,7 @@ from .events import (
 )
 from .plan import PHASES
 from .report import RunReport, State
-from .text import shown
+from .text import counted, shown
 
 _logger: Final = logging.getLogger("sdax")
 
@@ -43,7 +43,7 @@ class Watch:
     leads to what a function returned or raised.
     """
 
-    __slots__ = ("_cause", "_observers", "_phase", "_run", "_stopped", "_tasks")
+    __slots__ = ("_cause", "_failed", "_observers", "_phase", "_run", "_stopped", "_tasks")
 
     def __init__(
         self, run: ObservedRun, tasks: Sequence[TaskInfo], observers: Sequence[Observer]
@@ -54,21 +54,18 @@ class Watch:
         self._phase: str | None = None
         self._cause: Cause | None = None
         self._stopped = False  # the cause, if any, is settled
+        self._failed: dict[int, int] = {}  # by the place of an observer: at how many events
 
     def _tell(self, event: Event) -> None:
         """Call every observer. What is not an `Exception`, such as Ctrl-C, is raised at the end."""
         stopping: BaseException | None = None
-        for observer in self._observers:
+        for place, observer in enumerate(self._observers):
             try:
                 try:
                     observer(event)
                 except Exception:
                     with suppress(Exception):  # a handler's own: logging never touches the run
-                        _logger.exception(
-                            "observer %s failed at %s; the run goes on",
-                            shown(observer),
-                            type(event).__name__,
-                        )
+                        self._log_failure(place, event)
             except BaseException as error:
                 stopping = stopping or error
         if stopping is not None:
@@ -76,6 +73,28 @@ class Watch:
                 raise stopping
             finally:
                 del stopping  # its traceback leads here
+
+    def _log_failure(self, place: int, event: Event) -> None:
+        """Log what an observer raised. Later ones of the run are only counted: there may be a
+        thousand."""
+        times = self._failed[place] = self._failed.get(place, 0) + 1
+        if times == 1:
+            _logger.exception(
+                "observer %s failed at %s; the run goes on",
+                shown(self._observers[place]),
+                type(event).__name__,
+            )
+
+    def _log_further_failures(self) -> None:
+        for place, times in self._failed.items():
+            if times > 1:
+                with suppress(Exception):
+                    _logger.error(
+                        "observer %s failed at %s of run %d as well",
+                        shown(self._observers[place]),
+                        counted(times - 1, "later event"),
+                        self._run.number,
+                    )
 
     def run_started(self) -> None:
         """The run is about to be made."""
@@ -91,6 +110,7 @@ class Watch:
             # Whoever goes through a run phase by phase may have swallowed a cancellation.
             state = State.CANCELLED if self._stopped else State.SUCCEEDED
         self._tell(RunFinished(self._run, state, exception, report))
+        self._log_further_failures()
         if report is not None:
             self._observers = ()  # which may keep the exception, whose traceback leads here
 

@@ -8,6 +8,7 @@ import importlib.resources
 import inspect
 import os
 import pkgutil
+import re
 import runpy
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ def test_py_typed_is_shipped() -> None:
 
 
 def test_version_and_implementation() -> None:
-    assert sdax.__version__.count(".") == 2
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", sdax.__version__)
     assert sdax.IMPLEMENTATION in ("python", "cython")
     run_class = importlib.import_module("sdax._impl").Run
     expected = {"python": "sdax._core_py", "cython": "sdax._core"}

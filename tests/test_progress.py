@@ -34,8 +34,13 @@ from sdax.observe.progress import MOST_CHARACTERS, MOST_GROUPS, MOST_RUNS, Progr
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 
+# Without VT mode, as where output goes to a pipe on Windows, rich moves the cursor by calls of the
+# system and writes no escape codes.
+TERMINAL: dict[str, Any] = {"force_terminal": True, "legacy_windows": False}
+
+
 def terminal(file: Any = None) -> Console:
-    return Console(file=file or io.StringIO(), force_terminal=True, width=120, height=40)
+    return Console(file=file or io.StringIO(), width=120, height=40, **TERMINAL)
 
 
 def no_terminal(file: Any = None) -> Console:
@@ -352,7 +357,7 @@ def test_the_program_ends_while_a_run_is_under_way() -> None:
         "    asyncio.get_running_loop().stop()\n"
         "    await asyncio.Event().wait()\n"
         "loop = asyncio.new_event_loop()\n"
-        "display = ProgressDisplay(console=Console(stderr=True, force_terminal=True))\n"
+        f"display = ProgressDisplay(console=Console(stderr=True, **{TERMINAL}))\n"
         "builder = AsyncTaskProcessor.builder(observer=display)\n"
         "builder.add_task(task('A', execute=task_func(leave)), 1)\n"
         "run = loop.create_task(builder.build().process_tasks(None))\n"
@@ -360,7 +365,7 @@ def test_the_program_ends_while_a_run_is_under_way() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         timeout=60,
         check=True,

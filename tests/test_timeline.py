@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import html
 import json
+import re
 import threading
 import weakref
+from base64 import b64encode
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -429,11 +432,26 @@ def written(timeline: Timeline, directory: Path) -> str:
     return (directory / "page.html").read_text(encoding="utf-8")
 
 
+def test_the_policy_of_a_page_allows_its_own_script_alone(tmp_path: Path) -> None:
+    page = written(Timeline(), tmp_path)
+    (script,) = re.findall("<script>(.*)</script>", page, re.DOTALL)
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall('"Content-Security-Policy" content="(.*)"', page)
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"script-src 'sha256-{digest}'",
+        "style-src 'unsafe-inline'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert page.index("Content-Security-Policy") < page.index("<title>")
+
+
 async def test_a_page(engine: Any, tmp_path: Path) -> None:
     timeline = Timeline()
     await record(eventful(), timeline)
     page = written(timeline, tmp_path)
-    assert "http" not in page
+    assert "http:" not in page and "https:" not in page
     tags = Tags(page)
     assert "execute cancelled, because Failing.execute failed" in tags.text
     assert "ValueError('no such <user> & co')" in tags.text
