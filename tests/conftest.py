@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings, strategies
 
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
 

@@ -30,7 +30,7 @@ from markdown_it.token import Token
 
 import sdax
 import sdax.observe
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
