@@ -190,5 +190,5 @@ def test_a_run_inside_of_a_loop_is_refused() -> None:
     async def main() -> Any:
         return run(asyncio.sleep(0))
 
-    with pytest.raises(RuntimeError, match="cannot be called in a running one.*def, not async"):
+    with pytest.raises(RuntimeError, match=r"cannot be called in a running one.*def, not async"):
         run(main())
