@@ -1,5 +1,21 @@
-"""Tests of your own workflows."""
+"""Tests of your own workflows: every point at which they can be disturbed, without waiting."""
 
 from .clock import DeadlockError, OutsideWorldError, VirtualClockLoop, run
+from .explore import Exploration, explorations, explore
+from .faults import InjectedError
+from .findings import NotDeterministic, ScheduleFailed
+from .player import ExploredRun
 
-__all__ = ["DeadlockError", "OutsideWorldError", "VirtualClockLoop", "run"]
+__all__ = [
+    "DeadlockError",
+    "Exploration",
+    "ExploredRun",
+    "InjectedError",
+    "NotDeterministic",
+    "OutsideWorldError",
+    "ScheduleFailed",
+    "VirtualClockLoop",
+    "explorations",
+    "explore",
+    "run",
+]

@@ -63,16 +63,25 @@ class OutsideWorldError(Exception):
     """
 
 
+class EndlessError(Exception):
+    """The loop has gone round more often than it was to."""
+
+
 class _JumpingSelector(selectors.BaseSelector):
     """A selector that moves the clock of its loop forward instead of sleeping."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.passes = 0  # of the loop
+        self.last_pass: int | None = None
         self.sealed = False  # once the loop has what it needs for itself
         self.came: OutsideWorldError | None = None  # noticed in another thread
         self._selector = selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.passes += 1
+        if self.passes == self.last_pass:
+            raise EndlessError
         events = self._selector.select(0)
         if self.came is not None:
             error, self.came = self.came, None
@@ -128,6 +137,24 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Let time pass as if a function had computed for this number of seconds."""
         self._clock.now += seconds
+
+    @property
+    def passes(self) -> int:
+        """How often the loop has gone round."""
+        return self._clock.passes
+
+    def rewind(self) -> None:
+        """Begin again at time 0. Only timers that were cancelled may be left."""
+        self._clock.now = 0.0
+        self._clock.passes = 0
+        self._clock.last_pass = None
+        # They would decide which of two timers of the same moment is first.
+        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._timer_cancelled_count = 0
+
+    def give_up_after(self, passes: int) -> None:
+        """Raise `EndlessError` when the loop has gone round so many times more."""
+        self._clock.last_pass = self._clock.passes + passes
 
     def run_forever(self) -> None:
         """Run until `stop()` is called."""
