@@ -1,6 +1,7 @@
 """Tests of your own workflows: every point at which they can be disturbed, without waiting."""
 
 from .clock import DeadlockError, OutsideWorldError, VirtualClockLoop, run
+from .disturbing import disturbed
 from .explore import Exploration, explorations, explore
 from .faults import InjectedError
 from .findings import NotDeterministic, ScheduleFailed
@@ -15,6 +16,7 @@ __all__ = [
     "OutsideWorldError",
     "ScheduleFailed",
     "VirtualClockLoop",
+    "disturbed",
     "explorations",
     "explore",
     "run",

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from asyncio import CancelledError, Task, current_task
 from collections.abc import Callable, Generator, Iterable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import replace
 from types import CoroutineType, FrameType, coroutine
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..calls import WithTaskGroup, as_coroutine
 from ..plan import PHASES, POST
 from ..tasks import AsyncTask, PlainFunction, TaskFunction
-from .faults import exception_of
+from .faults import InjectedError, InjectedInterrupt, exception_of
 from .frames import Place, awaiting, of_user
 from .points import CALL, RETURN, Disturbance, Fault, Point, Schedule, labels_of
 
@@ -32,14 +32,9 @@ _NEVER_FAILING: Final = frozenset(
 _FAILING_IN_TASKS: Final = frozenset({"sleep", "wait_for"})
 
 
-class Happened(NamedTuple):
-    """Something that a function did, or that was done to it: `what` is a place of a point, or how
-    the attempt ended."""
-
-    time: float
-    function: str
-    attempt: int
-    what: str
+# Something that a function did, or that was done to it: when, which function and attempt, and what,
+# which is the place of a point or how the attempt ended. (Runs have many: no class for them.)
+Happened: TypeAlias = tuple[float, str, int, str]
 
 
 class Injected(NamedTuple):
@@ -69,6 +64,7 @@ class Course:
         self.raised: dict[tuple[str, int], BaseException] = {}  # by function and attempt
         self.attempts: dict[str, int] = {}
         self.under_way: dict[Attempt, None] = {}
+        self._once: dict[tuple[str, int, str], Disturbance]
         self._once = {each.point: each for each in schedule}
         self._always = {
             (each.point.function, each.point.at): each
@@ -76,15 +72,15 @@ class Course:
             if each.fault is Fault.FAIL_ALWAYS
         }
 
-    def begin(self) -> None:
+    def begin(self) -> Token[Course | None]:
         """Begin the run: the current `asyncio.Task` is its caller."""
         self.began = self.loop.time()
         self.caller = current_task()
-        COURSE.set(self)
+        return COURSE.set(self)
 
     def note(self, function: str, attempt: int, what: str) -> None:
         """Write down what happened."""
-        self.trace.append(Happened(self.loop.time() - self.began, function, attempt, what))
+        self.trace.append((self.loop.time() - self.began, function, attempt, what))
 
     def points(self, after: int = 0) -> list[Point]:
         """Return the points that the functions came to, in order, after some events."""
@@ -101,11 +97,12 @@ class Course:
         always = self._always.get((function, at))
         if always is not None and attempt >= always.point.attempt:
             return always
-        return self._once.get(Point(function, attempt, at))
+        return self._once.get((function, attempt, at))
 
-    def reached_all(self) -> bool:
-        """Return True if each disturbance of the schedule took place."""
-        return set(self.schedule) <= {each.disturbance for each in self.injected}
+    def missed(self) -> list[Point]:
+        """Return the points of the schedule that the run never came to."""
+        took_place = {each.disturbance for each in self.injected}
+        return [each.point for each in self.schedule if each not in took_place]
 
 
 class Attempt:
@@ -158,6 +155,7 @@ class Attempt:
         """Note a disturbance that takes place now."""
         course = self.course
         places = of_user(self.frames())
+        self.note(f"({disturbance.fault})")
         course.injected.append(Injected(disturbance, places, exception, len(course.trace)))
 
     def frames(self) -> Iterable[FrameType]:
@@ -185,13 +183,12 @@ class Attempt:
     def drive(self, body: Any) -> Generator[Any, Any, Any]:
         """Run a coroutine to its end, and stop at each of its points."""
         self.body = body
-        value: Any = None
         error: BaseException | None = None
         number = 0
         while True:
             try:
                 if error is None:
-                    awaited = body.send(value)
+                    awaited = body.send(None)
                 else:
                     raised, error = error, None
                     try:
@@ -206,16 +203,15 @@ class Attempt:
                 self.course.unfailing.add(Point(self.of.label, self.number, at))
             disturbance = self.came_to(at)
             if disturbance is None:
-                value, error = yield from _resumed(awaited)
+                error = yield from _resumed(awaited)
             elif disturbance.fault is Fault.HANG:
-                value, error = yield from self.hang(awaited, disturbance)
+                error = yield from self.hang(awaited, disturbance)
             else:
                 error = yield from self.fail(awaited, disturbance)
-                continue
             if self.unheard and not isinstance(error, CancelledError):
-                error = (yield from _resumed(None))[1] or error
+                error = (yield from _resumed(None)) or error
             self.unheard = False
-            if not isinstance(error, CancelledError):
+            if not isinstance(error, (CancelledError, InjectedError, InjectedInterrupt)):
                 error = (yield from self.go_on(f"{at}+")) or error
             if isinstance(error, CancelledError):
                 task = current_task()
@@ -230,23 +226,22 @@ class Attempt:
         if not self.unheard:
             return None
         self.unheard = False
-        return (yield from _resumed(None))[1]
+        return (yield from _resumed(None))
 
     @coroutine
     def hang(
         self, awaited: Any, disturbance: Disturbance
-    ) -> Generator[Any, Any, tuple[Any, BaseException | None]]:
+    ) -> Generator[Any, Any, BaseException | None]:
         """Wait until the function is cancelled, and then as long as its own await takes to end."""
         self.inject(disturbance)
         self.hangs = True
-        _, error = yield from _resumed(self.course.loop.create_future())
+        error = yield from _resumed(self.course.loop.create_future())
         self.hangs = False
-        if _is_future(awaited):
-            awaited.cancel()
-            value, ending = yield from _resumed(awaited)
+        if _is_future(awaited) and awaited.cancel():
+            ending = yield from _resumed(awaited)
             if not isinstance(ending, CancelledError):
-                return value, ending
-        return None, error
+                return ending
+        return error
 
     @coroutine
     def fail(self, awaited: Any, disturbance: Disturbance) -> Generator[Any, Any, BaseException]:
@@ -257,22 +252,26 @@ class Attempt:
             task = current_task()
             assert task is not None
             requests = task.cancelling()
-            awaited.cancel()
-            _, ending = yield from _resumed(awaited)
-            if isinstance(ending, CancelledError) and task.cancelling() > requests:
-                return ending  # which came from elsewhere meanwhile
+            if awaited.cancel():
+                ending = yield from _resumed(awaited)
+                if isinstance(ending, CancelledError) and task.cancelling() > requests:
+                    return ending  # which came from elsewhere meanwhile
         return exception
 
 
 @coroutine
-def _resumed(awaited: Any) -> Generator[Any, Any, tuple[Any, BaseException | None]]:
-    """Wait for what a coroutine has yielded; return what it is to be resumed with."""
+def _resumed(awaited: Any) -> Generator[Any, Any, BaseException | None]:
+    """Wait for what a coroutine has yielded; return the exception that it is to be resumed with.
+
+    A value never comes: a coroutine takes it from the future that it has waited for.
+    """
     if _is_future(awaited):
         awaited._asyncio_future_blocking = True  # as its own __await__ has it
     try:
-        return (yield awaited), None
+        yield awaited
     except BaseException as error:
-        return None, error
+        return error
+    return None
 
 
 def _is_future(awaited: Any) -> bool:
@@ -368,6 +367,12 @@ def driven(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[Any, AsyncTask[Any, Any
 
 def _driven(function: TaskFunction[Any], name: Any, label: str) -> TaskFunction[Any]:
     call: Any = function.function
+    if isinstance(call, DrivenFunction) or isinstance(
+        getattr(call, "function", None), DrivenFunction
+    ):
+        raise TypeError(
+            "the processor is disturbed already; name all of its faults in one text, with commas"
+        )
     if isinstance(call, PlainFunction):
         plain = DrivenPlainFunction(call.function, function, name, label)
         return replace(function, function=PlainFunction(plain))

@@ -15,8 +15,9 @@ from typing import Any, TypeAlias, Unpack
 from ..generic import T
 from ..plan import PHASES, POST
 from ..processor import AsyncDagTaskProcessor, AsyncTaskProcessor
-from ..text import counted, nearest, shown
+from ..text import counted, shown
 from .clock import refuse_running_loop
+from .disturbing import check_reached
 from .driving import Happened
 from .faults import USUAL, faults_at
 from .findings import NotDeterministic, ScheduleFailed, finding_of, refuse_difference
@@ -227,6 +228,7 @@ class Explorer:
         self._trace = played.trace
         self._points = played.course.points()
         self._unfailing = played.course.unfailing
+        self.player.may_fail = frozenset(function for function, _ in played.course.raised)
         self.loops.learn()
 
     def _compare(self, played: Played) -> None:
@@ -235,7 +237,7 @@ class Explorer:
 
     def _learn(self, played: Played) -> None:
         """Take note of where a second disturbance may follow."""
-        if not played.course.reached_all():
+        if played.course.missed():
             if self.settings.clock == "virtual":
                 raise NotDeterministic(
                     f"the run never came to {text_of(played.schedule)}, although the undisturbed "
@@ -246,13 +248,7 @@ class Explorer:
             self._following[played.schedule] = list(self._later(played))
 
     def _check_replayed(self, played: Played) -> None:
-        points = list(map(str, played.course.points()))
-        reached = {each.disturbance for each in played.injected}
-        for each in played.schedule:
-            if each not in reached:
-                raise ValueError(
-                    f"the run never came to {each.point}{nearest(str(each.point), points)}"
-                )
+        check_reached(played.course)
 
     def _all(self) -> Iterator[Schedule]:
         """Yield the schedules: first those of one disturbance, each in the order of its points."""

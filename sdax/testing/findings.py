@@ -87,10 +87,8 @@ def refuse_difference(one: Sequence[Happened], other: Sequence[Happened]) -> Non
 
 def _first_lines(played: Played, problems: Sequence[str]) -> Iterator[str]:
     first, *more = problems
-    what = f"after {text_of(played.schedule)}" if played.schedule else "in the undisturbed run"
-    first, *rest = first.split("\n")
-    yield f"{first[0].upper()}{first[1:]}, {what}" if not rest else f"{what.capitalize()}: {first}"
-    yield from rest
+    what = f"After {text_of(played.schedule)}" if played.schedule else "In the undisturbed run"
+    yield f"{what}: {first}"
     for problem in more:
         yield f"{problem[0].upper()}{problem[1:]}"
 
@@ -152,8 +150,8 @@ def _differences(undisturbed: Sequence[Happened], played: Played) -> Iterator[st
         None, one, other, autojunk=False
     ).get_opcodes():
         if kind != "equal":
-            marks += [("-", each) for each in undisturbed[start:stop]]
             marks += [("+", each) for each in played.trace[from_:to]]
+            marks += [("-", each) for each in undisturbed[start:stop]]
     for mark, happened in marks[:MOST_EVENTS]:
         yield f"{mark} {_line(happened)}"
     if len(marks) > MOST_EVENTS:

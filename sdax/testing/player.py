@@ -16,6 +16,7 @@ from .. import processor as processors
 from ..errors import iter_leaves
 from ..events import Event, RetryScheduled, RunFinished, TimeoutExpired
 from ..generic import T
+from ..plan import PHASES, POST
 from ..report import RunReport
 from ..tasks import AsyncTask
 from ..text import shown
@@ -75,7 +76,7 @@ class ExploredRun(Generic[T]):
 class Played:
     """A schedule that was played: what happened, and what is wrong."""
 
-    def __init__(self, schedule: Schedule, course: Course) -> None:
+    def __init__(self, schedule: Schedule, course: Course, may_fail: frozenset[str]) -> None:
         self.schedule = schedule
         self.course = course
         self.stage = "to make the context"
@@ -85,6 +86,7 @@ class Played:
         self.late = False  # the caller was cancelled when the run no longer waited for anything
         self.problems: list[str] = []
         self.check_error: BaseException | None = None
+        self.may_fail = may_fail
 
     @property
     def trace(self) -> list[Happened]:
@@ -115,6 +117,7 @@ class Player:
         self.check = check
         self.loops = loops
         self.complaints = Complaints()
+        self.may_fail: frozenset[str] = frozenset()  # functions that the undisturbed run has fail
 
     def play(self, schedule: Schedule, *, checked: bool = True, detailed: bool = False) -> Played:
         """Make a run with these disturbances, and find what is wrong.
@@ -123,7 +126,7 @@ class Player:
         """
         loop = self.loops.clean_loop()
         loop.set_exception_handler(self.complaints.handle)
-        played = Played(schedule, Course(loop, schedule, detailed=detailed))
+        played = Played(schedule, Course(loop, schedule, detailed=detailed), self.may_fail)
         main = loop.create_task(
             self._main(loop, played, checked), name="sdax.testing", context=copy_context()
         )
@@ -260,7 +263,8 @@ def _not_as_promised(played: Played) -> Iterator[str]:
             f"{who} was cancelled, and returned as if nothing had happened; let CancelledError "
             f"through"
         )
-    known = _reachable(error, played.report)
+    yield from _failed_cleanups(played)
+    known: set[int] | None = None
     for disturbance, _, exception, _ in course.injected:
         function, attempt, _ = disturbance.point
         if disturbance.fault is Fault.CANCEL:
@@ -272,8 +276,28 @@ def _not_as_promised(played: Played) -> Iterator[str]:
         elif exception is not None:
             raised = course.raised.get((function, attempt))
             retried = course.attempts[function] > attempt
-            if isinstance(raised, Exception) and not retried and id(raised) not in known:
-                yield f"{function} raised {shown(raised)}, which is lost"
+            if isinstance(raised, Exception) and not retried:
+                if known is None:
+                    known = _reachable(error, played.report)
+                if id(raised) not in known:
+                    yield f"{function} raised {shown(raised)}, which is lost"
+
+
+def _failed_cleanups(played: Played) -> Iterator[str]:
+    """Yield the cleanups that fail although nothing was done to them, and so cannot cope."""
+    course = played.course
+    disturbed = {each.disturbance.point.function for each in course.injected}
+    for (function, attempt), error in course.raised.items():
+        if (
+            played.schedule
+            and function.endswith(PHASES[POST])
+            and function not in disturbed | played.may_fail
+            and attempt == course.attempts[function]
+            and isinstance(error, Exception)
+        ):
+            yield (
+                f"{function} raised {shown(error)}; a cleanup has to cope with whatever is there"
+            )
 
 
 def _reachable(error: BaseException | None, report: RunReport[Any] | None) -> set[int]:
