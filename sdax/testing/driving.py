@@ -7,9 +7,11 @@ see each await begin and end, on both engines, and a processor that nobody explo
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import CancelledError, Task, current_task
 from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar, Token
+from copy import copy
 from dataclasses import replace
 from types import CoroutineType, FrameType, coroutine
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -29,7 +31,8 @@ _CLEANUP: Final = PHASES[POST]
 _NEVER_FAILING: Final = frozenset(
     {"asyncio.locks", "asyncio.queues", "asyncio.taskgroups", "asyncio.timeouts"}
 )
-_FAILING_IN_TASKS: Final = frozenset({"sleep", "wait_for"})
+# (Up to Python 3.11 wait_for() awaits the end of an asyncio.Task, and not the task itself.)
+_FAILING_IN_TASKS: Final = {"sleep", "wait_for"} if sys.version_info >= (3, 12) else {"sleep"}
 
 
 # Something that a function did, or that was done to it: when, which function and attempt, and what,
@@ -98,6 +101,14 @@ class Course:
         if always is not None and attempt >= always.point.attempt:
             return always
         return self._once.get((function, attempt, at))
+
+    def copy(self) -> Course:
+        """Return a copy in which nothing happens any more."""
+        copied = copy(self)
+        copied.trace = [*self.trace]
+        copied.injected = [*self.injected]
+        copied.under_way = {}
+        return copied
 
     def missed(self) -> list[Point]:
         """Return the points of the schedule that the run never came to."""
@@ -169,7 +180,7 @@ class Attempt:
     def ended(self, error: BaseException | None) -> None:
         """Note how the attempt ended, unless that is a point."""
         course = self.course
-        del course.under_way[self]
+        course.under_way.pop(self, None)
         if error is not None:
             course.raised[self.of.label, self.number] = error
             cancelled = isinstance(error, CancelledError)

@@ -162,6 +162,8 @@ class Explorer:
                     return
                 if finding := self._try(schedule, self._learn):
                     yield finding
+            if self.schedules < self.known:
+                return  # for it was a sample
             # Who comes to the end without a disturbance must find everything as it was.
             if finding := self._try((), self._compare):
                 yield finding
@@ -195,14 +197,20 @@ class Explorer:
                 if not complaints:
                     return None
                 played = self.player.play(schedule, checked=checked)
-            complaints += self.player.complaints.taken()
-        self.found += 1
-        return finding_of(
-            played,
-            self._trace or played.trace,
-            [*played.problems, *complaints],
-            self.settings.command(text_of(schedule)),
-        )
+                # Whoever kept this run would keep what it has left open, to complain later on.
+                played.run = None
+            else:
+                complaints = self.player.complaints.taken()
+            self.found += 1
+            finding = finding_of(
+                played,
+                self._trace or played.trace,
+                [*played.problems, *complaints],
+                self.settings.command(text_of(schedule)),
+            )
+            del played
+            self.player.complaints.taken()
+            return finding
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import inspect
 import linecache
 import os
 from collections.abc import Iterable, Iterator
+from gc import get_referents
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,10 @@ from ..text import one_line
 # Directories whose frames a reader does not look for: Python's own library, and sdax.
 _STANDARD_LIBRARY: Final = f"{Path(asyncio.__file__).parent.parent}{os.sep}"
 _SDAX: Final = f"{Path(__file__).parent.parent}{os.sep}"
+
+
+_INNER: Final = {"cr_frame": "cr_await", "gi_frame": "gi_yieldfrom", "ag_frame": "ag_await"}
+_STEPS: Final = ("anext_awaitable", "async_generator_asend", "async_generator_athrow")
 
 
 class Place(NamedTuple):
@@ -43,16 +48,22 @@ def place_of(frame: FrameType) -> Place:
 def awaiting(awaitable: Any) -> Iterator[FrameType]:
     """Yield the frames of a suspended coroutine, from its own to the innermost that waits."""
     while awaitable is not None:
-        frame = None
-        following = None
-        for prefix, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
-            if hasattr(awaitable, f"{prefix}_frame"):
-                frame = getattr(awaitable, f"{prefix}_frame")
-                following = getattr(awaitable, inner)
+        for kind, inner in _INNER.items():
+            if hasattr(awaitable, kind):
+                if (frame := getattr(awaitable, kind)) is not None:
+                    yield frame
+                awaitable = getattr(awaitable, inner)
                 break
-        if frame is not None:
-            yield frame
-        awaitable = following
+        else:
+            awaitable = _hidden_in(awaitable)
+
+
+def _hidden_in(step: Any) -> Any:
+    """Return what runs in a step of an async generator, which does not tell, or None."""
+    if type(step).__name__ not in _STEPS:
+        return None
+    inner = (*_STEPS, "async_generator")
+    return next((each for each in get_referents(step) if type(each).__name__ in inner), None)
 
 
 def is_of_library(code: CodeType) -> bool:

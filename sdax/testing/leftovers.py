@@ -24,7 +24,8 @@ class Leftovers:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._tasks = asyncio.all_tasks(loop)
-        self._timers = set(map(id, timers_of(loop)))
+        # Whose a timer is cannot be told, once others than the run's own may set some.
+        self._may_set_timers = len(self._tasks) > 1 or bool(timers_of(loop))
         self._generators: list[ref[Generator]] = []
         self._dropped: list[str] = []
         self._hooks = sys.get_asyncgen_hooks()
@@ -64,9 +65,8 @@ class Leftovers:
         """Return what is left, a sentence each."""
         tasks = sorted(map(_of_task, self.tasks()))
         left = [f"asyncio.Task {task} is left" for task in tasks]
-        if not left:  # else the timers may be theirs
-            timers = (timer for timer in timers_of(self.loop) if id(timer) not in self._timers)
-            left += [f"a timer is left: {shown(timer)}" for timer in timers]
+        if not (left or self._may_set_timers):
+            left += [f"a timer is left: {shown(timer)}" for timer in timers_of(self.loop)]
         for generator in filter(None, (reference() for reference in self._generators)):
             if generator.ag_frame is not None and not generator.ag_running:
                 left.append(f"async generator {_of_generator(generator)} is left unfinished")

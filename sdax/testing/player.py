@@ -9,6 +9,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import copy_context
+from copy import copy
 from functools import partial
 from typing import Any, Generic
 
@@ -133,7 +134,8 @@ class Player:
         try:
             self.loops.run(main)
         except (DeadlockError, EndlessError) as error:
-            _never_ended(played, error)
+            # To part with the loop has things happen that belong to no run.
+            played = _never_ended(played, error)
         finally:
             del main
             self.loops.tidy()
@@ -228,18 +230,22 @@ class Player:
         return run._looked
 
 
-def _never_ended(played: Played, error: Exception) -> None:
+def _never_ended(played: Played, error: Exception) -> Played:
     course = played.course
+    told = copy(played)
+    told.course = course.copy()
+    told.problems = [*played.problems]
     under_way = list(course.under_way)
     how = "waits for ever" if isinstance(error, DeadlockError) else "goes on and on"
     for attempt in under_way:
         if attempt.hangs:
-            played.problems.append(
-                f"nothing bounds {attempt.of.label}: give it a timeout, or leave out the fault hang"
-            )
+            hint = ""
+            if attempt.of.phase != PHASES[POST]:
+                hint = ", or leave out the fault hang if its callers bound the run"
+            told.problems.append(f"nothing bounds {attempt.of.label}: give it a timeout{hint}")
     waiting = [_waits(attempt) for attempt in under_way] or waiting_tasks(course.loop)
-    played.problems.append("\n  ".join([f"{played.stage} {how}:", *waiting]))
-    course.under_way.clear()
+    told.problems.append("\n  ".join([f"{played.stage} {how}:", *waiting]))
+    return told
 
 
 def _waits(attempt: Attempt) -> str:

@@ -70,11 +70,15 @@ def text_of(schedule: Schedule) -> str:
 
 def labels_of(names: Collection[Hashable]) -> dict[Any, str]:
     """Return how points write the names of tasks: each differently."""
-    texts = [one_line(name) for name in names]
-    return {
-        name: shown(name) if texts.count(text) > 1 and not isinstance(name, str) else text
-        for name, text in zip(names, texts, strict=True)
-    }
+    labels: dict[Any, str] = {}
+    for name in names:
+        label = one_line(name)
+        number = 1
+        while label in labels.values():
+            number += 1
+            label = f"{one_line(name)} ({number})"
+        labels[name] = label
+    return labels
 
 
 def functions_of(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[str, TaskFunction[Any]]:
