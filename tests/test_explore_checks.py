@@ -398,10 +398,10 @@ async def leave_a_cycle(ctx: Context) -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (leave_a_task, "asyncio.Task the forgotten, which waits at "),
+        (leave_a_task, "an asyncio.Task is left: the forgotten, which waits at "),
         (leave_a_timer, "a timer is left: <TimerHandle when=60"),
-        (drop_a_generator, "async generator numbers ("),
-        (keep_a_generator, "is left unfinished"),
+        (drop_a_generator, "an async generator was dropped unfinished: numbers ("),
+        (keep_a_generator, "an async generator is left unfinished: numbers ("),
         (lose_an_error, "Task exception was never retrieved: LookupError: no such user"),
         (lose_an_error_in_the_context, "Task exception was never retrieved: LookupError: no such"),
         (fail_in_a_callback, "Exception in callback fail_in_a_callback.<locals>.<lambda>()"),

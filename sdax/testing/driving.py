@@ -32,7 +32,9 @@ _NEVER_FAILING: Final = frozenset(
     {"asyncio.locks", "asyncio.queues", "asyncio.taskgroups", "asyncio.timeouts"}
 )
 # (Up to Python 3.11 wait_for() awaits the end of an asyncio.Task, and not the task itself.)
-_FAILING_IN_TASKS: Final = {"sleep", "wait_for"} if sys.version_info >= (3, 12) else {"sleep"}
+_FAILING_IN_TASKS: Final = {"sleep", "__sleep0"} | (
+    {"wait_for"} if sys.version_info >= (3, 12) else set[str]()
+)
 
 
 # Something that a function did, or that was done to it: when, which function and attempt, and what,

@@ -48,7 +48,9 @@ class Leftovers:
             self._hooks.firstiter(generator)
 
     def _finalized(self, generator: Any) -> None:
-        self._dropped.append(f"async generator {_of_generator(generator)} was dropped unfinished")
+        self._dropped.append(
+            f"an async generator was dropped unfinished: {_of_generator(generator)}"
+        )
         if self._hooks.finalizer is not None:
             self._hooks.finalizer(generator)
 
@@ -64,12 +66,12 @@ class Leftovers:
     def found(self) -> list[str]:
         """Return what is left, a sentence each."""
         tasks = sorted(map(_of_task, self.tasks()))
-        left = [f"asyncio.Task {task} is left" for task in tasks]
+        left = [f"an asyncio.Task is left: {task}" for task in tasks]
         if not (left or self._may_set_timers):
             left += [f"a timer is left: {shown(timer)}" for timer in timers_of(self.loop)]
         for generator in filter(None, (reference() for reference in self._generators)):
             if generator.ag_frame is not None and not generator.ag_running:
-                left.append(f"async generator {_of_generator(generator)} is left unfinished")
+                left.append(f"an async generator is left unfinished: {_of_generator(generator)}")
         return left + self._dropped
 
 
