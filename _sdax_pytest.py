@@ -27,16 +27,21 @@ class Test:
 
     def __init__(self, item: pytest.Item) -> None:
         self.nodeid = item.nodeid
-        self.marked: dict[str, Any] = {}
-        for mark in reversed(list(item.iter_markers("sdax"))):
-            if mark.args:
-                raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.sdax takes names: {mark}")
-            self.marked |= mark.kwargs
+        self._item = item
         names = (name for name, *_ in OPTIONS.values())
         values = ((name, item.config.getoption(f"sdax_{name}")) for name in names)
         self.chosen = {name: value for name, value in values if value is not None}
-        self._properties = item.user_properties
         self._explorations = 0
+
+    @property
+    def marked(self) -> dict[str, Any]:
+        """The options that marks give, the nearest mark before others."""
+        options: dict[str, Any] = {}
+        for mark in self._item.iter_markers("sdax"):
+            if mark.args:
+                raise TypeError(f"@pytest.mark.sdax takes options by name, got {mark.args}")
+            options = {**mark.kwargs, **options}
+        return options
 
     def begin_exploration(self) -> int:
         """Return the number of an exploration of this test, from 1."""
@@ -45,7 +50,7 @@ class Test:
 
     def tell(self, line: str) -> None:
         """Have the summary tell of an exploration, from another process too."""
-        self._properties.append((PROPERTY, line))
+        self._item.user_properties.append((PROPERTY, line))
 
 
 current: Test | None = None

@@ -78,9 +78,12 @@ def settled(options: Mapping[str, Any]) -> Settings:
     asked = dict(options)
     if test is not None:
         number = test.begin_exploration()
-        asked = {**test.marked, **asked, **test.chosen}
-        if "replay" in test.chosen:
-            asked["replay"] = _meant_for(number, test.chosen["replay"], asked.get("replay"))
+        chosen = dict(test.chosen)
+        if "replay" in chosen and not _is_meant_for(number, chosen["replay"]):
+            del chosen["replay"]
+        asked = {**test.marked, **asked, **chosen}
+    if isinstance(asked.get("replay"), str):
+        asked["replay"] = _NUMBERED.sub("", asked["replay"])
     for name in asked:
         if name not in _NAMES:
             raise TypeError(f"explore has no option {shown(name)}{nearest(name, _NAMES)}")
@@ -101,10 +104,7 @@ def settled(options: Mapping[str, Any]) -> Settings:
     return Settings(**asked, test=test, number=number)
 
 
-def _meant_for(number: int, text: str, otherwise: str | None) -> str | None:
-    """Return a schedule of the command line, if it is one of this exploration of the test."""
+def _is_meant_for(number: int, text: str) -> bool:
+    """Return True if a schedule is one of this exploration of a test, of which it has several."""
     numbered = _NUMBERED.match(text)
-    wanted = 1 if numbered is None else int(numbered[1])
-    if number != wanted:
-        return otherwise
-    return text if numbered is None else text[numbered.end() :]
+    return number == (1 if numbered is None else int(numbered[1]))
