@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from . import IMPLEMENTATION, __version__
 from .bench import command as bench
-from .commands import show, trace
+from .commands import explore, show, trace
 
 
 def print_versions(args: argparse.Namespace) -> None:
@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sdax", description=print_versions.__doc__)
     parser.set_defaults(run=print_versions)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (show, trace, bench):
+    for command in (show, trace, explore, bench):
         command.add_to(commands)
     return parser
 

@@ -147,6 +147,15 @@ def _engine_is_chosen(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         monkeypatch.setattr("sdax.processor.Run", _no_engine)
 
 
+@pytest.fixture(autouse=True)
+def _summary_is_of_examples(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
+    if request.module.__name__ not in ("test_explored_examples", "test_mistakes"):
+        monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
+
+
 @pytest.fixture
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Implementation:
     """The engine under test, in place of the one that was chosen at import."""

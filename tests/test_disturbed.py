@@ -11,7 +11,7 @@ import pytest
 from exploring import Context, pause
 from helpers import graph, nothing, solo, spawn, task, until
 from sdax import AsyncTaskProcessor, Done, SdaxExecutionError, task_func, task_sync_func
-from sdax.testing import InjectedError, disturbed, explore, run
+from sdax.testing import InjectedError, NotReachedError, disturbed, explore, run
 
 
 def flags(kind: str = "levels") -> Any:
@@ -113,9 +113,9 @@ async def test_phase_by_phase(kind: str) -> None:
 
 async def test_a_place_that_is_never_reached() -> None:
     stale = disturbed(flags(), "Flags.pre_execute#1@7:fail")
-    with pytest.raises(LookupError, match=r"never came to Flags.pre_execute#1@7; did you mean"):
+    with pytest.raises(NotReachedError, match=r"never came to Flags.pre_execute#1@7; did you mean"):
         await stale.process_tasks(None)
-    with pytest.raises(LookupError, match=r"never came to Flags.pre_execute#1@7; did you mean"):
+    with pytest.raises(NotReachedError, match=r"never came to Flags.pre_execute#1@7; did you mean"):
         async with stale.open(None) as phases:
             while await phases.run_next():
                 pass

@@ -21,7 +21,7 @@ from exploring import (
 )
 from helpers import build, nothing, solo, task
 from sdax import task_func
-from sdax.testing import ScheduleFailed, explore
+from sdax.testing import NotReachedError, ScheduleFailed, explore
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -210,7 +210,7 @@ def test_a_replay_that_finds_nothing() -> None:
         ("Late.pre_execute#4@1:cancel", ValueError, "Late.pre_execute has 3 attempts, so there"),
         (
             "Database.pre_execute#1@7:cancel",
-            LookupError,
+            NotReachedError,
             "the run never came to Database.pre_execute#1@7; did you mean 'Database.pre_execute#1",
         ),
         ("Database.pre_execute#1@1:cancl", ValueError, "does not name a disturbance; write task"),

@@ -1,7 +1,7 @@
 """Tests of your own workflows: every point at which they can be disturbed, without waiting."""
 
 from .clock import DeadlockError, OutsideWorldError, VirtualClockLoop, run
-from .disturbing import disturbed
+from .disturbing import NotReachedError, disturbed
 from .explore import Exploration, explorations, explore
 from .faults import InjectedError
 from .findings import NotDeterministic, ScheduleFailed
@@ -13,6 +13,7 @@ __all__ = [
     "ExploredRun",
     "InjectedError",
     "NotDeterministic",
+    "NotReachedError",
     "OutsideWorldError",
     "ScheduleFailed",
     "VirtualClockLoop",

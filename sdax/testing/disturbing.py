@@ -15,6 +15,12 @@ from .driving import COURSE, Course, driven
 from .player import tasks_of
 from .points import Schedule, functions_of, parsed
 
+
+class NotReachedError(LookupError):
+    """A run has ended without having come to a point that was named. The message has the nearest
+    ones."""
+
+
 P = TypeVar("P", bound=TaskProcessor[Any, Any])
 
 
@@ -33,7 +39,7 @@ def disturbed(processor: P, faults: str) -> P:
     - `interrupt`: `KeyboardInterrupt`.
 
     Raises `ValueError` for a function that does not exist, with the nearest ones. A run that
-    succeeds and never came to the place raises `LookupError`: the test would show nothing.
+    succeeds and never came to the place raises `NotReachedError`: the test would show nothing.
 
     >>> down = disturbed(checkout, "Flags.pre_execute#1@call:fail always")
     >>> with pytest.raises(SdaxExecutionError):
@@ -125,7 +131,7 @@ _KINDS: Final[Any] = (
 
 
 def check_reached(course: Course) -> None:
-    """Raise `LookupError` if a run has succeeded without its disturbances."""
+    """Raise `NotReachedError` if a run has succeeded without its disturbances."""
     for point in course.missed():
         points = list(map(str, course.points()))
-        raise LookupError(f"the run never came to {point}{nearest(str(point), points)}")
+        raise NotReachedError(f"the run never came to {point}{nearest(str(point), points)}")

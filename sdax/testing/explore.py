@@ -80,13 +80,14 @@ def explore(
     - `replay`: a schedule to repeat, as a finding names it.
 
     Raises `NotDeterministic` if two undisturbed runs differ, `OutsideWorldError` for a socket or
-    a thread with the virtual clock, `RuntimeError` in a running event loop, and `TypeError` or
-    `ValueError` for arguments that cannot be.
+    a thread with the virtual clock, `NotReachedError` for a replay whose point no run came to,
+    `RuntimeError` in a running event loop, and `TypeError` or `ValueError` for arguments that
+    cannot be.
 
     >>> explore(checkout, context=new_request, check=lambda run: run.context.pool.free == 2)
     """
     __tracebackhide__ = True
-    explorer = Explorer(processor, context, check, options, "explore")
+    explorer = Explorer(processor, context, check, options)
     with closing(explorer.findings()) as findings:
         finding = next(findings, None)
     if finding is not None:
@@ -102,18 +103,24 @@ def explorations(
     >>> for finding in explorations(checkout, context=new_request, check=gives_back):
     ...     print(finding.schedule, finding.problems)
     """
-    return Explorer(processor, context, check, options, "explorations").findings()
+    return Explorer(processor, context, check, options).findings()
 
 
 class Explorer:
     """An exploration under way."""
 
     def __init__(
-        self, processor: Any, context: Any, check: Any, options: Mapping[str, Any], function: str
+        self,
+        processor: Any,
+        context: Any,
+        check: Any,
+        options: Mapping[str, Any],
+        *,
+        command: str | None = None,
     ) -> None:
-        refuse_running_loop(function)
+        refuse_running_loop("explore")
         _check_arguments(processor, context, check)
-        self.settings = settled(options)
+        self.settings = settled(options, command)
         self.functions = functions_of(tasks_of(processor))
         self.loops: Loops = VirtualLoops()
         if self.settings.clock == "real":
@@ -206,7 +213,7 @@ class Explorer:
                 played,
                 self._trace or played.trace,
                 [*played.problems, *complaints],
-                self.settings.command(text_of(schedule)),
+                self.settings.repeating(text_of(schedule)),
             )
             del played
             self.player.complaints.taken()

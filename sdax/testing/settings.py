@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict
 
 from ..checks import checked_limit, checked_number
@@ -43,11 +43,14 @@ class Settings:
     seed: int | None = None
     jitter: float = 1.0
     replay: str | None = None
+    command: str | None = None  # that explores, in place of a test
     test: Any = None  # of pytest's plugin
     number: int = 1  # of the explorations of that test
 
-    def command(self, schedule: str) -> str:
+    def repeating(self, schedule: str) -> str:
         """Return what repeats a schedule."""
+        if self.command is not None:
+            return f"{self.command} --replay={shlex.quote(schedule)}" if schedule else self.command
         if self.test is None:
             return f"explore(..., replay={schedule!r})"
         if not schedule:
@@ -61,19 +64,17 @@ class Settings:
             self.test.tell(line)
 
 
-_NAMES: Final = tuple(
-    field.name for field in fields(Settings) if field.name not in ("test", "number")
-)
+_NAMES: Final = tuple(Options.__annotations__)
 
 
-def settled(options: Mapping[str, Any]) -> Settings:
-    """Return the settings of an exploration: what the command line says, else its arguments, else
-    the mark of the test.
+def settled(options: Mapping[str, Any], command: str | None) -> Settings:
+    """Return the settings of an exploration: what pytest's command line says, else its arguments,
+    else the mark of the test. A `command` that explores has no test.
 
     Raises `TypeError` or `ValueError` for an option that does not exist or cannot be.
     """
     plugin = sys.modules.get(PLUGIN)
-    test = None if plugin is None else plugin.current
+    test = None if plugin is None or command is not None else plugin.current
     number = 1
     asked = dict(options)
     if test is not None:
@@ -101,7 +102,7 @@ def settled(options: Mapping[str, Any]) -> Settings:
         raise TypeError(f"seed must be an integer or None, got {shown(asked['seed'])}")
     if not 0.5 <= checked_number("jitter", asked.get("jitter", 1.0)) <= 1.0:
         raise ValueError(f"jitter must be from 0.5 to 1.0, got {shown(asked['jitter'])}")
-    return Settings(**asked, test=test, number=number)
+    return Settings(**asked, command=command, test=test, number=number)
 
 
 def _is_meant_for(number: int, text: str) -> bool:
