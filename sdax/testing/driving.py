@@ -230,7 +230,6 @@ class Attempt:
                 task = current_task()
                 self.cancelling = 0 if task is None else task.cancelling()
 
-    @coroutine
     def go_on(self, at: str) -> Generator[Any, Any, BaseException | None]:
         """Stop where the function is about to go on, and return what is to be raised in it."""
         disturbance = self.came_to(at)
@@ -241,7 +240,6 @@ class Attempt:
         self.unheard = False
         return (yield from _resumed(None))
 
-    @coroutine
     def hang(
         self, awaited: Any, disturbance: Disturbance
     ) -> Generator[Any, Any, BaseException | None]:
@@ -256,7 +254,6 @@ class Attempt:
                 return ending
         return error
 
-    @coroutine
     def fail(self, awaited: Any, disturbance: Disturbance) -> Generator[Any, Any, BaseException]:
         """End what is awaited, and return the exception that is to come out of it instead."""
         exception = self.failure(disturbance)
@@ -272,7 +269,6 @@ class Attempt:
         return exception
 
 
-@coroutine
 def _resumed(awaited: Any) -> Generator[Any, Any, BaseException | None]:
     """Wait for what a coroutine has yielded; return the exception that it is to be resumed with.
 

@@ -220,7 +220,7 @@ class Explorer:
             return finding
 
     @contextmanager
-    def _prepared(self) -> Iterator[None]:
+    def _prepared(self) -> Generator[None, None, None]:
         """Have nothing depend on chance, and hear of what is dropped."""
         with (
             pinned_jitter(self.settings.jitter),

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import AsyncGeneratorType, TracebackType
 from typing import Any, Self, TextIO, TypeAlias
@@ -15,7 +15,7 @@ from weakref import ref
 from ..text import one_line, shown
 from .frames import awaiting, of_user
 
-Generator: TypeAlias = AsyncGeneratorType[Any, Any]
+AsyncGenerator: TypeAlias = AsyncGeneratorType[Any, Any]
 
 
 class Leftovers:
@@ -26,7 +26,7 @@ class Leftovers:
         self._tasks = asyncio.all_tasks(loop)
         # Whose a timer is cannot be told, once others than the run's own may set some.
         self._may_set_timers = len(self._tasks) > 1 or bool(timers_of(loop))
-        self._generators: list[ref[Generator]] = []
+        self._generators: list[ref[AsyncGenerator]] = []
         self._dropped: list[str] = []
         self._hooks = sys.get_asyncgen_hooks()
 
@@ -86,7 +86,7 @@ def _of_task(task: asyncio.Task[Any]) -> str:
     return f"{one_line(task.get_name())}{where}"
 
 
-def _of_generator(generator: Generator) -> str:
+def _of_generator(generator: AsyncGenerator) -> str:
     frame = generator.ag_frame
     where = "" if frame is None else f" ({', '.join(map(str, of_user([frame])))})"
     return f"{generator.__qualname__}{where}"
@@ -108,7 +108,7 @@ class Complaints:
         self.heard.append(f"{message}{what}")
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> Generator[None, None, None]:
         """Hear of each `ResourceWarning`, and of no other one."""
         with warnings.catch_warnings():
             show = warnings.showwarning
@@ -138,7 +138,7 @@ class Complaints:
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def without_collector() -> Generator[None, None, None]:
     """Keep the garbage collector from running by itself: what a run has made stays young."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -129,6 +129,10 @@ class RealLoops:
 Loops: TypeAlias = VirtualLoops | RealLoops
 
 
+def _say_nothing(unraisable: object) -> None:
+    pass
+
+
 def _end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """Cancel what is left in a loop, give it some time, and close the loop."""
     loop.set_exception_handler(lambda loop, context: None)
@@ -144,7 +148,7 @@ def _end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     for task in tasks:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    hook, sys.unraisablehook = sys.unraisablehook, _say_nothing
     try:
         # What does not end was told of, and may complain when it is dropped.
         tasks.clear()

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import sys
 from asyncio import CancelledError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import copy_context
 from copy import copy
@@ -55,18 +55,18 @@ class ExploredRun(Generic[T]):
         self.time = time
         self._report = report
         self._error = error
-        self._looked = False
+        self.looked_at = False  # the outcome, by the check
 
     @property
     def report(self) -> RunReport[Any] | None:
         """What became of each task."""
-        self._looked = True
+        self.looked_at = True
         return self._report
 
     @property
     def error(self) -> BaseException | None:
         """What the run raised, or None."""
-        self._looked = True
+        self.looked_at = True
         return self._error
 
     def __repr__(self) -> str:
@@ -87,6 +87,7 @@ class Played:
         self.late = False  # the caller was cancelled when the run no longer waited for anything
         self.problems: list[str] = []
         self.check_error: BaseException | None = None
+        self.leftovers: Leftovers | None = None
         self.may_fail = may_fail
 
     @property
@@ -148,7 +149,7 @@ class Player:
         if isinstance(made, AbstractAsyncContextManager):
             try:
                 async with made as ctx:
-                    leftovers = await self._run(loop, played, ctx, checked)
+                    await self._run(loop, played, ctx, checked)
                     played.stage = "to leave the context"
             except Exception as error:
                 if played.stage != "to leave the context":
@@ -158,16 +159,17 @@ class Player:
                     played.problems.append(f"the context raised when it was left: {text}")
                     played.check_error = played.check_error or error
         else:
-            leftovers = await self._run(loop, played, made, checked)
+            await self._run(loop, played, made, checked)
         played.stage = "to end"
-        await self.loops.let_end(leftovers)
-        played.problems += leftovers.found()
+        assert played.leftovers is not None
+        await self.loops.let_end(played.leftovers)
+        played.problems += played.leftovers.found()
 
     async def _run(
         self, loop: asyncio.AbstractEventLoop, played: Played, ctx: Any, checked: bool
-    ) -> Leftovers:
+    ) -> None:
         played.stage = "the run"
-        with Leftovers(loop) as leftovers:
+        with Leftovers(loop) as played.leftovers:
             await loop.create_task(self._call(played, ctx), name="the caller")
         course = played.course
         played.run = ExploredRun(
@@ -182,7 +184,6 @@ class Player:
                 f"the undisturbed run failed, and the check did not look at run.error: "
                 f"{shown(played.error)}"
             )
-        return leftovers
 
     async def _call(self, played: Played, ctx: Any) -> None:
         """Be the caller of the run."""
@@ -227,7 +228,7 @@ class Player:
             played.problems.append("the check returned False")
         elif answer is not None and answer is not True:
             raise TypeError(f"check must return True, False or None, got {shown(answer)}")
-        return run._looked
+        return run.looked_at
 
 
 def _never_ended(played: Played, error: Exception) -> Played:
@@ -330,11 +331,15 @@ def _pytest_failures() -> tuple[type[BaseException], ...]:
 
 
 @contextmanager
-def pinned_jitter(factor: float) -> Iterator[None]:
+def pinned_jitter(factor: float) -> Generator[None, None, None]:
     """Let the random factor of each delay before a retry be this one."""
     engine: Any = sys.modules[vars(processors)["Run"].__module__]
     uniform = engine.uniform
-    engine.uniform = lambda low, high: factor
+
+    def pinned(low: float, high: float) -> float:
+        return factor
+
+    engine.uniform = pinned
     try:
         yield
     finally:
