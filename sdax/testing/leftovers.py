@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import AsyncGeneratorType, TracebackType
-from typing import Any, Self, TextIO, TypeAlias
+from typing import Any, Final, Self, TextIO, TypeAlias
 from weakref import ref
 
 from ..text import one_line, shown
 from .frames import awaiting, of_user
+
+_CLOSING: Final = "async_generator_athrow"
 
 AsyncGenerator: TypeAlias = AsyncGeneratorType[Any, Any]
 
@@ -48,9 +50,7 @@ class Leftovers:
             self._hooks.firstiter(generator)
 
     def _finalized(self, generator: Any) -> None:
-        self._dropped.append(
-            f"an async generator was dropped unfinished: {_of_generator(generator)}"
-        )
+        self._dropped.append(_of_generator(generator))
         if self._hooks.finalizer is not None:
             self._hooks.finalizer(generator)
 
@@ -65,14 +65,19 @@ class Leftovers:
 
     def found(self) -> list[str]:
         """Return what is left, a sentence each."""
-        tasks = sorted(map(_of_task, self.tasks()))
-        left = [f"an asyncio.Task is left: {task}" for task in tasks]
-        if not (left or self._may_set_timers):
-            left += [f"a timer is left: {shown(timer)}" for timer in timers_of(self.loop)]
+        left = [f"an async generator was dropped unfinished: {each}" for each in self._dropped]
         for generator in filter(None, (reference() for reference in self._generators)):
             if generator.ag_frame is not None and not generator.ag_running:
                 left.append(f"an async generator is left unfinished: {_of_generator(generator)}")
-        return left + self._dropped
+        tasks = self.tasks()
+        left += [
+            f"an asyncio.Task is left: {_of_task(task)}"
+            for task in sorted(tasks, key=lambda task: task.get_name())
+            if type(task.get_coro()).__name__ != _CLOSING  # a generator that was dropped
+        ]
+        if not (tasks or self._may_set_timers):
+            left += [f"a timer is left: {shown(timer)}" for timer in timers_of(self.loop)]
+        return left
 
 
 def timers_of(loop: asyncio.AbstractEventLoop) -> list[asyncio.TimerHandle]:
