@@ -378,7 +378,7 @@ def test_what_cannot_be_explored(explored: Path, capsys: Any, engine: Any) -> No
             "no function that checks a run, but of",
         ),
         ("explore shop:levels shop:graph shop:load", "is no function that makes a context, but"),
-        (f"{EXPLORE} --faults cancl", "faults: there is no fault 'cancl'; did you mean 'cancel'"),
+        (f"{EXPLORE} --faults cncel", "faults: there is no fault 'cncel'; did you mean 'cancel'"),
         (f"{EXPLORE} --disturbances 3", "disturbances must be 1 or 2, got 3"),
         (f"{EXPLORE} --replay Page.execute#1@x:fail", "does not name a disturbance; write task"),
         (f"{EXPLORE} --replay Pge.execute#1@1:fail", "no function 'Pge.execute'; did you mean"),

@@ -171,7 +171,7 @@ async def _async_generator() -> AsyncIterator[Context]:
         ),
         ({"faults": "cancel"}, TypeError, "got 'cancel'; did you mean ('cancel',)?"),
         ({"faults": 3}, TypeError, "faults must be a collection of names, got 3"),
-        ({"faults": ["cancl"]}, ValueError, "no fault 'cancl'; did you mean 'cancel'?"),
+        ({"faults": ["cncel"]}, ValueError, "no fault 'cncel'; did you mean 'cancel'?"),
         ({"disturbances": 3}, ValueError, "disturbances must be 1 or 2, got 3"),
         ({"clock": "sundial"}, ValueError, "clock must be 'virtual' or 'real', got 'sundial'"),
         ({"max_schedules": 0}, ValueError, "max_schedules must be at least 1, got 0"),

@@ -201,9 +201,9 @@ def test_a_replay_that_finds_nothing() -> None:
     ("replay", "kind", "says"),
     [
         (
-            "Databse.pre_execute#1@1:cancel",
+            "Dtabase.pre_execute#1@1:cancel",
             ValueError,
-            "no function 'Databse.pre_execute'; did you mean 'Database.pre_execute'",
+            "no function 'Dtabase.pre_execute'; did you mean 'Database.pre_execute'",
         ),
         ("Database.execute#1@1:cancel", ValueError, "there is no function 'Database.execute'; did"),
         ("Database.pre_execute#2@1:cancel", ValueError, "Database.pre_execute has no retries, so"),
@@ -213,7 +213,7 @@ def test_a_replay_that_finds_nothing() -> None:
             NotReachedError,
             "the run never came to Database.pre_execute#1@7; did you mean 'Database.pre_execute#1",
         ),
-        ("Database.pre_execute#1@1:cancl", ValueError, "does not name a disturbance; write task"),
+        ("Database.pre_execute#1@1:cncel", ValueError, "does not name a disturbance; write task"),
         ("Database.pre_execute@1:cancel", ValueError, "fault is cancel, fail, fail always, fail u"),
         ("Database.pre_execute#1@call:hang", ValueError, "only an await can hang, as in Database"),
         ("", ValueError, "'' does not name a disturbance"),

@@ -146,8 +146,8 @@ def test_each_exploration_of_a_test_has_its_replay(folder: Path, engine: Impleme
 
 
 def test_a_name_that_does_not_exist(folder: Path, engine: Implementation) -> None:
-    printed = run_pytest(folder, engine, "--sdax-replay=Databas.pre_execute#1@1:cancel")
-    assert "ValueError: there is no function 'Databas.pre_execute'; did you mean 'Da" in printed
+    printed = run_pytest(folder, engine, "--sdax-replay=Dtabase.pre_execute#1@1:cancel")
+    assert "ValueError: there is no function 'Dtabase.pre_execute'; did you mean 'Da" in printed
 
 
 def test_options_of_the_command_line(folder: Path, engine: Implementation) -> None:
@@ -224,14 +224,21 @@ import sys
 def test_nothing_is_imported():
     assert [name for name in sys.modules if name.partition(".")[0] == "sdax"] == []
     assert "_sdax_pytest" in sys.modules
+
+def test_sdax_is_imported_as_it_is():
+    import sdax.testing
+    found = [module for name, module in sys.modules.items() if name.startswith("sdax")]
+    assert len(found) > 10
+    assert "AssertionRewritingHook" not in {type(each.__loader__).__name__ for each in found}
 """
 
 
 def test_the_plugin_imports_nothing_until_it_is_used(folder: Path, engine: Implementation) -> None:
     (folder / "test_shop.py").write_text(LAZY, encoding="utf-8")
-    printed = run_pytest(folder, engine)
-    assert "1 passed" in printed
-    assert "sdax explorations" not in printed
+    for plugins in ALONE, WITH_OTHERS:
+        printed = run_pytest(folder, engine, plugins=plugins)
+        assert "2 passed" in printed
+        assert "sdax explorations" not in printed
 
 
 def test_the_plugin_is_found(folder: Path, engine: Implementation) -> None:

@@ -26,6 +26,8 @@ class ScheduleFailed(AssertionError):
     in the undisturbed run, the report, and in its last line how to repeat the schedule.
     """
 
+    __module__ = "sdax.testing"  # short, for pytest shows it
+
     def __init__(
         self, text: str, schedule: str, problems: Sequence[str], run: ExploredRun[Any] | None
     ) -> None:
@@ -40,6 +42,8 @@ class NotDeterministic(Exception):
 
     The message shows the first difference.
     """
+
+    __module__ = "sdax.testing"
 
 
 def finding_of(
