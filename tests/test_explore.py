@@ -755,6 +755,8 @@ def test_two_disturbances() -> None:
     assert len(pairs) == len(set(pairs)) == 32
     assert exploration.schedules == len(played) - 2
     assert exploration.exhaustive
+    retried = task_func(nothing, retries=2, initial_delay=0.1)
+    assert explore(solo(retried), context=Context, check=anything, disturbances=2).exhaustive
     # Singles come first, and cleanup's failures are among the second ones.
     assert played.index(pairs[0]) > max(
         played.index(each) for each in played[:-1] if each not in pairs

@@ -71,11 +71,10 @@ class Course:
         self.under_way: dict[Attempt, None] = {}
         self._once: dict[tuple[str, int, str], Disturbance]
         self._once = {each.point: each for each in schedule}
-        self._always = {
-            (each.point.function, each.point.at): each
-            for each in schedule
-            if each.fault is Fault.FAIL_ALWAYS
-        }
+        self._always: dict[tuple[str, str], Disturbance] = {}
+        for each in schedule:
+            if each.fault is Fault.FAIL_ALWAYS:
+                self._always.setdefault((each.point.function, each.point.at), each)
 
     def begin(self) -> Token[Course | None]:
         """Begin the run: the current `asyncio.Task` is its caller."""
@@ -99,10 +98,10 @@ class Course:
         """Return what is to happen at a point."""
         if not self._once:
             return None
+        if (once := self._once.get((function, attempt, at))) is not None:
+            return once
         always = self._always.get((function, at))
-        if always is not None and attempt >= always.point.attempt:
-            return always
-        return self._once.get((function, attempt, at))
+        return always if always is not None and attempt > always.point.attempt else None
 
     def copy(self) -> Course:
         """Return a copy in which nothing happens any more."""
