@@ -17,6 +17,7 @@ from .processor import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
 )
+from .replacing import Done
 from .report import PhaseReport, RunReport, State, TaskReport
 from .tasks import (
     AsyncTask,
@@ -41,6 +42,7 @@ __all__ = [
     "AsyncTask",
     "AsyncTaskProcessor",
     "AsyncTaskProcessorBuilder",
+    "Done",
     "PhaseId",
     "PhaseReport",
     "RetryableException",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Literal, Self
 
 from frozendict import frozendict
@@ -16,6 +16,7 @@ from .graph import plan_graph
 from .outcome import conclude, new_waiter, see_through
 from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
+from .replacing import Stub, replaced_tasks
 from .report import RunReport
 from .tasks import AsyncTask
 from .text import counted, shown
@@ -83,6 +84,29 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         if not observers:
             return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
         return AsyncPhaseRunner(ctx, lambda: self._observed_run(ctx, observers))
+
+    def replaced(self, stubs: Mapping[K, Stub]) -> Self:
+        """Return a processor of the same shape with other tasks or functions under some names.
+
+        For tests: a processor keeps the functions that it was built with, so to patch a module
+        later changes nothing. `stubs` maps names of tasks to what takes their place:
+
+        - a function, in place of the one function of the task, with the same timeout and retries;
+        - a `TaskFunction`, in place of that function and its limits;
+        - `Done(value)`: each phase of the task succeeds at once with this value;
+        - a mapping of phases to any of these, for a task with several phases;
+        - an `AsyncTask` of the same name.
+
+        Raises `ValueError` for a name that does not exist, with the nearest ones, and for one
+        function in place of several; `TypeError` for a stub of another type.
+
+        >>> stubbed = processor.replaced({"User": load_test_user, "Flags": Done({})})
+        """
+        added, *rest = self._identity()
+        tasks = replaced_tasks([task for task, _ in added], stubs)
+        make: type[Any] = type(self)
+        same: Self = make(tuple(zip(tasks, (place for _, place in added), strict=True)), *rest)
+        return same
 
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
         if self._infos is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+import difflib
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 from unicodedata import combining, east_asian_width
@@ -48,6 +49,17 @@ def one_line(name: Hashable) -> str:
     if not text.isprintable():
         text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return text or "''"
+
+
+def nearest(name: Hashable, names: Collection[Hashable]) -> str:
+    """Return the end of a sentence about a name that does not exist: which others are like it."""
+    known = {one_line(each): each for each in names}
+    if close := difflib.get_close_matches(one_line(name), known, 3):
+        return f"; did you mean {' or '.join(shown(known[each]) for each in close)}?"
+    if not known:
+        return "; there are none"
+    few = [shown(each) for each in known.values()][:8]
+    return f"; there are {', '.join(few)}{', ...' if len(known) > len(few) else ''}"
 
 
 def digits(number: int) -> str:

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from helpers import CAN_FREEZE
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
 
@@ -146,6 +146,15 @@ def _engine_is_chosen(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """No test may run on whatever engine happens to be installed."""
     if "engine" not in request.fixturenames:
         monkeypatch.setattr("sdax.processor.Run", _no_engine)
+
+
+@pytest.fixture(autouse=True)
+def _summary_is_of_examples(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
+    if request.module.__name__ not in ("test_explored_examples", "test_mistakes"):
+        monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ from sdax import (
     TaskFailure,
     TaskFunction,
 )
+from sdax.testing import VirtualClockLoop
 from sdax.text import shown
-from virtual_clock import VirtualClockLoop
 
 EXAMPLES = int(os.environ.get("BAD_INPUT_EXAMPLES", "0"))
 search = settings(

@@ -22,7 +22,7 @@ from measurements import read_run, read_runs
 from sdax.__main__ import main
 from sdax.bench.contestants import BASELINE, Contestant, contestants
 from sdax.bench.work import EXECUTE, POST, PRE, Function, Job, Once, Work
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WORKS = [

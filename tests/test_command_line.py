@@ -1,4 +1,4 @@
-"""`python -m sdax show` and `python -m sdax trace`, on modules in the current directory."""
+"""The commands of `python -m sdax`, on modules in the current directory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,9 @@ BROKEN = {
     "package/__init__.py": "",
     "package/inner.py": "from shop import levels\n",
 }
+
+
+EXPLORE = "explore shop:levels shop:make_context shop:load"
 
 
 @pytest.fixture
@@ -230,6 +234,125 @@ def test_without_a_context_there_is_no_run(folder: Path, capsys: Any) -> None:
     assert not Path("out.html").exists()
 
 
+EXPLORED = """
+import asyncio
+import random
+from sdax import AsyncTaskProcessor, task, task_func, task_thread_func
+
+class Request:
+    free = 1
+
+async def new_request():
+    return Request()
+
+async def take(ctx):
+    ctx.free -= 1
+    await asyncio.sleep(1)
+    ctx.taken = True
+
+async def give_back(ctx):
+    if getattr(ctx, "taken", False):
+        ctx.free += 1
+
+database = task(
+    "Database", pre_execute=task_func(take, timeout=5.0), post_execute=task_func(give_back)
+)
+wrong = AsyncTaskProcessor.builder().add_task(database, 1).build()
+
+async def take_well(ctx):
+    await asyncio.sleep(1)
+    ctx.free -= 1
+    ctx.taken = True
+
+async def take_some_time(ctx):
+    await asyncio.sleep(random.random())
+
+good = wrong.replaced({"Database": {"pre_execute": take_well}})
+threaded = wrong.replaced({"Database": {"pre_execute": task_thread_func(print)}})
+random_ = wrong.replaced({"Database": {"pre_execute": take_some_time}})
+
+def gives_back(run):
+    return run.context.free == 1
+
+"""
+
+
+@pytest.fixture
+def explored(folder: Path) -> Path:
+    (folder / "package" / "requests.py").write_text(EXPLORED, encoding="utf-8")
+    return folder
+
+
+def explore_command(which: str, *options: str) -> list[str]:
+    names = [which, "new_request", "gives_back"]
+    return ["explore", *(f"package.requests:{name}" for name in names), *options]
+
+
+def test_explore(explored: Path, capsys: Any, engine: Any) -> None:
+    options = ["--faults", "cancel"]
+    status, printed, errors = command(*explore_command("good", *options), capsys=capsys)
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(r"5 schedules, every single disturbance \(cancel\), \d+\.\d s\n", printed)
+
+
+def test_explore_prints_what_is_found(explored: Path, capsys: Any, engine: Any) -> None:
+    status, printed, errors = command(*explore_command("wrong"), capsys=capsys)
+    assert (status, errors) == (1, "")
+    assert printed.startswith("After Database.pre_execute#1@1:cancel: the check returned False\n")
+    assert "package/requests.py, line 14, in take\n" in printed
+    found = re.findall(r"^After (.*): the check", printed, re.MULTILINE)
+    assert len(found) == len(set(found)) > 3
+    assert printed.count("The report:") == 3  # of those that are told in full
+    *_, last = printed.splitlines()
+    assert f"{len(found)} findings" in last
+    (line, *_) = re.findall(r"To repeat it:\n    (.*)", printed)
+    replay = "--replay=Database.pre_execute#1@1:cancel"
+    assert shlex.split(line) == ["python", "-m", "sdax", *explore_command("wrong", replay)]
+    status, again, _ = command(*explore_command("wrong", replay), capsys=capsys)
+    assert status == 1
+    assert again.startswith(printed.split("To repeat it")[0])
+
+
+def test_options_of_explore(explored: Path, capsys: Any, engine: Any) -> None:
+    status, printed, _ = command(
+        *explore_command("good", "--schedules", "4", "--seed", "1", "--disturbances", "2"),
+        capsys=capsys,
+    )
+    assert (status, printed[:20]) == (0, "cut off at 4 of at l")
+    status, printed, _ = command(
+        *explore_command("good", "--real-clock", "--faults", "fail", "--schedules", "3"),
+        capsys=capsys,
+    )
+    assert (status, printed[:20]) == (0, "cut off at 3 of at l")
+
+
+def test_a_finding_in_the_undisturbed_run(explored: Path, capsys: Any, engine: Any) -> None:
+    names = ["package.requests:good", "package.requests:new_request", "shop:make_no_context"]
+    status, printed, _ = command("explore", *names, "--real-clock", capsys=capsys)
+    assert status == 1
+    assert printed.startswith("In the undisturbed run: the check failed: TypeError: ")
+    assert f"To repeat it:\n    python -m sdax explore {' '.join(names)} --real-clock\n" in printed
+
+
+def test_what_cannot_be_explored(explored: Path, capsys: Any, engine: Any) -> None:
+    never = "Database.pre_execute#1@7:fail"
+    status, printed, errors = command(*explore_command("good", "--replay", never), capsys=capsys)
+    assert (status, printed) == (2, "")
+    assert "python -m sdax explore: the run never came to Database.pre_execute#1@7" in errors
+    for which, says in {
+        "threaded": "sdax:Database:pre_execute asks for a thread; ",
+        "random_": "two undisturbed runs differ at event 3:\n",
+    }.items():
+        status, printed, errors = command(*explore_command(which), capsys=capsys)
+        assert (status, printed) == (1, "")
+        assert errors.startswith(f"python -m sdax explore: {says}")
+    names = ["package.requests:good", "shop:make_no_context", "package.requests:gives_back"]
+    status, printed, errors = command("explore", *names, capsys=capsys)
+    assert (status, printed) == (1, "")
+    assert errors.startswith("Traceback ")
+    assert "LookupError: no context today" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -258,6 +381,15 @@ def test_without_a_context_there_is_no_run(folder: Path, capsys: Any) -> None:
         ("trace shop:levels rude:x", "module rude cannot give 'x': LookupError: nobody may ask"),
         ("show ..:x", "module .. cannot be imported: TypeError: "),
         ("trace shop:levels shop:graph", "shop:graph is no function that makes a context"),
+        (
+            "explore shop:levels shop:make_context shop:graph",
+            "no function that checks a run, but of",
+        ),
+        ("explore shop:levels shop:graph shop:load", "is no function that makes a context, but"),
+        (f"{EXPLORE} --faults cncel", "faults: there is no fault 'cncel'; did you mean 'cancel'"),
+        (f"{EXPLORE} --disturbances 3", "disturbances must be 1 or 2, got 3"),
+        (f"{EXPLORE} --replay Page.execute#1@x:fail", "does not name a disturbance; write task"),
+        (f"{EXPLORE} --replay Pge.execute#1@1:fail", "no function 'Pge.execute'; did you mean"),
         ("trace shop:levels shop:make_context --html no/x.html", "is in no directory that exists"),
         ("trace shop:levels shop:make_context --html package", "package is a directory; give"),
     ],

@@ -22,6 +22,7 @@ import pytest
 
 import sdax
 import sdax.observe
+import sdax.testing
 from helpers import current, nothing, solo
 
 ROOT = Path(sdax.__file__).parent.parent
@@ -36,6 +37,11 @@ PUBLIC = [
     "__version__",
     "flatten_exceptions",
 ]
+
+
+packages = pytest.mark.parametrize(
+    "package", [sdax, sdax.observe, sdax.testing], ids=lambda package: package.__name__
+)
 
 
 def modules() -> list[str]:
@@ -58,13 +64,22 @@ def test_every_module_imports_by_itself_without_a_warning(name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_testing_is_imported_only_when_it_is_asked_for() -> None:
+    code = f"import sys; sys.path[:0] = {[str(ROOT), *site_packages()]!r}; import sdax.observe; "
+    code += "import sdax.__main__; print([name for name in sys.modules if 'sdax.testing' in name])"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
 def site_packages() -> list[str]:
     import frozendict
 
     return [str(Path(frozendict.__file__).parent.parent)]
 
 
-@pytest.mark.parametrize("package", [sdax, sdax.observe], ids=lambda package: package.__name__)
+@packages
 def test_public_names(package: Any) -> None:
     if package is sdax:
         assert set(PUBLIC) <= set(sdax.__all__)
@@ -79,7 +94,7 @@ def test_public_names(package: Any) -> None:
     assert visible == set(package.__all__) - {"__version__"}
 
 
-@pytest.mark.parametrize("package", [sdax, sdax.observe], ids=lambda package: package.__name__)
+@packages
 def test_public_things_are_documented(package: Any) -> None:
     for name in package.__all__:
         thing = getattr(package, name)

@@ -18,7 +18,7 @@ import pytest
 from helpers import build, error_of, forever, task
 from sdax import TaskFunction
 from sdax.observe import Timeline
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (

@@ -49,12 +49,14 @@ def load_processor(args: argparse.Namespace, name: str) -> Processor:
     refuse(args, f"{name} is no processor, but {_kind(thing)}{hint}")
 
 
-def load_function(args: argparse.Namespace, name: str) -> Callable[[], Any]:
+def load_function(
+    args: argparse.Namespace, name: str, purpose: str = "that makes a context"
+) -> Callable[..., Any]:
     """Return the function of this name, or refuse it."""
-    function: Callable[[], Any] = load(args, name)
+    function: Callable[..., Any] = load(args, name)
     if callable(function):
         return function
-    refuse(args, f"{name} is no function that makes a context, but {_kind(function)}")
+    refuse(args, f"{name} is no function {purpose}, but {_kind(function)}")
 
 
 def load(args: argparse.Namespace, name: str) -> Any:
