@@ -29,6 +29,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import sdax
+import sdax.clients
 import sdax.observe
 from virtual_clock import VirtualClockLoop
 
@@ -136,7 +137,9 @@ def test_the_tests_of_guarantees_exist() -> None:
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
 
 
-@pytest.mark.parametrize("module", [sdax, sdax.observe], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [sdax, sdax.clients, sdax.observe], ids=lambda module: module.__name__
+)
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     directive = rf"^\.\. (?:auto|py:)\w+:: {re.escape(module.__name__)}\.(\w+)$"
