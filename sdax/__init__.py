@@ -1,6 +1,7 @@
 """Structured declarative async execution: the inside of one operation, in phases and levels."""
 
 from ._impl import IMPLEMENTATION
+from .budget import RetryBudget
 from .errors import (
     RetryableException,
     SdaxExecutionError,
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncTaskProcessorBuilder",
     "PhaseId",
     "PhaseReport",
+    "RetryBudget",
     "RetryableException",
     "RunReport",
     "SdaxExecutionError",

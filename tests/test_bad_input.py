@@ -15,6 +15,7 @@ import enum
 import inspect
 import math
 import os
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from decimal import Decimal
@@ -306,6 +307,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "SdaxExecutionError.leaf_exceptions": lambda: Case(
         SdaxExecutionError("A", [OSError()]).leaf_exceptions, {}
     ),
+    "RetryBudget": lambda: Case(
+        sdax.RetryBudget,
+        {"ratio": 0.2, "min_per_second": 10.0, "ttl": 10.0, "clock": time.monotonic},
+    ),
+    "RetryBudget.deposit": lambda: Case(sdax.RetryBudget().deposit, {}),
+    "RetryBudget.try_withdraw": lambda: Case(sdax.RetryBudget().try_withdraw, {}),
     "SdaxTaskGroup": lambda: Case(sdax.SdaxTaskGroup, {}),
     "RetryableException": lambda: Case(
         lambda message: sdax.RetryableException(message), {"message": "A"}
