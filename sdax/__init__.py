@@ -10,6 +10,7 @@ from .errors import (
     flatten_exceptions,
 )
 from .group import SdaxTaskGroup
+from .hedging import hedged
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
     AsyncDagLevelAdapterBuilder,
@@ -56,6 +57,7 @@ __all__ = [
     "TaskReport",
     "__version__",
     "flatten_exceptions",
+    "hedged",
     "join",
     "task",
     "task_func",

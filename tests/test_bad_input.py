@@ -253,6 +253,10 @@ CASES: dict[str, Callable[[], Case]] = {
         )
     },
     "task": lambda: Case(sdax.task, {"name": "A", **PHASES}),
+    "hedged": lambda: Case(
+        lambda function, delay, attempts: TaskFunction(sdax.hedged(function, delay, attempts)),
+        {"function": nothing, "delay": 1.0, "attempts": 2},
+    ),
     "join": lambda: Case(sdax.join, {"name": "A"}),
     "AsyncTask": lambda: Case(AsyncTask, {"name": "A", **PHASES}),
     "AsyncTaskProcessor": lambda: Case(AsyncTaskProcessor, {"added": ((TASK, 1),), **LEVELS}),

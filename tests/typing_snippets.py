@@ -7,6 +7,7 @@ any that they do not need.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, assert_type
 
@@ -19,6 +20,7 @@ from sdax import (
     AsyncTaskProcessorBuilder,
     PhaseId,
     PhaseReport,
+    RetryBudget,
     RunReport,
     SdaxExecutionError,
     SdaxTaskGroup,
@@ -27,6 +29,7 @@ from sdax import (
     TaskFunction,
     TaskReport,
     flatten_exceptions,
+    hedged,
     join,
     task,
     task_func,
@@ -108,6 +111,23 @@ def helpers() -> None:
     task(execute=task_func(load))  # type: ignore[call-arg]
     task("A", execute=load)  # type: ignore[arg-type]
     task(["A"], execute=task_func(load))  # type: ignore[type-var]
+
+
+def hedging() -> None:
+    assert_type(hedged(load, 0.5), Callable[[Context], Coroutine[Any, Any, int]])
+    assert_type(TaskFunction(hedged(load, delay=1, attempts=3)), TaskFunction[Context])
+    hedged(returns_no_awaitable, 0.5)  # type: ignore[arg-type]
+    hedged(load, "0.5")  # type: ignore[arg-type]
+    hedged(load)  # type: ignore[call-arg]
+
+
+def budgets() -> None:
+    budget = RetryBudget(0.1, min_per_second=5, ttl=20.0)
+    assert_type(budget.try_withdraw(), bool)
+    assert_type(budget.balance, float)
+    RetryBudget(ratio="0.1")  # type: ignore[arg-type]
+    RetryBudget(0.1, 5, 20, lambda: 0.0)  # type: ignore[call-arg]
+    budget.ratio = 0.5  # type: ignore[misc]
 
 
 async def processors() -> None:
