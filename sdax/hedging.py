@@ -147,13 +147,16 @@ class _Race:
                 coroutine.close()
                 self.failed(error)
                 continue
-            if not task.done():  # as it may be if it starts at once
-                self.running[number] = task
-                task.add_done_callback(self.never_called)
-                if number:
-                    when = loop.time() + self.hedged.delay
-                    self.timer = loop.call_at(when, self.start_call, context=self.context)
-                return
+            if task.done():  # as it may be if it starts at once
+                if (closed := task.exception()) is not None:
+                    self.failed(closed)
+                continue
+            self.running[number] = task
+            task.add_done_callback(self.not_noted)
+            if number:
+                when = loop.time() + self.hedged.delay
+                self.timer = loop.call_at(when, self.start_call, context=self.context)
+            return
 
     async def call(self, number: int) -> None:
         """Call the function, and take note of what becomes of it."""
@@ -168,12 +171,12 @@ class _Race:
                 )
             value = await returned
         except GeneratorExit:
-            raise
+            raise  # nothing may follow if the coroutine is closed
         except BaseException as error:
             failure = error
         task = self.running.pop(number, None)
         if task is not None:  # or else it is still being made
-            task.remove_done_callback(self.never_called)
+            task.remove_done_callback(self.not_noted)
         if failure is not None:
             self.failed(failure)
             failure = None
@@ -184,7 +187,7 @@ class _Race:
         if task is not None:
             self.go_on()
 
-    def never_called(self, task: asyncio.Task[None]) -> None:
+    def not_noted(self, task: asyncio.Task[None]) -> None:
         """Take note of an `asyncio.Task` that was cancelled before its first step, or closed."""
         self.running = {n: each for n, each in self.running.items() if each is not task}
         error = CancelledError() if task.cancelled() else task.exception()
