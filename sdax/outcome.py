@@ -34,7 +34,10 @@ def interrupt(run: Run, came: BaseException, earlier: BaseException | None) -> B
 
 def report_of(run: Run, record: Record | None) -> RunReport[Any]:
     """Return the report of a run that has this record."""
-    return RunReport(run.plan, run.values, None if record is None else record.phases)
+    phases = None if record is None else record.phases
+    return RunReport(
+        run.plan, run.values, phases, None if run.watch is None else run.watch.durations()
+    )
 
 
 def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:

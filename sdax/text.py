@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from itertools import islice
 from typing import Final
 from unicodedata import combining, east_asian_width
 
+MOST_COMPARED: Final = 10_000  # names, when the nearest ones are looked for: it takes a while
+MOST_LISTED: Final = 5
 WIDEST_COLUMN: Final = 60  # a cell that is wider pushes on its own line alone
 
 
@@ -26,6 +30,23 @@ def one_line(name: Hashable) -> str:
     if not text.isprintable():
         text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return text or "''"
+
+
+def nearest(name: Hashable, names: Collection[Hashable]) -> str:
+    """Return the end of a sentence about a name that is not there: what may have been meant.
+
+    >>> nearest("Usr", ["User", "Flags"])
+    "; did you mean 'User'?"
+    """
+    texts: dict[str, Hashable] = {}
+    for each in islice(names, MOST_COMPARED):
+        texts.setdefault(one_line(each).casefold(), each)
+    close = [texts[text] for text in get_close_matches(one_line(name).casefold(), texts)]
+    if close:
+        return f"; did you mean {' or '.join(map(shown, close))}?"
+    if 0 < len(names) <= MOST_LISTED:
+        return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(map(shown, names))}"
+    return ""
 
 
 def digits(number: int) -> str:

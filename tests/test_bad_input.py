@@ -293,7 +293,9 @@ CASES: dict[str, Callable[[], Case]] = {
             "aclose",
         )
     },
-    "RunReport": lambda: Case(RunReport, {"plan": None, "values": None, "phases": None}),
+    "RunReport": lambda: Case(
+        RunReport, {"plan": None, "values": None, "phases": None, "durations": None}
+    ),
     "RunReport.__getitem__": lambda: Case(
         lambda name: play(run_report())[name], {"name": "A"}, (KeyError,)
     ),
@@ -317,6 +319,9 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "RetryBudget.deposit": lambda: Case(sdax.RetryBudget().deposit, {}),
     "RetryBudget.try_withdraw": lambda: Case(sdax.RetryBudget().try_withdraw, {}),
+    "SdaxExecutionError.first": lambda: Case(
+        SdaxExecutionError("A", [OSError()]).first, {"kind": OSError}
+    ),
     "SdaxTaskGroup": lambda: Case(sdax.SdaxTaskGroup, {}),
     "RetryableException": lambda: Case(
         lambda message: sdax.RetryableException(message), {"message": "A"}

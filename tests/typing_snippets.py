@@ -141,6 +141,10 @@ async def processors() -> None:
     assert_type(report["A"].execute, PhaseReport)
     assert_type(report["A"].execute.state, State)
     assert_type(report["A"].execute.value, Any)
+    assert_type(report.ok, bool)
+    assert_type(report.failures, tuple[TaskFailure, ...])
+    assert_type(report.duration, float | None)
+    assert_type(report.counts, dict[State, int])
     report["A"] = report["B"]  # type: ignore[index]
     await processor.process_tasks(Other())  # type: ignore[arg-type]
     AsyncTaskProcessor.builder().add_task(one, "1")  # type: ignore[arg-type]
@@ -207,4 +211,8 @@ async def errors(processor: AsyncTaskProcessor[Context, str]) -> None:
         assert_type(error.failures[0].exception, Exception)
         assert_type(error.leaf_exceptions(), list[BaseException])
         assert_type(flatten_exceptions(error), list[BaseException])
-        assert_type(error.report, RunReport[Any] | None)
+        assert_type(error.report, RunReport[Any])
+        assert_type(error.report["A"], TaskReport)
+        assert_type(error.first(ValueError), ValueError | None)
+        error.first(5)  # type: ignore[arg-type]
+        error.first(int)  # type: ignore[type-var]
