@@ -22,6 +22,7 @@ from .processor import (
 from .report import PhaseReport, RunReport, State, TaskReport
 from .tasks import (
     AsyncTask,
+    Limits,
     TaskFunction,
     join,
     task,
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncTask",
     "AsyncTaskProcessor",
     "AsyncTaskProcessorBuilder",
+    "Limits",
     "PhaseId",
     "PhaseReport",
     "RetryBudget",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from .text import nearest, shown
 
 if TYPE_CHECKING:
     from .report import RunReport
+
+    Matcher: TypeAlias = (
+        type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
+    )
 
 E = TypeVar("E", bound=BaseException)
 
@@ -170,6 +174,17 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
         error._failures = tuple(failure for failure in found if failure is not None)
         error._report = self._report
         return error
+
+    if TYPE_CHECKING:
+        # As `derive` has it, which nothing says of a group of another type.
+
+        def subgroup(  # type: ignore[override]
+            self, matcher_value: Matcher, /
+        ) -> Self | None: ...
+
+        def split(  # type: ignore[override]
+            self, matcher_value: Matcher, /
+        ) -> tuple[Self | None, Self | None]: ...
 
     def leaf_exceptions(self) -> list[BaseException]:
         """Return the single exceptions, those inside groups that functions raised included."""

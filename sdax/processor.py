@@ -127,7 +127,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     Made by its builder:
 
-    >>> processor = AsyncTaskProcessor.builder().add_task(task, level=1).build()
+    >>> processor = AsyncTaskProcessor[Context].builder().add_task(task, level=1).build()
     >>> report = await processor.process_tasks(ctx)
 
     `levels` maps each level to its tasks, in the order in which they were added;
@@ -232,7 +232,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     Made by its builder:
 
     >>> processor = (
-    ...     AsyncDagTaskProcessor.builder()
+    ...     AsyncDagTaskProcessor[Context].builder()
     ...     .add_task(database)
     ...     .add_task(users, depends_on=("Database",))
     ...     .build()

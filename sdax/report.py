@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Final, Generic, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, cast
 
 from .errors import TaskFailure, UnknownTaskError
-from .generic import K
+from .generic import K, V_co
 from .plan import PHASES, Plan
 from .table import table_of
 from .text import shown
@@ -28,16 +28,21 @@ class State(StrEnum):
 FAILURES: Final = (State.FAILED, State.TIMED_OUT)
 
 
-class PhaseReport(NamedTuple):
+class PhaseReport(NamedTuple, Generic[V_co]):
     """What became of one phase of a task: state, attempts made, and what it returned or raised.
 
     `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
     (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
+
+    A report cannot know which type a function's value has, but you can say it:
+
+    >>> user: PhaseReport[User] = report["User"].pre_execute
+    >>> user.value.name
     """
 
     state: State
     attempts: int = 0
-    value: Any = None
+    value: V_co = cast(V_co, None)
     exception: BaseException | None = None
 
 

@@ -333,7 +333,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 PLAIN = ("task_sync_func", "task_thread_func")
 ALIASES = {"AsyncDagLevelAdapterBuilder": "AsyncTaskProcessorBuilder"}
-CONSTANTS = {"IMPLEMENTATION", "__version__"}
+CONSTANTS = {"IMPLEMENTATION", "Limits", "__version__"}  # and a type that takes everything
 
 
 def public_calls() -> set[str]:

@@ -7,9 +7,9 @@ any that they do not need.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import Any, Unpack, assert_type
 
 from sdax import (
     AsyncDagTaskProcessor,
@@ -18,6 +18,7 @@ from sdax import (
     AsyncTask,
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
+    Limits,
     PhaseId,
     PhaseReport,
     RetryBudget,
@@ -151,6 +152,20 @@ async def processors() -> None:
     AsyncTaskProcessor.builder().add_task("A", 1)  # type: ignore[arg-type]
 
 
+async def processors_of_a_context() -> None:
+    one = task("A", execute=task_func(load))
+    processor = (
+        AsyncTaskProcessor[Context].builder().add_task(one, 1).add_task(join("B"), 2).build()
+    )
+    assert_type(processor, AsyncTaskProcessor[Context, Any])
+    await processor.process_tasks(Context())
+    await processor.process_tasks("wrong")  # type: ignore[arg-type]
+    await processor.process_tasks(None)  # type: ignore[arg-type]
+    processor.open("wrong")  # type: ignore[arg-type]
+    other = task("C", execute=task_func(load_other))
+    AsyncTaskProcessor[Context].builder().add_task(other, 1)  # type: ignore[arg-type]
+
+
 async def processors_of_a_context_and_a_key() -> None:
     one = task("A", execute=task_func(load))
     builder = AsyncTaskProcessor[Context, str].builder(max_concurrency=5)
@@ -203,6 +218,32 @@ async def phases(processor: AsyncDagTaskProcessor[Context, str]) -> None:
     processor.open(Other())  # type: ignore[arg-type]
 
 
+def values(report: RunReport[str]) -> None:
+    number: PhaseReport[int] = report["A"].execute
+    assert_type(number.value, int)
+    assert_type(report["A"].execute, PhaseReport[Any])
+    wrong: PhaseReport[str] = number  # type: ignore[assignment]
+    print(wrong)
+
+
+def helper_of_a_users_own(
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+) -> TaskFunction[Context]:
+    limits.setdefault("timeout", 2.0)
+    limits.setdefault("time_out", 2.0)  # type: ignore[typeddict-item]
+    return task_func(function, **limits)
+
+
+async def groups(processor: AsyncTaskProcessor[Context, str]) -> None:
+    try:
+        await processor.process_tasks(Context())
+    except* ConnectionError as group:
+        print(group.failures)  # type: ignore[attr-defined]
+        assert isinstance(group, SdaxExecutionError)
+        assert_type(group.failures, tuple[TaskFailure, ...])
+        assert_type(group.report, RunReport[Any])
+
+
 async def errors(processor: AsyncTaskProcessor[Context, str]) -> None:
     try:
         await processor.process_tasks(Context())
@@ -214,5 +255,10 @@ async def errors(processor: AsyncTaskProcessor[Context, str]) -> None:
         assert_type(error.report, RunReport[Any])
         assert_type(error.report["A"], TaskReport)
         assert_type(error.first(ValueError), ValueError | None)
+        matched, rest = error.split(ConnectionError)
+        assert_type(matched, SdaxExecutionError | None)
+        assert_type(rest, SdaxExecutionError | None)
+        assert_type(error.subgroup((OSError, KeyError)), SdaxExecutionError | None)
+        assert_type(error.subgroup(lambda each: bool(each.args)), SdaxExecutionError | None)
         error.first(5)  # type: ignore[arg-type]
         error.first(int)  # type: ignore[type-var]

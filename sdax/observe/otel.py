@@ -70,7 +70,7 @@ class OpenTelemetryObserver:
 
     `tracer_provider` and `meter_provider` are the global ones by default.
 
-    >>> processor = AsyncTaskProcessor.builder(observer=OpenTelemetryObserver())
+    >>> processor = AsyncTaskProcessor[Context].builder(observer=OpenTelemetryObserver())
     """
 
     def __init__(
