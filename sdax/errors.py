@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
-from .text import shown, shown_fields
+from .text import nearest, shown, shown_fields
 
 if TYPE_CHECKING:
     from .report import RunReport
+
+    Matcher: TypeAlias = (
+        type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
+    )
+
+E = TypeVar("E", bound=BaseException)
 
 _members: Final[Any] = BaseExceptionGroup.exceptions
 
@@ -29,6 +35,21 @@ class TaskCancelledError(Exception):
     The task did not succeed, so this is a failure; `__cause__` is the original
     `asyncio.CancelledError`.
     """
+
+
+class UnknownTaskError(KeyError):
+    """A `KeyError` for the name of a task that is not there; it says which names are near."""
+
+    def __init__(self, name: Hashable, names: Collection[Hashable] = ()) -> None:
+        super().__init__(name)
+        self._names = names
+
+    def __str__(self) -> str:
+        name = self.args[0]
+        return f"there is no task {shown(name)}{nearest(name, self._names)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args  # names may be many, and not picklable
 
 
 class TaskFailure(NamedTuple):
@@ -122,13 +143,39 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
         return self._failures
 
     @property
-    def report(self) -> RunReport[Any] | None:
-        """What happened to every task of the run; None for a group made by hand."""
+    def report(self) -> RunReport[Any]:
+        """What happened to every task of the run; a report of no tasks for a group made by hand."""
+        if self._report is None:
+            from .report import report_of_nothing  # from a module that imports this one
+
+            return report_of_nothing()
         return self._report
 
     def __repr__(self) -> str:
         members = ", ".join(map(shown, self.exceptions))
         return f"{type(self).__name__}({shown(self.message)}, [{members}])"
+
+    def first(self, kind: type[E]) -> E | None:
+        """Return the first member that is a `kind`, or None; groups are searched for it as well.
+
+        It is what an exception handler needs that answers by type. Raises `TypeError` if `kind` is
+        not an exception class.
+
+        >>> except SdaxExecutionError as error:
+        ...     if (missing := error.first(NotFoundError)) is not None:
+        ...         return Response(404, str(missing))
+        """
+        given: object = kind
+        if not (isinstance(given, type) and issubclass(given, BaseException)):
+            raise TypeError(f"first takes an exception class, got {shown(kind)}")
+        waiting: list[BaseException] = list(reversed(self.exceptions))
+        while waiting:
+            member = waiting.pop()
+            if isinstance(member, kind):
+                return member
+            if isinstance(member, BaseExceptionGroup):
+                waiting += reversed(member.exceptions)
+        return None
 
     def derive(self, excs: Sequence[Exception], /) -> SdaxExecutionError:  # type: ignore[override]
         """Make a group of the same type with some of the members (see `ExceptionGroup`)."""
@@ -146,6 +193,17 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
 
     def __setstate__(self, state: dict[str, Any] | None, /) -> None:
         vars(self).update(state or {})  # not by __setattr__, which a subclass may have
+
+    if TYPE_CHECKING:
+        # As `derive` has it, which nothing says of a group of another type.
+
+        def subgroup(  # type: ignore[override]
+            self, matcher_value: Matcher, /
+        ) -> Self | None: ...
+
+        def split(  # type: ignore[override]
+            self, matcher_value: Matcher, /
+        ) -> tuple[Self | None, Self | None]: ...
 
     def leaf_exceptions(self) -> list[BaseException]:
         """Return the single exceptions, those inside groups that functions raised included."""

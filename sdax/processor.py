@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, Generic, Literal, Self
+from typing import Any, Generic, Literal, NoReturn, Self
 
 from frozendict import frozendict
 
 from ._impl import Run
 from .checks import checked_limit, checked_observers
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
+from .errors import UnknownTaskError
 from .events import ObservedRun, Observer, Observers, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
@@ -19,7 +20,7 @@ from .plan import Plan, plan_levels
 from .replacing import Stub, replaced_tasks
 from .report import RunReport
 from .tasks import AsyncTask
-from .text import counted, shown
+from .text import counted, nearest, shown
 from .watch import Watch
 
 
@@ -152,7 +153,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     Made by its builder:
 
-    >>> processor = AsyncTaskProcessor.builder().add_task(task, level=1).build()
+    >>> processor = AsyncTaskProcessor[Context].builder().add_task(task, level=1).build()
     >>> report = await processor.process_tasks(ctx)
 
     `levels` maps each level to its tasks, in the order in which they were added;
@@ -260,7 +261,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     Made by its builder:
 
     >>> processor = (
-    ...     AsyncDagTaskProcessor.builder()
+    ...     AsyncDagTaskProcessor[Context].builder()
     ...     .add_task(database)
     ...     .add_task(users, depends_on=("Database",))
     ...     .build()
@@ -307,8 +308,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             _infos=None,
             _plan=plan,
             _plain_report=RunReport(plan, None, None),
-            tasks=frozendict({task.name: task for task in tasks}),
-            dependencies=frozendict({task.name: depends_on for task, depends_on in added}),
+            tasks=ByName({task.name: task for task in tasks}),
+            dependencies=ByName({task.name: depends_on for task, depends_on in added}),
         )
 
     @classmethod
@@ -455,6 +456,13 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         )
 
 
+class ByName(frozendict[Any, Any]):
+    """A mapping from the names of tasks, which says what was meant by one that is not there."""
+
+    def __missing__(self, name: Any) -> NoReturn:
+        raise UnknownTaskError(name, self)
+
+
 def _check_task(task: object) -> None:
     if not isinstance(task, AsyncTask):
         raise TypeError(f"add_task: task must be an AsyncTask, got {shown(task)}")
@@ -524,7 +532,7 @@ def _prerequisites(
     except KeyError as error:
         raise ValueError(
             f"build: task {shown(task.name)} depends on {shown(error.args[0])}, but no task of "
-            f"that name was added"
+            f"that name was added{nearest(error.args[0], index_of)}"
         ) from None
     if index_of[task.name] in indices:
         raise ValueError(f"build: task {shown(task.name)} depends on itself")

@@ -19,6 +19,7 @@ from .threads import call_in_thread
 
 __all__ = [
     "AsyncTask",
+    "Limits",
     "PlainFunction",
     "RetryableException",
     "SdaxTaskGroup",
@@ -224,7 +225,14 @@ class _Join(AsyncTask[Any, K_co]):
 
 
 class Limits(TypedDict, total=False):
-    """The keyword arguments that the helpers share: the fields of `TaskFunction`."""
+    """The keyword arguments that `task_func` and its kin share: the fields of `TaskFunction`.
+
+    It is a type for helpers of your own:
+
+    >>> def call_service(function: Callable[[T], Awaitable[Any]], **limits: Unpack[Limits]):
+    ...     limits.setdefault("timeout", 2.0)
+    ...     return task_func(function, **limits)
+    """
 
     timeout: float | None
     retries: int

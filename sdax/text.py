@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Final
 from unicodedata import combining, east_asian_width
 
+MOST_COMPARED: Final = 10_000  # names, when the nearest ones are looked for: it takes a while
+MOST_LISTED: Final = 8
 WIDEST_COLUMN: Final = 60  # a cell that is wider pushes on its own line alone
 
 _qualified_name: Final[Callable[[type], str]] = vars(type)["__qualname__"].__get__
@@ -52,14 +54,22 @@ def one_line(name: Hashable) -> str:
 
 
 def nearest(name: Hashable, names: Collection[Hashable]) -> str:
-    """Return the end of a sentence about a name that does not exist: which others are like it."""
-    known = {one_line(each): each for each in names}
-    if close := difflib.get_close_matches(one_line(name), known, 3):
-        return f"; did you mean {' or '.join(shown(known[each]) for each in close)}?"
-    if not known:
+    """Return the end of a sentence about a name that is not there: what may have been meant.
+
+    >>> nearest("Usr", ["User", "Flags"])
+    "; did you mean 'User'?"
+    """
+    texts: dict[str, Hashable] = {}
+    for each in islice(names, MOST_COMPARED):
+        texts.setdefault(one_line(each).casefold(), each)
+    close = [texts[text] for text in get_close_matches(one_line(name).casefold(), texts)]
+    if close:
+        return f"; did you mean {' or '.join(map(shown, close))}?"
+    if not names:
         return "; there are none"
-    few = [shown(each) for each in known.values()][:8]
-    return f"; there are {', '.join(few)}{', ...' if len(known) > len(few) else ''}"
+    few = list(map(shown, islice(names, MOST_LISTED)))
+    more = ", ..." if len(names) > len(few) else ""
+    return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(few)}{more}"
 
 
 def digits(number: int) -> str:

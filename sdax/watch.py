@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
+
+from frozendict import frozendict
 
 from .events import (
     AttemptFinished,
@@ -30,7 +33,7 @@ from .events import (
     TimeoutExpired,
 )
 from .plan import PHASES
-from .report import RunReport, State
+from .report import Durations, RunReport, State
 from .text import counted, shown
 
 _logger: Final = logging.getLogger("sdax")
@@ -43,7 +46,19 @@ class Watch:
     leads to what a function returned or raised.
     """
 
-    __slots__ = ("_cause", "_failed", "_observers", "_phase", "_run", "_stopped", "_tasks")
+    __slots__ = (
+        "_began",
+        "_cause",
+        "_clock",
+        "_failed",
+        "_observers",
+        "_phase",
+        "_phase_began",
+        "_phases",
+        "_run",
+        "_stopped",
+        "_tasks",
+    )
 
     def __init__(
         self, run: ObservedRun, tasks: Sequence[TaskInfo], observers: Sequence[Observer]
@@ -55,6 +70,17 @@ class Watch:
         self._cause: Cause | None = None
         self._stopped = False  # the cause, if any, is settled
         self._failed: dict[int, int] = {}  # by the place of an observer: at how many events
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._phase_began = self._clock()
+        self._phases: dict[str, float] = {}  # how many seconds each took that is over
+
+    def durations(self) -> Durations:
+        """Return how long the run has taken so far, and its phases."""
+        now = self._clock()
+        phases = dict(self._phases)
+        if self._phase is not None:
+            phases[self._phase] = now - self._phase_began
+        return Durations(now - self._began, frozendict(phases))
 
     def _tell(self, event: Event) -> None:
         """Call every observer. What is not an `Exception`, such as Ctrl-C, is raised at the end."""
@@ -118,6 +144,7 @@ class Watch:
         """The phase that is under way, if any, is over."""
         phase, self._phase = self._phase, None
         if phase is not None:
+            self._phases[phase] = self._clock() - self._phase_began
             self._tell(PhaseFinished(self._run, phase))
 
     def attempt_started(self, number: int, index: int, attempt: int) -> None:
@@ -125,6 +152,7 @@ class Watch:
         task, phase = self._tasks[index], PHASES[number]
         if phase != self._phase:
             self._phase = phase
+            self._phase_began = self._clock()
             self._tell(PhaseStarted(self._run, phase))
         if attempt == 1:
             self._tell(TaskStarted(self._run, task, phase))

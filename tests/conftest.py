@@ -17,12 +17,14 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings, strategies
 
+import service.postgresql
 from helpers import CAN_FREEZE
 from sdax.testing import VirtualClockLoop
 
@@ -172,6 +174,21 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     assert module.Run.__module__ == ENGINES[name]
     monkeypatch.setattr("sdax.processor.Run", module.Run)
     return Implementation(name, module)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The directory of the socket of a real PostgreSQL, started when first asked for; it lets in
+    the user "sdax", on ten connections at a time."""
+    programs = service.postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")
+    with TemporaryDirectory(prefix="sdax-", dir="/tmp") as folder:  # a short path
+        cluster = service.postgresql.Cluster(programs, folder)
+        cluster.initialize("-U", "sdax", "-A", "trust")
+        options = "-F -c shared_buffers=4MB -c max_connections=10 -c max_wal_senders=0"
+        with cluster.serving(f"-h '' -k {folder} {options}"):
+            yield folder
 
 
 @pytest.fixture

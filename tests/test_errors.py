@@ -13,6 +13,7 @@ import pytest
 from helpers import Broken, Trace, build, failure_of, solo, task
 from sdax import (
     RetryableException,
+    RunReport,
     SdaxExecutionError,
     TaskCancelledError,
     TaskFailure,
@@ -149,7 +150,7 @@ async def test_except_star_keeps_the_type() -> None:
 
 
 def states_of(error: SdaxExecutionError) -> dict[Any, str]:
-    return {name: str(phases.post_execute.state) for name, phases in (error.report or {}).items()}
+    return {name: str(phases.post_execute.state) for name, phases in error.report.items()}
 
 
 async def test_what_except_star_does_not_catch_keeps_the_type() -> None:
@@ -220,8 +221,48 @@ async def test_the_same_object_out_of_several_functions() -> None:
 def test_made_by_hand() -> None:
     error = SdaxExecutionError("message", [Broken()])
     assert error.failures == ()
-    assert error.report is None
     assert isinstance(error.subgroup(Broken), SdaxExecutionError)
+    failure = TaskFailure("A", "execute", 1, Broken())
+    for made in (error, SdaxExecutionError.from_failures([failure], None)):
+        assert isinstance(made.report, RunReport)
+        assert len(made.report) == 0
+        assert str(made.report) == "0 tasks"
+        assert made.report.ok
+        assert made.report.duration is None
+        with pytest.raises(KeyError, match="there is no task 'A'"):
+            made.report["A"]
+
+
+async def test_the_first_of_a_kind() -> None:
+    inner = KeyError(2)
+    group = ExceptionGroup("own", [ValueError(1), ExceptionGroup("inner", [inner])])
+    plain, last = KeyError(3), Broken(4)
+    error = await failure_of(failing(group, plain, last))
+    assert error.first(LookupError) is inner
+    assert error.first(Broken) is last
+    assert error.first(ExceptionGroup) is group
+    assert error.first(Exception) is group
+    assert error.first(OSError) is None
+    assert error.first(KeyboardInterrupt) is None
+    matched, _ = split(error, KeyError)
+    assert matched.first(KeyError) is inner
+    assert matched.first(Broken) is None
+
+
+async def test_the_first_of_a_kind_in_a_deep_group() -> None:
+    deep: Exception = Broken()
+    for _ in range(5000):
+        deep = ExceptionGroup("", [deep])
+    error = SdaxExecutionError("message", [deep])
+    assert type(error.first(Broken)) is Broken
+    while isinstance(deep, ExceptionGroup):
+        deep = deep.exceptions[0]
+
+
+@pytest.mark.parametrize("kind", [None, 5, "Broken", Broken(), int, (Broken, OSError)])
+def test_what_is_no_kind_of_exception(kind: Any) -> None:
+    with pytest.raises(TypeError, match="first takes an exception class, got "):
+        SdaxExecutionError("message", [Broken()]).first(kind)
 
 
 def copies(error: Any) -> list[Any]:

@@ -108,7 +108,7 @@ class OpenTelemetryObserver:
     limits below 1 (`max_spans`) or 0 (`max_task_names`).
 
     >>> observer = OpenTelemetryObserver(name="checkout")
-    >>> processor = AsyncTaskProcessor.builder(observer=observer)
+    >>> processor = AsyncTaskProcessor[Context].builder(observer=observer)
     """
 
     def __init__(
