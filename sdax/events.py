@@ -261,7 +261,8 @@ Event: TypeAlias = (
 
 class Observer(Protocol):
     """Whatever can be called with an event. It is called in the context of the function that the
-    event is about, and must not block. What it raises is logged, and never touches the run."""
+    event is about, and must not block. An `Exception` that it raises is logged, and never touches
+    the run. Anything else, such as Ctrl-C, stops the run, which cleans up and raises it."""
 
     def __call__(self, event: Event, /) -> object:
         """Hear of an event."""
