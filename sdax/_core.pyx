@@ -19,6 +19,7 @@ from .deadlines import Deadlines, clock_of
 from .engine import stack
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .engine.shelter import is_ending, sheltered
 from .plan import PHASES
 from .record import Record, unasked_cancellation
 
@@ -147,6 +148,8 @@ cdef class Run:
     cdef object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
+    cdef bint interrupted  # by its caller, who may be gone
+    cdef public bint shaken  # its caller was cancelled once more, in this pass of the loop
     cdef bint deferred  # nothing is opened or called until the loop calls `go_on`
     cdef list held  # to be called first, when it is deferred no more; None as a rule
     cdef set again  # the same, of all times
@@ -195,6 +198,7 @@ cdef class Run:
 
     def cancel(self):
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
+        self.interrupted = True
         try:
             self.abort()
         except BaseException as error:
@@ -464,6 +468,17 @@ cdef class Run:
             self.number != POST and self.waiter is not None and self.waiter.cancelled()
         )
 
+    cdef bint is_loop_ending(self) except -1:
+        """Return True if the loop ends: it cancels every task, the caller's among them."""
+        cdef Driver driver = self.first
+        cdef set ours = set()
+        if not (self.shaken or self.waiter is None or self.waiter.cancelled()):
+            return False
+        while driver is not None:
+            ours.add(driver.task)
+            driver = driver.following
+        return is_ending(self.loop, ours)
+
     cdef bint has_cancelled(self, error) except -1:
         """Return True if what left a function comes from the run, or from its caller."""
         return is_cancellation(error) and self.is_stopping()
@@ -668,6 +683,9 @@ cdef class Driver:
     cdef bint leftover  # a cancellation that the attempt before the pause asked for is to come
     cdef bint expired
     cdef bint timed_out
+    cdef bint in_shelter  # a cleanup that the end of the loop must not cut short
+    cdef object sheltered  # the future that it waits for
+    cdef bint spared
     cdef Py_ssize_t requests  # to cancel the asyncio.Task, when the timer fired
     cdef Py_ssize_t cancelling  # requests that earlier attempts have left open
     cdef readonly long long serial  # of the timer that is set
@@ -681,6 +699,7 @@ cdef class Driver:
         self.references = Py_REFCNT(self.task) if SHARING else -1
         self.own_references = Py_REFCNT(self)
         self.context_references = Py_REFCNT(self.context)
+        self.in_shelter = self.run.interrupted and self.run.number == POST
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
@@ -743,7 +762,7 @@ cdef class Driver:
                     run.tell("attempt_suspended", (run.number, self.index, self.attempts))
                 if self.wants_timer:
                     self.set_timeout()
-                return value
+                return self.shelter(value) if self.in_shelter else value
             if error is not None and self.coroutine is not None and isinstance(
                 error, RecursionError
             ):
@@ -915,7 +934,31 @@ cdef class Driver:
         self.deadline = <double>run.loop.time() + self.delay
         self.set_timer()
         self.pause._asyncio_future_blocking = True
-        return self.pause
+        return self.shelter(self.pause) if self.in_shelter else self.pause
+
+    cdef object shelter(self, yielded):
+        """Have a cleanup wait for what the end of the loop does not cut short."""
+        self.sheltered = yielded
+        return sheltered(self.run.loop, yielded)
+
+    cdef bint spare(self, exception) except -1:
+        """Return True for a cancellation of all tasks of the loop, which passes by, once. The
+        future that the function waits for hears of any other."""
+        future = self.sheltered
+        if (
+            is_cancellation(exception)
+            and not self.spared
+            and not self.expired
+            and self.run.is_loop_ending()
+        ):
+            self.spared = True
+            self.task.uncancel()
+            if future is not None:
+                future._asyncio_future_blocking = True
+            return True
+        if future is not None and not future.done():
+            future.cancel()
+        return False
 
     cdef int set_timeout(self) except -1:
         """Set the timer of a timeout: only what suspends can take long."""
@@ -987,6 +1030,10 @@ cdef class Driver:
 
     cdef object resume(self, How how, exception):
         """Go on after a suspension."""
+        if self.in_shelter:
+            if how == THROW and self.spare(exception):
+                return self.shelter(self.sheltered)
+            self.sheltered = None
         if self.leftover:
             self.leftover = False
             if how == SEND or not self.run.is_stopping():
@@ -1175,6 +1222,7 @@ cdef class Driver:
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name((<tuple>self.run.work[self.index])[2])
+        self.in_shelter = self.run.interrupted and self.run.number == POST
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()

@@ -32,6 +32,7 @@ from .calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .deadlines import Deadlines, clock_of
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .engine.shelter import is_ending, sheltered
 from .engine.stack import (
     DEEPEST,
     MOST_VAIN_ATTEMPTS,
@@ -97,6 +98,7 @@ class Run:
         "due",
         "entered",
         "fatal",
+        "interrupted",
         "last",
         "loop",
         "mapping",
@@ -112,6 +114,7 @@ class Run:
         "ready",
         "record",
         "setbacks",
+        "shaken",
         "suspended",
         "uncalled",
         "untouched",
@@ -136,6 +139,8 @@ class Run:
         self.record: Record | None = None if watch is None else Record(plan, watch)
         self.fatal: BaseException | None = None
         self.over = False
+        self.interrupted = False  # by its caller, who may be gone
+        self.shaken = False  # its caller was cancelled once more, in this pass of the loop
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
@@ -187,6 +192,7 @@ class Run:
 
     def cancel(self) -> None:
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
+        self.interrupted = True
         try:
             self.abort()
         except BaseException as error:
@@ -389,6 +395,13 @@ class Run:
             self.phase.number != POST and self.waiter is not None and self.waiter.cancelled()
         )
 
+    def is_loop_ending(self) -> bool:
+        """Return True if the loop ends: it cancels every task, the caller's among them."""
+        waiter = self.waiter
+        return (self.shaken or waiter is None or waiter.cancelled()) and is_ending(
+            self.loop, {driver.task for driver in self.suspended}
+        )
+
     def has_cancelled(self, error: BaseException | None) -> bool:
         """Return True if what left a function comes from the run, or from its caller."""
         return is_cancellation(error) and self.is_stopping()
@@ -569,6 +582,8 @@ class Driver:
         "index",
         "run",
         "shared",
+        "sheltered",
+        "spared",
         "task",
     )
 
@@ -723,6 +738,10 @@ class Driver:
         else:
             self.attempts.suspended()
             self.__next__ = self.resume
+        if self.run.interrupted and self.run.phase.number == POST:
+            self.spared = False
+            self.__next__ = self.resume_sheltered
+            return self.shelter(yielded)
         return yielded
 
     def keep_task(self) -> None:
@@ -742,6 +761,38 @@ class Driver:
         yielded = self.body.send(None)
         attempts.suspended()
         return yielded
+
+    def resume_sheltered(self) -> Any:
+        """Go on with a cleanup that the end of the loop must not cut short."""
+        self.sheltered = None
+        yielded = self.body.send(None) if self.attempts is None else self.resume()
+        return self.shelter(yielded)
+
+    def shelter(self, yielded: Any) -> Any:
+        self.sheltered = yielded
+        return sheltered(self.run.loop, yielded)
+
+    def spare(self, exception: BaseException) -> bool:
+        """Return True for a cancellation of all tasks of the loop, which passes by, once. The
+        future that the function waits for hears of any other."""
+        if self.__next__ != self.resume_sheltered:
+            return False
+        future = self.sheltered
+        attempts = self.attempts
+        if (
+            is_cancellation(exception)
+            and not self.spared
+            and not (attempts is not None and attempts.expired)
+            and self.run.is_loop_ending()
+        ):
+            self.spared = True
+            self.task.uncancel()
+            if future is not None:
+                future._asyncio_future_blocking = True
+            return True
+        if future is not None and not future.done():
+            future.cancel()
+        return False
 
     def release(self) -> None:
         """Let go of what leads back here: there is nothing more to call."""
@@ -824,6 +875,8 @@ class Driver:
             del exception
 
     def throw_in(self, exception: Any) -> Any:
+        if self.run is not None and self.run.interrupted and self.spare(exception):
+            return self.shelter(self.sheltered)
         attempts = self.attempts
         if attempts is not None and attempts.watch is not None:
             attempts.resumed()
@@ -833,6 +886,8 @@ class Driver:
             del exception
         if attempts is not None:
             attempts.suspended()
+        if self.__next__ == self.resume_sheltered:
+            return self.shelter(yielded)
         return yielded
 
     def close(self) -> None:
@@ -1197,7 +1252,7 @@ def attributes_of(task: Any) -> dict[str, Any]:
 
 def start_ready_eagerly(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
-    by_step = run.watch is not None or run.plan.has_timeouts
+    by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
     for index in run.ready:
         driver: Driver | None = None
         try:
@@ -1234,7 +1289,7 @@ def start_ready_early(run: Run) -> None:
     if not can_catch_first_steps(loop):
         start_ready_by_factory(run)
         return
-    by_step = run.watch is not None or run.plan.has_timeouts
+    by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)

@@ -57,12 +57,18 @@ async def see_through(run: Run, came: BaseException) -> None:
                     another = exception
                 if another is not None:
                     _let_go(run, another)
+                    run.shaken = True
+                    run.loop.call_soon(_settle, run)
                     # Without memory or frames for a future, look again in the next pass.
                     helpless = not is_cancellation(another)
     finally:
         # It may be raised again, and then leads here by its traceback.
         another = None
         del came
+
+
+def _settle(run: Run) -> None:
+    run.shaken = False
 
 
 def _let_go(run: Run, came: BaseException) -> None:
