@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .plan import PHASES
 from .tasks import AsyncTask, TaskFunction
@@ -14,15 +14,26 @@ Tasks: TypeAlias = Collection[AsyncTask[Any, Any]]
 Levels: TypeAlias = Mapping[int, Tasks]
 Dependencies: TypeAlias = Mapping[Any, Collection[Hashable]]
 
+# How `execute` runs, unless that is all at once.
+ORDERS: Final = {
+    "at once": "",
+    "level": "execute level by level",
+    "dependency": "execute in dependency order",
+}
+
 # Mermaid gives a meaning, inside quotes too, to quotes, backticks, tags, entities, what looks like
 # a directive or a style, and Markdown's marks: only what is harmless everywhere stays as it is.
 _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
 
 
-def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
+def outline_of_levels(levels: Levels, execute_order: str, max_concurrency: int | None) -> str:
     """Describe tasks in levels: a line for each level and each task."""
     size = sum(map(len, levels.values()))
     counts = f"{counted(len(levels), 'level')}, {counted(size, 'task')}"
+    # With one level that executes there is nothing to put into an order.
+    executing = [level for level, tasks in levels.items() if any(task.execute for task in tasks)]
+    if len(executing) > 1:
+        counts += f", {ORDERS[execute_order] or 'execute of all levels at once'}"
     lines = [counts + _described_concurrency(max_concurrency)]
     for level, tasks in levels.items():
         lines.append(f"level {digits(level)}")
@@ -36,19 +47,20 @@ def outline_of_graph(
     """Describe tasks in a graph: a line for each task, with what it depends on."""
     edges = sum(len(set(names)) for names in dependencies.values())
     counts = f"{counted(len(tasks), 'task')}, {counted(edges, 'dependency', 'dependencies')}"
-    order = ", execute in dependency order" if execute_order == "dependency" else ""
+    if sum(task.execute is not None for task in tasks) > 1:
+        counts += f", {ORDERS[execute_order] or 'execute of all tasks at once'}"
     rows: list[tuple[str, ...]] = []
     for task in tasks:
         row: tuple[str, ...] = (one_line(task.name), _phases(task))
         if required := dict.fromkeys(dependencies[task.name]):
             row += ("after " + ", ".join(map(one_line, required)),)
         rows.append(row)
-    return "\n".join([counts + order + _described_concurrency(max_concurrency), *in_columns(rows)])
+    return "\n".join([counts + _described_concurrency(max_concurrency), *in_columns(rows)])
 
 
-def levels_to_mermaid(levels: Levels) -> str:
+def levels_to_mermaid(levels: Levels, execute_order: str) -> str:
     """Draw tasks in levels: a subgraph for each level, and an arrow from each to the next."""
-    lines = ["flowchart TD"]
+    lines = _mermaid_head(execute_order)
     number = 0
     for position, (level, tasks) in enumerate(levels.items()):
         lines.append(f'    subgraph level{position}["level {digits(level)}"]')
@@ -61,15 +73,20 @@ def levels_to_mermaid(levels: Levels) -> str:
     return "\n".join(lines) + "\n"
 
 
-def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies) -> str:
+def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, execute_order: str) -> str:
     """Draw tasks in a graph: an arrow from each task to those that depend on it."""
     numbers = {task.name: number for number, task in enumerate(tasks)}
-    lines = ["flowchart TD"]
+    lines = _mermaid_head(execute_order)
     lines += (f"    {_node(number, task)}" for number, task in enumerate(tasks))
     for name, number in numbers.items():
         for required in dict.fromkeys(dependencies[name]):
             lines.append(f"    t{numbers[required]} --> t{number}")
     return "\n".join(lines) + "\n"
+
+
+def _mermaid_head(execute_order: str) -> list[str]:
+    order = ORDERS[execute_order]
+    return [*(["---", f"title: {order}", "---"] if order else []), "flowchart TD"]
 
 
 def _node(number: int, task: AsyncTask[Any, Any]) -> str:

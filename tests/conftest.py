@@ -24,7 +24,6 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings, strategies
 
-import service.postgresql
 from virtual_clock import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
@@ -170,6 +169,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def postgresql() -> Iterator[str]:
     """The directory of the socket of a real PostgreSQL, started when first asked for; it lets in
     the user "sdax", on ten connections at a time."""
+    import service.postgresql  # of the benchmarks, which a search by itself has not on its path
+
     programs = service.postgresql.programs()
     if programs is None:
         pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")
