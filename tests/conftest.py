@@ -180,6 +180,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def postgresql() -> Iterator[str]:
     """The directory of the socket of a real PostgreSQL, started when first asked for; it lets in
     the user "sdax", on ten connections at a time."""
+
     programs = service.postgresql.programs()
     if programs is None:
         pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")

@@ -20,7 +20,7 @@ from weakref import WeakSet
 import sdax.processor
 from exceptions import make_exception
 from helpers import COUNTS_REFERENCES
-from reference import Graph, Reference
+from reference import Reference
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
@@ -33,7 +33,6 @@ from sdax import (
 from virtual_clock import PassCountingLoop, SteppingLoop
 from workflows import (
     PHASES,
-    Arrangement,
     Behaviour,
     CancelCaller,
     CancelOther,
@@ -153,15 +152,16 @@ def using(engine: ModuleType) -> Iterator[None]:
 def on_engine(workflow: Workflow, added: Added) -> Start:
     """Let `observe` play on the engine that `sdax.processor` has at the moment."""
     if workflow.is_graph:
-        in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
         graph_builder = AsyncDagTaskProcessor.builder(
-            execute_order="dependency" if in_order else "at once",
+            execute_order="dependency" if workflow.in_order else "at once",
             max_concurrency=workflow.places,
         )
         for (task, _), node in zip(added, workflow.nodes, strict=True):
             graph_builder.add_task(task, node.depends_on)
         return graph_builder.build().process_tasks
-    builder = AsyncTaskProcessor.builder(max_concurrency=workflow.places)
+    builder = AsyncTaskProcessor.builder(
+        execute_order="level" if workflow.in_order else "at once", max_concurrency=workflow.places
+    )
     for task, level in added:
         builder.add_task(task, level)
     return builder.build().process_tasks
@@ -178,11 +178,10 @@ def on_reference(workflow: Workflow, added: Added, models: list[Reference] | Non
     """Let `observe` play on the reference model; a model is made for each run."""
     graph = None
     if workflow.is_graph:
-        in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
-        graph = Graph({node.name: node.depends_on for node in workflow.nodes}, in_order)
+        graph = {node.name: node.depends_on for node in workflow.nodes}
 
     def start(ctx: Any) -> Awaitable[Mapping[Hashable, TaskReport]]:
-        model = Reference(added, RANDOM_FACTOR, graph)
+        model = Reference(added, RANDOM_FACTOR, graph, workflow.in_order)
         if models is not None:
             models.append(model)
         return model.process_tasks(ctx)

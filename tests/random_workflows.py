@@ -67,8 +67,9 @@ class _Author:
         self.zero_timeouts = self.one_in(6)
         arrangements = (Arrangement.LEVELS, *Arrangement)
         self.arrangement = self.choose.choice(arrangements)
+        self.is_graph = self.arrangement in (Arrangement.GRAPH, Arrangement.GRAPH_IN_ORDER)
         self.passes = not (settled and self.zero_timeouts)
-        if settled and self.arrangement is not Arrangement.LEVELS:
+        if settled and self.is_graph:
             # What ends calls what waits for it at once, so that whatever is decided by passes,
             # wherever it happens, is a race with what is called at the same moment.
             self.passes = self.zero_timeouts = False
@@ -91,7 +92,7 @@ class _Author:
         return whole + Random(self.times).getrandbits(29) / 2**30
 
     def workflow(self) -> Workflow:
-        if self.arrangement is Arrangement.LEVELS:
+        if not self.is_graph:
             levels = (0,) if self.one_in(4) else (-3, 0, 7)
             self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 5)))
             nodes = tuple(self.node(name, self.choose.choice(levels)) for name in self.names)

@@ -40,17 +40,14 @@ class Ending(NamedTuple):
     waiting: bool = False  # for the next attempt, when it was cancelled
 
 
-class Graph(NamedTuple):
-    """What each task depends on, and whether that orders `execute`, too."""
-
-    depends_on: Mapping[Hashable, Iterable[Hashable]]
-    execute_in_order: bool
+Graph = Mapping[str, Iterable[Hashable]]  # what each task depends on
 
 
 class Reference:
     """A processor for one run: `process_tasks(ctx)` returns or raises what the contract says.
 
-    Tasks are in levels; where there is a graph, that counts, and the levels do not.
+    Tasks are in levels; where there is a graph, that counts, and the levels do not. Either orders
+    `execute` too, if that is to be.
 
     `failed_at` has the time at which each function failed, by task name and phase: where two
     failed at the same time, the contract does not say which comes first.
@@ -61,9 +58,11 @@ class Reference:
         added: Iterable[tuple[AsyncTask[Any, Any], int]],
         random_factor: float,
         graph: Graph | None = None,
+        execute_in_order: bool = False,
     ) -> None:
         self.added = list(added)
         self.graph = graph
+        self.execute_in_order = execute_in_order
         self.closed: list[AsyncTask[Any, Any]] = []  # in a phase of a graph: waits for others
         self.done: set[Hashable] = set()  # and those which nobody need wait for any more
         self.waits_for: dict[Hashable, set[Hashable]] = {}
@@ -95,8 +94,12 @@ class Reference:
                 # Those with a pre_execute start when that is called, see run_function().
                 self.started.update(task.name for task in members if not has(task, PRE))
                 await self.run_phase(PRE, members, ctx)
-        if not self.stopped:
-            await self.run_phase(EXECUTE, [task for task, _ in self.added], ctx)
+        together = [self.members(level) for level in levels]
+        if not self.execute_in_order:
+            together = [[task for task, _ in self.added]]
+        for members in together:
+            if not self.stopped:
+                await self.run_phase(EXECUTE, members, ctx)
         for level in reversed(levels):
             due = [task for task in self.members(level) if task.name in self.started]
             await self.run_phase(POST, due, ctx)
@@ -105,14 +108,14 @@ class Reference:
     async def process_graph(self, graph: Graph, ctx: Any) -> Report:
         self.variables = copy_context()  # for who calls the next ones has others
         tasks = [task for task, _ in self.added]
-        upwards = {task.name: set(graph.depends_on[task.name]) for task in tasks}
+        upwards = {task.name: set(graph[task.name]) for task in tasks}
         downwards = {
             task.name: {other for other, names in upwards.items() if task.name in names}
             for task in tasks
         }
         await self.run_graph(PRE, upwards, ctx)
         if not self.stopped:
-            if graph.execute_in_order:
+            if self.execute_in_order:
                 await self.run_graph(EXECUTE, upwards, ctx)
             else:
                 await self.run_phase(EXECUTE, tasks, ctx)

@@ -17,7 +17,7 @@ from sdax import (
     TaskCancelledError,
     flatten_exceptions,
 )
-from workflows import PHASES, Arrangement, Behaviour, Retryable, Shape, Workflow
+from workflows import PHASES, Behaviour, Retryable, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
 
@@ -254,7 +254,8 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
 
     def turn(event: Event) -> tuple[int, int, int]:
         name, phase = event.place
-        level = {PRE: levels[name], EXECUTE: 0, POST: -levels[name]}[phase]
+        executes = levels[name] if workflow.in_order else 0
+        level = {PRE: levels[name], EXECUTE: executes, POST: -levels[name]}[phase]
         return PHASES.index(phase), level, added[name]
 
     calls = [event for event in seen.calls() if event.attempt == 1]
@@ -290,7 +291,7 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
         last[event.place] = number
     behaviours = _behaviours(workflow)
     ordered = [PRE, POST]
-    if workflow.arrangement is Arrangement.GRAPH_IN_ORDER:
+    if workflow.in_order:
         ordered.append(EXECUTE)
     for name, others in workflow.ancestors().items():
         for other in others:

@@ -187,8 +187,9 @@ class Arrangement(Enum):
     """What orders the tasks."""
 
     LEVELS = "levels"
+    LEVELS_IN_ORDER = "the same, in execute as well"
     GRAPH = "what they depend on"
-    GRAPH_IN_ORDER = "the same, in execute as well"
+    GRAPH_IN_ORDER = "what they depend on, in execute as well"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -222,7 +223,12 @@ class Workflow(_Brief):
 
     @property
     def is_graph(self) -> bool:
-        return self.arrangement is not Arrangement.LEVELS
+        return self.arrangement in (Arrangement.GRAPH, Arrangement.GRAPH_IN_ORDER)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether `execute` follows the order of the tasks, too."""
+        return self.arrangement in (Arrangement.LEVELS_IN_ORDER, Arrangement.GRAPH_IN_ORDER)
 
     def ancestors(self) -> dict[str, set[str]]:
         """Return all that each task of a graph depends on, directly or not."""
