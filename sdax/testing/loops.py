@@ -43,7 +43,7 @@ class VirtualLoops:
 
     def learn(self) -> None:
         """Expect further runs to take about as long as the last one."""
-        self.patience = 100 * self.clean_loop().passes + PASSES
+        self.patience = 100 * self.clean_loop().turns + PASSES
 
     async def let_end(self, leftovers: Leftovers) -> None:
         """Let end what is on its way out."""
