@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import compare
+import explored
 import report
 import sdax
 from conftest import LOOP_KINDS
@@ -80,6 +81,16 @@ def test_what_is_written_by_hand_tries_as_often_as_it_may(rival: Contestant) -> 
         once = rival.make(Job([[flaky]], (), (), timeout=None, retries=2))
         loop.run_until_complete(once(times))
     assert times == [0, 1, 3]
+
+
+def test_schedules_of_explorations_are_counted(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(explored, "ROUNDS", 2)
+    monkeypatch.setattr(explored, "SCHEDULES", 20)
+    explored.measure()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[9:31] for line in lines] == ["7 tasks,  7 functions:", "7 tasks, 21 functions:"]
 
 
 def test_a_published_sdax_has_no_engines_to_choose_from(monkeypatch: pytest.MonkeyPatch) -> None:

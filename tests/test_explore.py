@@ -273,6 +273,11 @@ async def in_async_iteration(ctx: Any) -> None:
         pass
 
 
+@pytest.mark.parametrize("function", [make_awaitable, make_task])
+def test_what_a_function_has_returned_may_fail(function: Any) -> None:
+    assert "A.pre_execute#1@1:fail" in schedules(solo(function), **FAIL)
+
+
 @pytest.mark.parametrize(
     "function",
     [make_awaitable, make_task, task_group_func(in_a_group), in_async_iteration],
@@ -433,10 +438,8 @@ class FinalError(Exception):
         raise TypeError("nothing may be below it")
 
 
-def only_key_errors(error: Exception) -> bool:
-    if isinstance(error, InjectedError):
-        return isinstance(error, LookupError)
-    raise AssertionError("knows nothing else")
+def by_status(error: Exception) -> bool:
+    return error.status >= 500  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -450,7 +453,7 @@ def only_key_errors(error: Exception) -> bool:
         (FinalError, None, "InjectedError"),
         (lambda error: isinstance(error, TimeoutError), "InjectedTimeoutError", "InjectedError"),
         (lambda error: not isinstance(error, ValueError), "InjectedConnectionError", "InjectedVal"),
-        (only_key_errors, None, "InjectedError"),
+        (by_status, None, None),
     ],
 )
 def test_the_exceptions_fit_what_is_retried(retryable: Any, expected: Any, unexpected: Any) -> None:
@@ -705,6 +708,31 @@ def test_what_is_awaited_ends_when_the_hanging_is_cancelled() -> None:
         replay="A.pre_execute#1@1:hang",
     )
     assert notes[-1] == []  # it had ended long before
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_what_is_awaited_hears_of_the_timeout(swallows: bool) -> None:
+    """As without sdax: whoever awaits an `asyncio.Task` waits for its end, however that is."""
+
+    async def slow(ctx: Context) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ctx.notes.append("heard")
+            if not swallows:
+                raise
+
+    async def await_another(ctx: Context) -> None:
+        await asyncio.get_running_loop().create_task(slow(ctx))
+        ctx.notes.append("went on")
+
+    notes: list[Any] = []
+    found(
+        solo(task_func(await_another, timeout=5.0)),
+        lambda run: notes.append(run.context.notes),
+        replay="A.pre_execute#1@1:hang",
+    )
+    assert notes[-1] == (["heard", "went on"] if swallows else ["heard"])
 
 
 def test_an_interrupt_comes_only_on_request() -> None:

@@ -521,6 +521,31 @@ def test_what_goes_on_and_on_is_found() -> None:
     assert "in poll: await asyncio.sleep(0)" in problem
 
 
+def test_what_cannot_even_be_cancelled_is_given_up() -> None:
+    async def stubborn(ctx: Context) -> None:
+        try:
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+
+    (finding,) = found(solo(None, None, stubborn), anything, faults=CANCEL)
+    assert finding.problems[0].startswith("the run waits for ever:\n  A.post_execute, attempt 1")
+    # Nothing of it comes up later: pytest would tell of what could not be raised.
+    del finding
+    gc.collect()
+
+
+def test_ctrl_c_ends_the_exploration() -> None:
+    async def press_ctrl_c(ctx: Context) -> None:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explore(solo(press_ctrl_c), context=Context, check=anything)
+
+
 def test_a_check_that_never_ends_is_a_finding() -> None:
     async def check(run: Any) -> None:
         await asyncio.get_running_loop().create_future()
@@ -575,6 +600,23 @@ def test_what_disturbed_runs_leave_behind_is_found_at_the_end() -> None:
         explore(processor, context=Context, check=anything, faults=CANCEL)
 
 
+def test_the_last_run_must_be_as_good_as_the_first() -> None:
+    lost: list[Any] = []
+
+    async def losing(ctx: Context) -> None:
+        try:
+            await asyncio.sleep(0.1)
+        except asyncio.CancelledError:
+            lost.append(ctx)
+            raise
+
+    def check(run: Any) -> bool:
+        return bool(run.schedule) or not lost
+
+    (finding,) = found(solo(losing), check, faults=CANCEL)
+    assert (finding.schedule, finding.problems) == ("", ("the check returned False",))
+
+
 def test_a_point_that_is_no_longer_there() -> None:
     broken: list[Any] = []
 
@@ -588,7 +630,7 @@ def test_a_point_that_is_no_longer_there() -> None:
                 raise
 
     with pytest.raises(
-        NotDeterministic, match=r"never came to A.pre_execute#1@1\+:cancel, althoughugh"
+        NotDeterministic, match=r"never came to A.pre_execute#1@1\+:cancel, although"
     ):
         explore(solo(shorter), context=Context, check=anything, faults=CANCEL)
 

@@ -139,7 +139,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._clock.now += seconds
 
     @property
-    def passes(self) -> int:
+    def turns(self) -> int:
         """How often the loop has gone round."""
         return self._clock.passes
 

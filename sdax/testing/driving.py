@@ -109,6 +109,7 @@ class Course:
         copied.trace = [*self.trace]
         copied.injected = [*self.injected]
         copied.under_way = {}
+        copied.caller = None
         return copied
 
     def missed(self) -> list[Point]:
@@ -291,13 +292,13 @@ def _can_fail(frames: Iterable[FrameType]) -> bool:
 
     Nothing but a cancellation comes out of the wait for a lock, a queue or a task group.
     """
-    *_, innermost = [None, *frames]
-    if innermost is None:
-        return True
+    *_, innermost = frames
     module = str(innermost.f_globals.get("__name__"))
     if module == "asyncio.tasks":
         return innermost.f_code.co_name in _FAILING_IN_TASKS
-    return module not in _NEVER_FAILING and module.partition(".")[0] != "sdax"
+    if module.partition(".")[0] == "sdax":
+        return module == as_coroutine.__module__  # which awaits what the function has returned
+    return module not in _NEVER_FAILING
 
 
 class DrivenFunction:

@@ -69,9 +69,7 @@ def _hidden_in(step: Any) -> Any:
 def is_of_library(code: CodeType) -> bool:
     """Return True for code of Python's own library or of sdax, which a reader did not write."""
     file = code.co_filename
-    if file.startswith("<"):
-        return file.startswith("<frozen")
-    own = file.startswith(_STANDARD_LIBRARY) and "site-packages" not in file
+    own = file.startswith((_STANDARD_LIBRARY, "<frozen ")) and "site-packages" not in file
     return own or file.startswith(_SDAX)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sys
 from contextlib import suppress
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from .clock import EndlessError, VirtualClockLoop
 from .leftovers import Leftovers, timers_of
@@ -43,7 +43,7 @@ class VirtualLoops:
 
     def learn(self) -> None:
         """Expect further runs to take about as long as the last one."""
-        self.patience = 100 * self.clean_loop().passes + PASSES
+        self.patience = 100 * self.clean_loop().turns + PASSES
 
     async def let_end(self, leftovers: Leftovers) -> None:
         """Let end what is on its way out."""
@@ -129,6 +129,12 @@ class RealLoops:
 Loops: TypeAlias = VirtualLoops | RealLoops
 
 
+async def _cancel(tasks: set[asyncio.Task[Any]], seconds: float) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=seconds)
+
+
 def _say_nothing(unraisable: object) -> None:
     pass
 
@@ -136,22 +142,18 @@ def _say_nothing(unraisable: object) -> None:
 def _end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """Cancel what is left in a loop, give it some time, and close the loop."""
     loop.set_exception_handler(lambda loop, context: None)
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
     with suppress(Exception):
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=seconds))
+        if tasks := asyncio.all_tasks(loop):
+            loop.run_until_complete(_cancel(tasks, seconds))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
     hook, sys.unraisablehook = sys.unraisablehook, _say_nothing
     try:
-        # What does not end was told of, and may complain when it is dropped.
-        tasks.clear()
+        # What does not end was told of, and would complain when it is dropped.
+        tasks = asyncio.all_tasks(loop)
+        while tasks:
+            tasks.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
         gc.collect(0)
     finally:
         sys.unraisablehook = hook

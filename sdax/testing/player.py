@@ -236,6 +236,7 @@ def _never_ended(played: Played, error: Exception) -> Played:
     told = copy(played)
     told.course = course.copy()
     told.problems = [*played.problems]
+    told.leftovers = None
     under_way = list(course.under_way)
     how = "waits for ever" if isinstance(error, DeadlockError) else "goes on and on"
     for attempt in under_way:
