@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from asyncio import Task
 from dataclasses import dataclass
-from types import CoroutineType
+from types import CodeType
 from typing import Any, NoReturn
 
+from .engine.exceptions import hide_engine
 from .group import SdaxTaskGroup
 from .text import shown
 
@@ -42,27 +44,56 @@ def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) 
     )
 
 
-def refuse_running(coroutine: CoroutineType[Any, Any, Any]) -> None:
-    """Refuse to touch a coroutine that runs, with the `ValueError` that it would raise itself.
+def cancel(task: Task[Any], broken: Callable[[BaseException], None]) -> None:
+    """Cancel an `asyncio.Task`, also where the future that it waits for refuses to be cancelled.
 
-    Asked itself to close or to throw, on Python 3.11 and 3.12, it may crash the interpreter.
+    What that future raises goes to `broken`. The task is then woken up with a cancelled future in
+    its place, as asyncio would wake it.
     """
-    if coroutine.cr_running:
-        raise ValueError("coroutine already executing")
+    try:
+        task.cancel()
+    except BaseException as error:
+        hide_engine(error)
+        broken(error)
+        try:
+            _wake_up_cancelled(task)
+        except BaseException as another:
+            broken(another)
+
+
+def _wake_up_cancelled(task: Any) -> None:
+    waiter = task._fut_waiter
+    cancelled = task.get_loop().create_future()
+    cancelled.cancel()
+    for callback, context in list(waiter._callbacks or ()):
+        # The callback that asyncio.Task has made, in C or in Python, to go on when it is done.
+        if getattr(callback, "__self__", None) is task:
+            waiter.remove_done_callback(callback)
+            task.get_loop().call_soon(callback, cancelled, context=context)
+
+
+def name_of(call: Any) -> str:
+    """Return the name of the user's function behind what the engine calls."""
+    function = _innermost(call)
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+def code_of(call: Any) -> CodeType | None:
+    """Return the code of the user's function behind what the engine calls, if it has any."""
+    code = getattr(_innermost(call), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def _innermost(call: Any) -> Any:
+    """Return the user's function: inside of our own helpers, and of `functools.partial`."""
+    for _ in range(100):
+        inner = getattr(call, "func", None) or getattr(call, "function", None)
+        if hasattr(call, "__qualname__") or not callable(inner):
+            break
+        call = inner
+    return call
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def hide_engine(exception: BaseException) -> None:
-    """Drop the engine's frames off a traceback: it starts at the user's function then, and
-    holds no frame that knows the run, which would be a reference cycle."""
-    traceback = exception.__traceback__
-    while traceback is not None and _is_ours(traceback.tb_frame.f_globals.get("__name__")):
-        traceback = traceback.tb_next
-    exception.__traceback__ = traceback
-
-
-def _is_ours(module: object) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] == __package__

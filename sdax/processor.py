@@ -13,7 +13,7 @@ from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outl
 from .events import ObservedRun, Observer, Observers, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
-from .outcome import conclude, interrupt, new_waiter
+from .outcome import conclude, new_waiter, see_through
 from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .report import RunReport
@@ -58,8 +58,10 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
             try:
                 await new_waiter(run)
             except BaseException as exception:
-                interruption = interrupt(run, exception, interruption)
-        if run.record is None and interruption is None:
+                interruption = exception
+            if interruption is not None:
+                await see_through(run, interruption)
+        if run.record is None and interruption is None and run.fatal is None:
             values = run.values
             return self._plain_report if values is None else RunReport(self._plan, values, None)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from .events import (
@@ -30,6 +31,7 @@ from .events import (
 )
 from .plan import PHASES
 from .report import RunReport, State
+from .text import shown
 
 _logger: Final = logging.getLogger("sdax")
 
@@ -54,13 +56,26 @@ class Watch:
         self._stopped = False  # the cause, if any, is settled
 
     def _tell(self, event: Event) -> None:
+        """Call every observer. What is not an `Exception`, such as Ctrl-C, is raised at the end."""
+        stopping: BaseException | None = None
         for observer in self._observers:
             try:
-                observer(event)
-            except BaseException:
-                _logger.exception(
-                    "observer %r failed at %s; the run goes on", observer, type(event).__name__
-                )
+                try:
+                    observer(event)
+                except Exception:
+                    with suppress(Exception):  # a handler's own: logging never touches the run
+                        _logger.exception(
+                            "observer %s failed at %s; the run goes on",
+                            shown(observer),
+                            type(event).__name__,
+                        )
+            except BaseException as error:
+                stopping = stopping or error
+        if stopping is not None:
+            try:
+                raise stopping
+            finally:
+                del stopping  # its traceback leads here
 
     def run_started(self) -> None:
         """The run is about to be made."""
@@ -149,7 +164,7 @@ class Watch:
         task, phase = self._tasks[index], PHASES[number]
         cause = self._cause if state is State.CANCELLED else None
         self._tell(TaskFinished(self._run, task, phase, attempts, state, value, exception, cause))
-        if exception is not None and not self._stopped:
+        if exception is not None and state is not State.CANCELLED and not self._stopped:
             self._cause = Cause(task, phase)
 
     def tasks_skipped(self, number: int, indices: Iterable[int]) -> None:

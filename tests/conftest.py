@@ -184,7 +184,7 @@ def factors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             ranges.append((low, high))
             return 1.0
 
-        monkeypatch.setattr(engine.module, "uniform", uniform)
+        monkeypatch.setattr("sdax.engine.attempts.uniform", uniform)
     return ranges
 
 

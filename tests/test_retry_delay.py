@@ -49,7 +49,7 @@ async def test_delays(limits: dict[str, Any], delays: list[float], factors: list
 async def test_the_random_factor(
     factor: float, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.module, "uniform", lambda low, high: factor)
+    monkeypatch.setattr("sdax.engine.attempts.uniform", lambda low, high: factor)
     flaky = Flaky(*[RetryableException()] * 3)
     await solo(TaskFunction(flaky, retries=3, max_delay=3)).process_tasks(None)
     assert flaky.calls == [0, factor, factor * (1 + 2), factor * (1 + 2 + 3)]
