@@ -94,7 +94,7 @@ def using(engine: ModuleType) -> Iterator[None]:
 
     with (
         mock.patch.object(sdax.processor, "Run", engine.Run),
-        mock.patch.object(engine, "uniform", uniform),
+        mock.patch("sdax.engine.attempts.uniform", uniform),
         mock.patch.object(sys, "unraisablehook", lambda _: None),
         mock.patch.object(logging.getLogger("sdax"), "propagate", False),
         warnings.catch_warnings(),
@@ -291,11 +291,13 @@ class Tally:
             for found in self.findings
             for kind in {_kind(problem) for problem in found.problems}
         )
-        hangs, missed = kinds["hangs"], kinds["missed cleanups"]
-        return (
+        hangs, missed = kinds.pop(HANGS, 0), kinds.pop(MISSED, 0)
+        lines = [
             f"{self.engine}: {self.failed} bookkeeping calls, each failed in turn, {hangs} hangs, "
-            f"{missed} missed cleanups, {len(self.findings)} findings in all"
-        )
+            f"{missed} missed cleanups, {len(self.findings)} findings"
+        ]
+        lines += [f"  {number:6} {kind}" for kind, number in kinds.most_common()]
+        return "\n".join(lines)
 
     def by_place(self) -> Iterator[str]:
         """Yield the first finding of each place, and how many there are."""
@@ -306,10 +308,19 @@ class Tally:
             yield f"{len(each)} times: {each[0]}"
 
 
+HANGS, MISSED = "it hangs", "no cleanup"
+
+
 def _kind(problem: str) -> str:
-    if problem in ("it hangs", "it passes without end"):
-        return "hangs"
-    return "missed cleanups" if problem.startswith("no cleanup") else "others"
+    """Name what many problems have in common."""
+    kinds = {
+        "without end": HANGS,
+        "the cleanup of": MISSED,
+        **{each: each for each in (HANGS, MISSED, "lost", "does not come out", "is left")},
+        "begins before": "a cleanup that began early",
+        "cleanups of": "a cleanup that came twice, or to what had not begun",
+    }
+    return next((kind for words, kind in kinds.items() if words in problem), problem[:40])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
