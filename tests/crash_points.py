@@ -55,7 +55,7 @@ from small_workflows import (
     with_two_faults,
 )
 from verdicts import broken_promises, contracted
-from virtual_clock import SteppingLoop
+from virtual_clock import SteppingLoop, watchdog
 from workflows import Arrangement, Disturbance, Factory, Workflow
 
 Outcome = dict[str, Hashable]
@@ -342,14 +342,15 @@ def explore_sets(sets: Iterable[Set], tallies: Mapping[ModuleType, Tally]) -> It
             number = 0
             for workflow in each.workflows():
                 number += 1
-                explore(
-                    workflow,
-                    tallies,
-                    loop,
-                    twice=each.twice,
-                    faults_cancelled=each.faults_cancelled,
-                    two_faults=each.two_faults,
-                )
+                with watchdog():
+                    explore(
+                        workflow,
+                        tallies,
+                        loop,
+                        twice=each.twice,
+                        faults_cancelled=each.faults_cancelled,
+                        two_faults=each.two_faults,
+                    )
             counts = ", ".join(
                 f"{tally.engine} {tally.schedules.total() - count} schedules"
                 for tally, count in zip(tallies.values(), before, strict=True)

@@ -38,7 +38,7 @@ from conftest import ENGINES
 from failing_calls import Calls, CountedLoop, called_by_engine, counted
 from fault_scenarios import POST, SCENARIOS, Event, Journal, Scenario
 from playing import RANDOM_FACTOR
-from virtual_clock import DeadlockError
+from virtual_clock import DeadlockError, SpinningError, watchdog
 
 ERRORS: Mapping[str, type[BaseException]] = {
     "MemoryError": MemoryError,
@@ -47,10 +47,6 @@ ERRORS: Mapping[str, type[BaseException]] = {
     "OSError": OSError,
 }
 PASSES = 1000  # of the loop: no scenario needs a tenth of them
-
-
-class SpinningError(BaseException):
-    """The loop has passed more often than there is work for."""
 
 
 @dataclass
@@ -341,8 +337,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with using(importlib.import_module(ENGINES[name])):
             for scenario, error in product(scenarios, errors):
                 numbers = [options.call] if options.call else count(1)
-                for found in search(scenario, name, error, numbers):
-                    tally.count(found)
+                with watchdog():
+                    for found in search(scenario, name, error, numbers):
+                        tally.count(found)
         print(*islice(tally.by_place(), options.show), sep="\n\n", end="\n\n")
         print(tally, flush=True)
         findings += len(tally.findings)

@@ -34,6 +34,7 @@ from conftest import ENGINES
 from playing import Observation, observe, observe_reference, on_engine, using
 from random_workflows import random_workflow
 from verdicts import broken_promises, differences, disagreements
+from virtual_clock import watchdog
 from workflows import Workflow
 
 STATM = Path("/proc/self/statm")
@@ -92,9 +93,10 @@ def search(engines: Mapping[str, ModuleType], seeds: Iterable[int]) -> Iterator[
         settled, races = (random_workflow(Random(seed), settled=each) for each in (True, False))
         found = None
         for workflow, check in ((settled, against_model), (races, against_promises)):
-            problems = check(workflow, *engines.values())
-            if len(engines) == 2:
-                problems += against_each_other(workflow, *engines.values())
+            with watchdog():
+                problems = check(workflow, *engines.values())
+                if len(engines) == 2:
+                    problems += against_each_other(workflow, *engines.values())
             if problems:
                 found = Finding(seed, [*engines], workflow, problems)
         yield found

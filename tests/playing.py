@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping
@@ -30,7 +31,7 @@ from sdax import (
     TaskReport,
     join,
 )
-from virtual_clock import PassCountingLoop, SteppingLoop
+from virtual_clock import DeadlockError, PassCountingLoop, SpinningError, SteppingLoop
 from workflows import (
     PHASES,
     Arrangement,
@@ -57,6 +58,7 @@ from workflows import (
 
 RANDOM_FACTOR = 0.75  # stands for what lies between 0.5 and 1.0
 RESCUE = 2000.0  # from then on the player sets the events that no function has set
+IDLE = 50  # passes of the loop in which nothing is done, one after another: there is no such run
 
 VARIABLE: ContextVar[object] = ContextVar("VARIABLE", default="nobody's")
 
@@ -110,6 +112,7 @@ class Observation:
     progress: list[int]  # how many events there were before each pass
     heard_by: int | None  # the pass in which the caller hears of a cancellation, in its turn
     problems: list[str] = field(default_factory=list)
+    gave_up: bool = False  # for it does not end
 
     @property
     def failure(self) -> SdaxExecutionError | None:
@@ -223,6 +226,7 @@ class Player:
         self.interrupted = False
         self.progress: list[int] = []
         self.heard_by: int | None = None
+        self.gave_up = False
         self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
 
     def play(self, disturbance: Disturbance) -> Observation:
@@ -233,7 +237,46 @@ class Player:
         self.reset(disturbance)
         if isinstance(self.loop, SteppingLoop):
             self.loop.rewind()
-        return self.loop.run_until_complete(self.observe())
+        try:
+            return self.loop.run_until_complete(self.observe())
+        except DeadlockError:
+            return self.give_up("it hangs: nothing is ready, and no timer is set")
+        except SpinningError:
+            return self.give_up(f"it spins: {IDLE} passes of the loop in which nothing was done")
+
+    def give_up(self, problem: str) -> Observation:
+        """Return what there is to be seen of a run that does not end."""
+        for task in asyncio.all_tasks(self.loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        observation = Observation(
+            trace=self.trace,
+            raised=self.raised,
+            error=None,
+            outcome=None,
+            report=None,
+            handled=self.handled,
+            over_at=self.loop.time(),
+            cancelling=0,
+            tasks_left=[],
+            timers_left=[],
+            variable=None,
+            passes=self.loop.passes,
+            caller_was_cancelled=self.caller_was_cancelled,
+            interrupted=self.interrupted,
+            progress=self.progress,
+            heard_by=self.heard_by,
+            problems=[*self.problems, problem],
+            gave_up=True,
+        )
+        # What is left of it shall complain now, while nobody listens.
+        self.gave_up = True
+        self.owners.clear()
+        self.unchecked.clear()
+        del self.caller, self.observer, task
+        self.loop.forget()
+        with mock.patch.object(sys, "unraisablehook", lambda _: None):
+            gc.collect()
+        return observation
 
     async def observe(self) -> Observation:
         loop = self.loop
@@ -249,13 +292,17 @@ class Player:
                 seen["error"] = error
                 raise
             finally:
-                self.waiting = False
-                others = asyncio.all_tasks() - {asyncio.current_task(), self.observer}
-                seen["tasks_left"] = sorted(task.get_name() for task in others)
-                seen["over_at"] = loop.time()
-                seen["variable"] = VARIABLE.get()
-                seen["passes"] = loop.passes
-                loop.before_pass = None
+                if not self.gave_up:
+                    look_around()
+
+        def look_around() -> None:
+            self.waiting = False
+            others = asyncio.all_tasks() - {asyncio.current_task(), self.observer}
+            seen["tasks_left"] = sorted(task.get_name() for task in others)
+            seen["over_at"] = loop.time()
+            seen["variable"] = VARIABLE.get()
+            seen["passes"] = loop.passes
+            loop.before_pass = None
 
         async def call_within_limits() -> None:
             try:
@@ -325,7 +372,14 @@ class Player:
             if disturbance.heard_at_once and self.loop.queued > queued:
                 self.loop.put_last_first()
 
+        idle, before = 0, (0, 0.0)
+
         def before_pass(number: int) -> None:
+            nonlocal idle, before
+            now = (len(self.trace), self.loop.time())
+            idle, before = idle + 1 if now == before else 0, now
+            if idle > IDLE:
+                raise SpinningError
             self.progress.append(len(self.trace))
             if self.unchecked:
                 self.check_suspended()

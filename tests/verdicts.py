@@ -21,6 +21,8 @@ _IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
 
 def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
     """Return what the contract promises of every run, and what this one did not keep."""
+    if seen.gave_up:
+        return seen.problems
     return [
         *seen.problems,
         *_leftovers(workflow, seen),

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from heapq import heappop
 from typing import Any
 
 
 class DeadlockError(Exception):
     """Nothing is ready, no timer is set, and so nothing will ever happen in this loop again."""
+
+
+class SpinningError(Exception):
+    """The loop passes again and again, and nothing is done."""
+
+
+@contextmanager
+def watchdog(seconds: float = 120) -> Iterator[None]:
+    """End the process, and show where it is, if this takes longer by a real clock.
+
+    For what hangs without a pass of the loop, which no virtual clock can hear of.
+    """
+    faulthandler.dump_traceback_later(seconds, file=2, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class _JumpingSelector(selectors.BaseSelector):
@@ -78,6 +97,11 @@ class PassCountingLoop(VirtualClockLoop):
     def run_pass(self) -> None:
         super()._run_once()  # type: ignore[misc]
 
+    def forget(self) -> None:
+        """Forget all that is ready, and all timers."""
+        self._ready.clear()  # type: ignore[attr-defined]
+        self._scheduled.clear()  # type: ignore[attr-defined]
+
     @property
     def queued(self) -> int:
         """How many callbacks are ready to run."""
@@ -110,8 +134,7 @@ class SteppingLoop(PassCountingLoop):
 
     def rewind(self) -> None:
         """Go back to the beginning, with what is left forgotten."""
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
+        self.forget()
         self.advance(-self.time())
         self.passes = 0
         self.before_pass = None
