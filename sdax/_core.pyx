@@ -172,6 +172,8 @@ cdef class Run:
         try:
             if AWAITED_BY:
                 self.parent = current_task(self.loop)  # pragma: no cover (3.14)
+            if sdax_pumps >= DEEPEST:
+                stack.refuse_endless(self.context)
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -245,8 +247,6 @@ cdef class Run:
                 or sdax_pumps > DEEPEST
                 or sdax_is_handling()  # which the function would see as its own
             ):
-                if sdax_pumps > DEEPEST:
-                    stack.refuse_endless(self.context)
                 start_ready_by_factory(self, factory)
             elif EAGER_START:
                 start_ready_eagerly(self)
@@ -531,8 +531,8 @@ cdef class Run:
         """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
         if self.deferred or self.over:
             return 0
-        self.deferred = True
         self.loop.call_soon(self.go_on, context=PyContext_Copy(self.context))
+        self.deferred = True
         return 0
 
     cdef bint call_later(self, Py_ssize_t index) except -1:
@@ -670,7 +670,7 @@ cdef class Driver:
         self.begun = True
         self.task = task
         self.weakrefs = sdax_weakrefs(task)
-        self.references = Py_REFCNT(self.task)
+        self.references = Py_REFCNT(self.task) if SHARING else -1
         self.own_references = Py_REFCNT(self)
         self.context_references = Py_REFCNT(self.context)
         yielded = self.step(CALL, None)
@@ -736,26 +736,24 @@ cdef class Driver:
                 if self.wants_timer:
                     self.set_timeout()
                 return value
+            if error is not None and self.coroutine is not None and isinstance(
+                error, RecursionError
+            ):
+                self.coroutine.close()  # it may not even have begun
             self.coroutine = None
             if limits is not None:
                 error = self.settle_attempt(limits, error)
                 if run.watch is not None:
                     self.tell_outcome(value, error)
                 if error is not None:
-                    delay, last = after_failure(limits, self.attempts, error, run.is_stopping())
-                    if delay is not None:
-                        return self.begin_pause(delay, error)
-                    if last is not error:
-                        self.timed_out = False
-                        error = last
-                    last = None
+                    error = self.follow(limits, error)
+                    if error is None:
+                        return self.begin_pause()
             if not self.shared:
                 return self.finish(value, error, False)
             self.end_function(run, value, error, False)
-            error = None
             if (
-                not SHARING
-                or Py_REFCNT(self.task) != self.references
+                Py_REFCNT(self.task) != self.references
                 or Py_REFCNT(self) != self.own_references
                 or Py_REFCNT(self.context) != self.context_references
                 or sdax_variables(self.context) != sdax_variables(run.context)
@@ -875,14 +873,26 @@ cdef class Driver:
         )
         return 0
 
-    cdef object begin_pause(self, double delay, error):
+    cdef object follow(self, limits, error):
+        """Return the error of a function that is not to be tried again, None if it is."""
+        delay, last = after_failure(limits, self.attempts, error, self.run.is_stopping())
+        if delay is not None:
+            self.error = error
+            self.delay = delay
+            return None
+        if last is not error:
+            self.timed_out = False
+        return last
+
+    cdef object begin_pause(self):
         """Wait before the next attempt: return what to wait for."""
         cdef Run run = self.run
-        self.error = error
-        self.delay = delay
+        error = self.error
         self.pausing = True
         if run.watch is not None:
-            run.tell("retry_scheduled", (run.number, self.index, self.attempts, delay, error))
+            run.tell(
+                "retry_scheduled", (run.number, self.index, self.attempts, self.delay, error)
+            )
         try:
             if self.task._must_cancel:
                 # The attempt that is over asked for it, or a group inside of it.
@@ -1005,9 +1015,9 @@ cdef class Driver:
         if self.error is not None:
             chain(error, self.error)
             self.error = None
+        run.break_down(error)
         if self.run is not None:
             self.release()
-        run.break_down(error)
         return 0
 
     def catch_first_step(self, callback, *arguments, context=None):
@@ -1025,13 +1035,21 @@ cdef class Driver:
         # Nobody but the loop makes our asyncio.Task current, to step it.
         return current_task(self.run.loop) is self.task
 
+    cdef bint is_open(self) noexcept:
+        """Return True for a function that has begun, also while it waits for its next attempt."""
+        return self.coroutine is not None or self.pausing
+
     cdef object disturb(self, method, tuple arguments):
         """Let other code close the coroutine or throw into it, as it could with that of any
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
             self.refuse_running()
-            return getattr(self.coroutine, method)(*arguments)
+            if self.coroutine is not None:
+                return getattr(self.coroutine, method)(*arguments)
+            if arguments:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            return None
         finally:
             if self.run is not None and not self.is_stepped():
                 cancel(self.task, self.run.break_down)
@@ -1075,7 +1093,7 @@ cdef class Driver:
     def throw(self, exception, value=None, traceback=None):
         cdef Run run = self.run
         self.refuse_running()
-        if self.coroutine is not None and not self.is_stepped():
+        if run is not None and self.is_open() and not self.is_stepped():
             return self.disturb(THROW_METHOD, (exception,))
         if run is not None:
             if not self.begun:
@@ -1095,7 +1113,7 @@ cdef class Driver:
         raise StopIteration
 
     def close(self):
-        if self.coroutine is not None:
+        if self.run is not None and self.is_open():
             self.disturb("close", ())
 
     def __await__(self):
@@ -1220,13 +1238,16 @@ cdef int start_ready_early(Run run) except -1:
                 arguments["context"] = context
                 loop.call_soon = driver.catch_first_step
                 try:
-                    PyObject_Call(Task, (driver,), arguments)
+                    task = PyObject_Call(Task, (driver,), arguments)
                 finally:
                     del loop.call_soon
                 first_step, driver.first_step = driver.first_step, None
                 PyContext_Enter(context)
                 try:
                     first_step()
+                except BaseException:
+                    task._log_destroy_pending = False
+                    raise
                 finally:
                     PyContext_Exit(context)
             except BaseException as error:

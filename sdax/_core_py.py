@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
+from inspect import GEN_CREATED, getgeneratorstate
 from itertools import chain as one_after_another
-from sys import exc_info, getrecursionlimit, setrecursionlimit
+from sys import exception as handled
+from sys import getrecursionlimit, setrecursionlimit
 from types import CodeType, CoroutineType, FrameType, coroutine
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .calls import as_coroutine, cancel, code_of, refuse_coroutine
@@ -67,15 +68,6 @@ INLINE_ATTRIBUTES: Final = sys.version_info >= (3, 14)
 UNKNOWN: Final = type("Unknown", (str,), {})()
 
 
-class Stack(threading.local):
-    """How many pumps are under way on the stack of this thread: runs inside of runs."""
-
-    pumps = 0
-
-
-stack: Final = Stack()
-
-
 class Run:
     """One run of a plan.
 
@@ -91,18 +83,19 @@ class Run:
     cleans up, whatever was interrupted in the middle.
     """
 
+    mapping: Any  # what holds the variables of a context until one is set
+
     __slots__ = (
         "aborted",
-        "again",
         "clock",
         "context",
         "ctx",
         "deadlines",
         "deferred",
+        "depth",
         "due",
         "entered",
         "fatal",
-        "held",
         "last",
         "loop",
         "mapping",
@@ -117,11 +110,10 @@ class Run:
         "queue",
         "ready",
         "record",
-        "stock",
+        "setbacks",
         "suspended",
         "uncalled",
         "untouched",
-        "vain",
         "values",
         "variables",
         "waiter",
@@ -134,6 +126,7 @@ class Run:
         self.ctx = ctx
         self.loop = asyncio.get_running_loop()
         self.parent: Task[Any] | None = None  # who waits for this run
+        self.depth = 1  # of runs inside of runs, on one stack
         self.context = copy_context()
         self.variables = len(self.context)
         self.waiter: asyncio.Future[None] | None = None
@@ -145,25 +138,20 @@ class Run:
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
-        self.held = NONE_READY  # the same while deferred
         self.waiting: list[int] | None = None  # completions that each gate still waits for
         self.queue: deque[int] | None = None  # what gates opened, not yet called
-        self.entered: list[int] = []  # what gates opened
         self.places = plan.places
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
         self.untouched: Any = None  # references to what no function has taken hold of
-        self.mapping: Any = None  # what holds the variables of a context until one is set
         self.aborted = False  # nothing of this phase is opened or called any more
-        self.uncalled: list[int] = []
+        self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
         self.clock: Callable[[], float] | None = None  # the loop's, once a timeout asks for it
         self.deferred = False  # nothing is opened or called until the loop calls `go_on`
-        self.again: set[int] = set()  # called twice, for the first call was refused
-        self.stock: Any = None  # what was left when `go_on` was called last
-        self.vain = 0  # how often the same was left
+        self.setbacks: Setbacks | None = None
 
     def start(self, last: int = POST) -> bool:
         """Run up to and with the phase `last` until all that is left is suspended, and return
@@ -172,6 +160,12 @@ class Run:
         self.over = False
         try:
             self.parent = current_task(self.loop)
+            if type(self.parent) is Task:
+                driver: Any = self.parent.get_coro()
+                if type(driver) is FirstDriver and driver not in driver.run.suspended:
+                    self.depth = driver.run.depth + 1
+                    if self.depth > DEEPEST:
+                        refuse_endless(self.context)
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -219,16 +213,13 @@ class Run:
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
         self.pumping = True
-        stack.pumps += 1
         try:
             factory = self.loop.get_task_factory()
             if (
                 (factory is not None and factory is not EAGER_FACTORY)
-                or stack.pumps > DEEPEST
-                or exc_info()[1] is not None  # which the function would see as its own
+                or self.depth > DEEPEST
+                or handled() is not None  # which the function would see as its own
             ):
-                if stack.pumps > DEEPEST:
-                    refuse_endless(self.context)
                 start = start_ready_by_factory
             else:
                 start = start_ready
@@ -239,7 +230,6 @@ class Run:
             if len(self.suspended) < self.places:
                 self.ready = NONE_READY
         finally:
-            stack.pumps -= 1
             self.pumping = False
 
     def advance(self) -> None:
@@ -344,21 +334,18 @@ class Run:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def failed(
-        self, index: int, error: BaseException, attempts: Attempts | None, pausing: bool = False
-    ) -> None:
+    def failed(self, index: int, error: BaseException, attempts: Attempts | None) -> None:
         """Take note of what left a function for good, and stop the phase."""
         hide_engine(error)
         number = self.phase.number
         made = 1 if attempts is None else attempts.number
         if issubclass(type(error), RecursionError):
-            if number == POST and traceback_of(error) is None and index not in self.again:
-                self.call_later(index)  # it was not even called: there is no frame of its own
-                return
+            if number == POST and traceback_of(error) is None and self.call_later(index):
+                return  # it was not even called: there is no frame of its own
             self.defer()  # no cleanup would have room here
         if self.has_cancelled(error):
             self.write("cancelled", number, index, made)
-        elif pausing and self.is_stopping():
+        elif attempts is not None and attempts.pausing and self.is_stopping():
             self.write("cancelled", number, index, made, error)
         else:
             if not is_exception(error) and not is_cancellation(error):
@@ -374,7 +361,7 @@ class Run:
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
-        self.uncalled.append(index)
+        self.uncalled = [*self.uncalled, index]
         if self.aborted and is_cancellation(error):
             self.write("skipped", self.phase.number, [index])
             self.finished_one()
@@ -412,7 +399,7 @@ class Run:
         if self.aborted or self.phase.number == POST:
             return
         uncalled = self.take_left()
-        self.uncalled += uncalled
+        self.uncalled = [*self.uncalled, *uncalled]
         self.pending -= len(uncalled)
         self.aborted = True
         self.write("stopped", self.phase.number, uncalled)
@@ -422,8 +409,11 @@ class Run:
 
     def take_left(self) -> list[int]:
         """Take everything that is opened and not yet called."""
-        left = [*self.held, *self.ready, *(self.queue or ())]
-        self.held = self.ready = NONE_READY
+        held = () if self.setbacks is None else self.setbacks.held
+        left = [*held, *self.ready, *(self.queue or ())]
+        if self.setbacks is not None:
+            self.setbacks.held = NONE_READY
+        self.ready = NONE_READY
         if self.queue is not None:
             self.queue.clear()
         return left
@@ -471,19 +461,30 @@ class Run:
         else:
             chain(first, error)
 
-    def defer(self) -> None:
+    def defer(self) -> Setbacks:
         """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
-        if self.deferred or self.over:
-            return
-        self.held, self.ready = self.ready, NONE_READY
-        self.deferred = True
-        self.loop.call_soon(self.go_on, context=self.context.copy())
+        setbacks = self.setbacks
+        if setbacks is None:
+            setbacks = self.setbacks = Setbacks()
+        if not self.deferred and not self.over:
+            self.loop.call_soon(self.go_on, context=self.context.copy())
+            setbacks.held, self.ready = self.ready, NONE_READY
+            self.deferred = True
+        return setbacks
 
-    def call_later(self, index: int) -> None:
-        """Call a function from the event loop, for here it could not be called."""
-        self.again.add(index)
-        self.defer()
-        self.held = one_after_another([index], self.held)
+    def hold(self, index: int) -> None:
+        """Keep what was taken and not called, to be called by the event loop."""
+        setbacks = self.defer()
+        setbacks.held = one_after_another([index], setbacks.held)
+
+    def call_later(self, index: int) -> bool:
+        """Have a function called from the event loop that could not be called here, once."""
+        again = self.defer().again
+        if index in again:
+            return False
+        again.add(index)
+        self.hold(index)
+        return True
 
     def go_on(self) -> None:
         """Take stock of what is left, after something was interrupted in the middle, and go on.
@@ -518,20 +519,36 @@ class Run:
 
     def is_stuck(self, left: int) -> bool:
         """Return True if nothing has moved since the last times, and nothing will."""
+        assert self.setbacks is not None
         stock = self.phase.number, self.opened, left
-        self.vain = self.vain + 1 if stock == self.stock and not self.suspended else 0
-        self.stock = stock
-        return self.vain >= MOST_VAIN_ATTEMPTS
+        return self.setbacks.are_too_many(None if self.suspended else stock)
 
     def recount_gates(self) -> None:
         """Find out anew what each gate waits for, and queue what should have been opened."""
         assert self.queue is not None
-        called = set(self.entered).difference(self.held, self.ready, self.queue)
+        called = set(self.entered).difference(self.take_left())
         finished = called.difference(driver.index for driver in self.suspended)
         self.waiting, opened = self.phase.reopened(self.due, finished)
         self.entered = sorted(called.union(opened))
-        self.held = self.ready = NONE_READY
         self.queue = deque(sorted(opened - called))
+
+
+class Setbacks:
+    """What a run remembers of what was raised where it should not be."""
+
+    __slots__ = ("again", "held", "stock", "vain")
+
+    def __init__(self) -> None:
+        self.held = NONE_READY  # opened, not yet called, while the run is deferred
+        self.again = set[int]()  # called twice, for the first call was refused
+        self.stock: Any = None  # what was left the last time
+        self.vain = 0  # how often the same was left
+
+    def are_too_many(self, stock: Any) -> bool:
+        """Return True if the same was left some times, None for what moves by itself."""
+        self.vain = self.vain + 1 if stock is not None and stock == self.stock else 0
+        self.stock = stock
+        return self.vain >= MOST_VAIN_ATTEMPTS
 
 
 class Driver:
@@ -582,50 +599,54 @@ class Driver:
         index = self.index
         attempts: Attempts | None = None
         attributes: dict[str, Any] | None = None  # of the asyncio.Task
+        variables = run.variables
+        tasks = drivers = contexts = weakly = -1  # references where nothing took hold of anything
+        if run.untouched is not None:
+            tasks, drivers, contexts, weakly = run.untouched
         called = False
         try:
             if self.task is None:
                 self.task = current_task(run.loop)
             while True:
-                if called or (run.untouched is None and self.shared):
+                if called or (tasks < 0 and self.shared):
                     task, context = self.task, self.context
                     # Who knows the asyncio.Task, its driver or its context. (Counted in one
                     # place, for what the interpreter adds to a count differs from place to place.)
-                    traces = (
-                        getrefcount(task),
-                        getrefcount(self),
-                        getrefcount(context),
-                        getweakrefcount(task),
-                    )
+                    now_tasks = getrefcount(task)
+                    now_drivers = getrefcount(self)
+                    now_contexts = getrefcount(context)
+                    now_weakly = getweakrefcount(task)
                     if not called:
-                        run.untouched = traces
-                        if run.variables:
+                        tasks, drivers = now_tasks, now_drivers
+                        contexts, weakly = now_contexts, now_weakly
+                        run.untouched = tasks, drivers, contexts, weakly
+                        if variables:
                             run.mapping = get_referents(context)[-1]
                     else:
                         if attributes is None:
                             attributes = attributes_of(task)
                         # Each request to cancel it is in `_must_cancel`: nothing has suspended.
                         if (
-                            traces != run.untouched
+                            now_tasks != tasks
+                            or now_drivers != drivers
+                            or now_contexts != contexts
+                            or now_weakly != weakly
                             or attributes
                             or task._callbacks
                             or task._must_cancel
                             or (AWAITED_BY and task._asyncio_awaited_by)
-                            or len(context) != run.variables
-                            or (run.variables and get_referents(context)[-1] is not run.mapping)
+                            or len(context) != variables
+                            or (variables and get_referents(context)[-1] is not run.mapping)
                             or (following := next(run.ready, None)) is None
                         ):
                             self.release()
                             return
                         self.index = index = following
                         work = run.phase.work[index]
-                        self.coroutine = None
-                        self.__qualname__ = work[6]
                         task.set_name(work[2])
                 called = True
                 call, limits, _, feeds, is_plain, timeout, _ = work
                 error = value = None
-                pausing = False
                 if limits is not None and (timeout is not None or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
                 while True:
@@ -633,9 +654,8 @@ class Driver:
                         if attempts is not None:
                             value = yield from attempts.make(work)
                             error, attempts.error = attempts.error, None
-                            pausing = attempts.pausing
                         elif is_plain:
-                            value = self.call_plain(call)
+                            value = self.call_plain(work)
                         else:
                             awaitable: Any = call(run.ctx)
                             if type(awaitable) is not CoroutineType:
@@ -657,9 +677,16 @@ class Driver:
                     self.attempts = None
                 shared = self.shared
                 if not shared:
-                    self.leave_task()
+                    run.suspended.pop(self, None)
+                    if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+                        asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                            self.task, run.parent
+                        )
+                    self.release()
                 if error is not None:
-                    run.failed(index, error, attempts, pausing)
+                    if self.coroutine is not None and issubclass(type(error), RecursionError):
+                        self.coroutine.close()  # it may not even have begun
+                    run.failed(index, error, attempts)
                     error = None
                 else:
                     if value is not None:
@@ -708,16 +735,6 @@ class Driver:
                 self.task, run.parent
             )
 
-    def leave_task(self) -> None:
-        """Let go of an `asyncio.Task` that was kept."""
-        run = self.run
-        run.suspended.pop(self, None)
-        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
-            asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
-                self.task, run.parent
-            )
-        self.release()
-
     def resume(self) -> Any:
         attempts: Any = self.attempts
         if attempts.watch is not None:
@@ -733,16 +750,18 @@ class Driver:
 
     def broken(self, run: Run, error: BaseException) -> None:
         """End, for the engine itself has failed, and have the run take stock."""
+        run.break_down(error)  # first: where there is no frame left for it, it is called again
         run.suspended.pop(self, None)
         self.release()
-        run.break_down(error)
 
     def as_coroutine(self, returned: Any) -> Any:
         plan = self.run.plan
         return as_coroutine(returned, plan.names[self.index], PHASES[self.run.phase.number])
 
-    def call_plain(self, call: Callable[[Any], Any]) -> Any:
-        value = call(self.run.ctx)
+    def call_plain(self, work: Work) -> Any:
+        self.coroutine = None
+        self.__qualname__ = work[6]
+        value: Any = work[0](self.run.ctx)
         if type(value) is CoroutineType:
             refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.phase.number])
         return value
@@ -752,15 +771,24 @@ class Driver:
         # other time is no function's own, but the interpreter dropping what will never run on.
         return self.run is not None and current_task(self.run.loop) is self.task
 
-    def disturb(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def is_open(self) -> bool:
+        """Return True for a function that has begun, also while it waits for its next attempt."""
+        attempts = self.attempts
+        return self.coroutine is not None or (attempts is not None and attempts.pausing)
+
+    def disturb(self, method: str, *arguments: Any) -> Any:
         """Let other code close the coroutine or throw into it, as it could with that of any
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
             self.refuse_running()
-            return method(*arguments)
+            if self.coroutine is not None:
+                return getattr(self.coroutine, method)(*arguments)
+            if arguments:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            return None
         finally:
-            del method, arguments
+            del arguments
             if self.run is not None and not self.is_stepped():
                 cancel(self.task, self.run.break_down)
 
@@ -779,11 +807,10 @@ class Driver:
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
-        coroutine = None if self.run is None else self.coroutine
         try:
             self.refuse_running()
-            if coroutine is not None and not self.is_stepped():
-                return self.disturb(coroutine.throw, exception)
+            if self.run is not None and self.is_open() and not self.is_stepped():
+                return self.disturb("throw", exception)
             return self.throw_in(exception)
         finally:
             # The traceback that it gets leads to this frame.
@@ -802,8 +829,8 @@ class Driver:
         return yielded
 
     def close(self) -> None:
-        if self.run is not None and self.coroutine is not None:
-            self.disturb(self.coroutine.close)
+        if self.run is not None and self.is_open():
+            self.disturb("close")
 
     def __await__(self) -> Driver:
         self.refuse_running()
@@ -916,7 +943,8 @@ class LoneDriver(Driver):
             if error is None:
                 error = RuntimeError("its asyncio.Task ended without waiting for it")
             if self.begun:
-                self.leave_task()
+                run.suspended.pop(self, None)
+                self.release()
                 if self.coroutine is not None:
                     self.coroutine.close()
                 run.failed(index, error, self.attempts)
@@ -984,12 +1012,15 @@ class Attempts:
             if self.watch is not None:
                 run.tell("attempt_started", *self.place())
             if timeout is not None:
-                if run.clock is None:
-                    run.clock = run.loop.time
-                self.deadline = run.clock() + timeout
+                try:
+                    if run.clock is None:
+                        run.clock = run.loop.time
+                    self.deadline = run.clock() + timeout
+                except BaseException as exception:
+                    run.break_down(exception)
             try:
                 if is_plain:
-                    value = driver.call_plain(call)
+                    value = driver.call_plain(work)
                 else:
                     awaitable = call(run.ctx)
                     if type(awaitable) is not CoroutineType:
@@ -1165,7 +1196,11 @@ def start_ready_eagerly(run: Run) -> None:
                 driver, loop=run.loop, name=work[2], context=context, eager_start=True
             )
             if driver.run is not None:
-                settle_start(driver, task, by_step)
+                if task.done():
+                    # Not even a frame was left for what should have caught its error.
+                    raise_error_of(task)
+                if not by_step:
+                    driver.keep_task()
         except BaseException as error:
             start_failed(run, index, driver, error)
         if len(run.suspended) >= run.places or run.deferred:
@@ -1204,9 +1239,17 @@ def start_ready_early(run: Run) -> None:
                 driver.task = task
                 first_step = driver.first_step
                 del driver.first_step
-                context.run(first_step)
+                try:
+                    context.run(first_step)
+                except BaseException:
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    raise
                 if driver.run is not None:
-                    settle_start(driver, task, by_step)
+                    if task.done():
+                        # Not even a frame was left for what should have caught its error.
+                        raise_error_of(task)
+                    if not by_step:
+                        driver.keep_task()
             except BaseException as error:
                 start_failed(run, index, driver, error)
             if len(run.suspended) >= run.places or run.deferred:
@@ -1216,24 +1259,17 @@ def start_ready_early(run: Run) -> None:
             _enter_task(loop, current)
 
 
-def settle_start(driver: Driver, task: Task[Any], by_step: bool) -> None:
-    """After a first step, see to a driver that has not ended."""
-    if task.done():
-        # Not even a frame was left for what should have caught this.
-        error = CancelledError() if task.cancelled() else task.exception()
-        driver.broken(driver.run, error or RuntimeError("an asyncio.Task ended early"))
-    elif not by_step:
-        driver.keep_task()
+def raise_error_of(task: Task[Any]) -> NoReturn:
+    """Raise what an `asyncio.Task` ended with that should be suspended."""
+    task.result()
+    raise RuntimeError("an asyncio.Task ended early")
 
 
 def start_failed(run: Run, index: int, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
-    if driver is None or driver.task is None:
-        if driver is not None:
-            driver.release()
-        run.defer()
-        run.held = one_after_another([index], run.held)
-    elif driver.run is not None:
+    if driver is None or getgeneratorstate(driver.body) == GEN_CREATED:
+        run.hold(index)
+    if driver is not None:
         driver.release()
     run.break_down(error)
 
@@ -1281,4 +1317,9 @@ def start_ready_by_factory(run: Run) -> None:
             break
 
 
-start_ready: Final = start_ready_eagerly if sys.version_info >= (3, 12) else start_ready_early
+if sys.version_info >= (3, 12):
+    start_ready = start_ready_eagerly
+    FirstDriver: type[Driver] = Driver  # which is called on the stack of whoever starts it
+else:
+    start_ready = start_ready_early
+    FirstDriver = EarlyDriver

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
 from asyncio import Task
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NoReturn

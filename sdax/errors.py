@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from .text import shown
 
 if TYPE_CHECKING:
     from .report import RunReport
+
+_members: Final[Any] = BaseExceptionGroup.exceptions
 
 
 class RetryableException(Exception):
@@ -43,8 +45,8 @@ def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
     stack = [exception]
     while stack:
         current = stack.pop()
-        if isinstance(current, BaseExceptionGroup):
-            stack.extend(reversed(current.exceptions))
+        if issubclass(type(current), BaseExceptionGroup):  # asked without its own __class__
+            stack.extend(reversed(_members.__get__(current)))
         else:
             yield current
 

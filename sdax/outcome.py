@@ -31,14 +31,14 @@ async def see_through(run: Run, came: BaseException) -> None:
         run.cancel()
         _let_go(run, came)
         with shield():
-            # One pass of the loop at least: an exception that is raised while another one is
+            # At least one pass of the loop: an exception that is raised while another one is
             # thrown in gets what the caller handles as its context, in place of its own.
             passed = False
             while not (run.over and passed):
                 another: BaseException | None = None
                 try:
-                    await (sleep(0) if run.over else new_waiter(run))
                     passed = True
+                    await (sleep(0) if run.over else new_waiter(run))
                 except BaseException as exception:
                     another = exception
                 if another is not None:

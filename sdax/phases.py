@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
-from .generic import K, KeyedByDefault, T
 from .engine.exceptions import set_traceback, traceback_of
+from .generic import K, KeyedByDefault, T
 from .outcome import (
     conclude,
     hear_out,

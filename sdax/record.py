@@ -49,9 +49,7 @@ class Record:
             report = PhaseReport(State.CANCELLED, attempts, None, exception)
         self.phases[self._plan.key(number, index)] = report
         if self._watch is not None:
-            self._watch.task_finished(
-                number, index, attempts, State.CANCELLED, exception=exception
-            )
+            self._watch.task_finished(number, index, attempts, State.CANCELLED, exception=exception)
 
     def stopped(self, number: int, uncalled: Sequence[int]) -> None:
         """Note that a phase ends early: what is suspended is cancelled, these are not called."""
@@ -109,7 +107,6 @@ class Record:
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, state, exception=exception)
 
-
     def also_fatal(
         self,
         number: int,
@@ -141,9 +138,7 @@ def unasked_cancellation(
     return error
 
 
-def _annotate(
-    exception: BaseException, plan: Plan, number: int, index: int, attempts: int
-) -> None:
+def _annotate(exception: BaseException, plan: Plan, number: int, index: int, attempts: int) -> None:
     work = plan.phases[number].work[index]
     assert work is not None
     allowed = 1 if work[1] is None else work[1].retries + 1

@@ -178,7 +178,6 @@ def factors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Make every random factor of a delay 1, and return the ranges that were asked for."""
     ranges: list[Any] = []
     if "engine" in request.fixturenames:
-        engine = request.getfixturevalue("engine")
 
         def uniform(low: float, high: float) -> float:
             ranges.append((low, high))

@@ -37,6 +37,7 @@ class Ending(NamedTuple):
     value: Any = None
     error: BaseException | None = None
     timed_out: bool = False
+    waiting: bool = False  # for the next attempt, when it was cancelled
 
 
 class Graph(NamedTuple):
@@ -218,7 +219,7 @@ class Reference:
             try:
                 await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
             except CancelledError:
-                return ending
+                return ending._replace(waiting=True)
 
     async def attempt(
         self, attempt: int, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
@@ -245,9 +246,11 @@ class Reference:
         return Ending(attempt, value)
 
     def judge(self, task: AsyncTask[Any, Any], ending: Ending) -> PhaseReport:
-        attempts, value, error, timed_out = ending
+        attempts, value, error, timed_out, waiting = ending
         if error is None:
             return PhaseReport(State.SUCCEEDED, attempts, value)
+        if waiting and self.stopped and self.phase != POST:
+            return PhaseReport(State.CANCELLED, attempts, None, error)
         if isinstance(error, CancelledError):
             if self.stopped and self.phase != POST:
                 return PhaseReport(State.CANCELLED, attempts)
