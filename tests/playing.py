@@ -40,6 +40,7 @@ from workflows import (
     CancelOther,
     CancelSelf,
     Disturbance,
+    Error,
     Factory,
     Instant,
     Node,
@@ -227,6 +228,7 @@ class Player:
         self.progress: list[int] = []
         self.heard_by: int | None = None
         self.gave_up = False
+        self.shared_error = make_exception(Error.SHARED, "")
         self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
 
     def play(self, disturbance: Disturbance) -> Observation:
@@ -549,6 +551,8 @@ class Player:
             self.note(place, attempt, "return", script.ending.value)
             return script.ending.value
         error = make_exception(script.ending.error, f"{place.name}.{place.phase}#{attempt}")
+        if script.ending.error is Error.SHARED:
+            error = self.shared_error
         self.note(place, attempt, "raise", script.ending.error)
         self.raised.append(Raised(place, attempt, error))
         raise error

@@ -41,7 +41,12 @@ from workflows import (
 
 T = TypeVar("T")
 
-_UNFIT_FOR_TASKS = (Error.KEYBOARD_INTERRUPT, Error.SYSTEM_EXIT, Error.GENERATOR_EXIT)
+_UNFIT_FOR_TASKS = (
+    Error.KEYBOARD_INTERRUPT,
+    Error.INTERRUPT_SUBCLASS,
+    Error.SYSTEM_EXIT,
+    Error.GENERATOR_EXIT,
+)
 
 
 class Chooser(Protocol):
@@ -232,11 +237,8 @@ class _Author:
             error
             for error in Error
             # asyncio lets some through the event loop when they leave an asyncio.Task of its
-            # own; StopIteration means something else where a coroutine raises it.
-            if not (
-                (shape in (Shape.GROUP, Shape.TASK) and error in _UNFIT_FOR_TASKS)
-                or (shape is not Shape.PLAIN and error is Error.STOP_ITERATION)
-            )
+            # own.
+            if not (shape in (Shape.GROUP, Shape.TASK) and error in _UNFIT_FOR_TASKS)
         ]
         return Raise(self.choose.choice(errors))
 

@@ -95,7 +95,7 @@ class Return(_Brief):
 
 
 class Error(Enum):
-    """What a function can raise."""
+    """What a function can raise; `exceptions` makes it."""
 
     VALUE = "ValueError"
     CONNECTION = "ConnectionError"
@@ -110,11 +110,23 @@ class Error(Enum):
     GENERATOR_EXIT = "GeneratorExit"
     FATAL = "a class of its own, derived from BaseException"
     FATAL_GROUP = "a group of such a one and ConnectionError"
+    # The zoo: what refuses to be handled, and what is more than one thing.
+    FROZEN = "a frozen dataclass"
+    CLOSED = "one of slots that refuses every change"
+    SPEECHLESS = "one whose repr and str raise"
+    INCOMPARABLE = "one whose == and hash raise"
+    WITHOUT_NOTES = "one that takes no notes, and whose notes cannot be looked at"
+    SHARED = "the one ConnectionError that all functions of a run raise"
+    CYCLIC = "a ValueError in a circle of contexts"
+    STOP_ASYNC_ITERATION = "StopAsyncIteration"
+    CANCELLED_GROUP = "a group of nothing but CancelledErrors, nested"
+    CANCELLED_SUBCLASS = "of a class derived from CancelledError"
+    INTERRUPT_SUBCLASS = "of a class derived from KeyboardInterrupt"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Raise(_Brief):
-    """Raise an exception, a new one each time."""
+    """Raise an exception, a new one each time, but for the one that is shared."""
 
     error: Error
 
