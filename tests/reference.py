@@ -12,6 +12,7 @@ import inspect
 import math
 from asyncio import CancelledError
 from collections.abc import Coroutine, Hashable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
@@ -228,6 +229,12 @@ class Reference:
             ):
                 return ending
             try:
+                if current._must_cancel:  # type: ignore[attr-defined]
+                    # What the attempt has asked for itself, and not felt, ends with it.
+                    with suppress(CancelledError):
+                        await asyncio.sleep(0)
+                if self.is_stopping():
+                    return ending._replace(waiting=True)
                 await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
             except CancelledError:
                 return ending._replace(waiting=True)
