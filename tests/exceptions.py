@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from asyncio import CancelledError
 from collections import Counter
 from dataclasses import dataclass
@@ -147,7 +148,8 @@ def is_cancellation(error: BaseException | None) -> bool:
 def text_of(exception: BaseException) -> str | None:
     """Return what an exception says of itself, if it can."""
     try:
-        return str(exception)
+        # A scope of anyio tells its address.
+        return re.sub("scope [0-9a-f]+", "scope", str(exception))
     except RuntimeError:
         return None
 

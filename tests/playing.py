@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 from unittest import mock
 from weakref import WeakSet
+
+import anyio
 
 import sdax.processor
 from exceptions import make_exception
@@ -31,6 +34,7 @@ from sdax import (
     TaskReport,
     join,
 )
+from sdax.observe import Observer
 from virtual_clock import DeadlockError, PassCountingLoop, SpinningError, SteppingLoop
 from workflows import (
     PHASES,
@@ -43,9 +47,11 @@ from workflows import (
     Error,
     Factory,
     Instant,
+    Meddle,
     Node,
     Retryable,
     Return,
+    Scope,
     Script,
     Set,
     SetVariable,
@@ -53,6 +59,8 @@ from workflows import (
     Sleep,
     Step,
     Wait,
+    Watcher,
+    Within,
     Workflow,
     Yield,
 )
@@ -156,6 +164,7 @@ def using(engine: ModuleType) -> Iterator[None]:
 
 def on_engine(workflow: Workflow, added: Added) -> Start:
     """Let `observe` play on the engine that `sdax.processor` has at the moment."""
+    observer = _observer(workflow.watcher)
     if workflow.is_graph:
         in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
         graph_builder = AsyncDagTaskProcessor.builder(
@@ -164,11 +173,23 @@ def on_engine(workflow: Workflow, added: Added) -> Start:
         )
         for (task, _), node in zip(added, workflow.nodes, strict=True):
             graph_builder.add_task(task, node.depends_on)
-        return graph_builder.build().process_tasks
+        return partial(graph_builder.build().process_tasks, observer=observer)
     builder = AsyncTaskProcessor.builder(max_concurrency=workflow.places)
     for task, level in added:
         builder.add_task(task, level)
-    return builder.build().process_tasks
+    return partial(builder.build().process_tasks, observer=observer)
+
+
+def _observer(watcher: Watcher) -> Observer | None:
+    if watcher is Watcher.NONE:
+        return None
+    heard = count()
+
+    def observe(event: object) -> None:
+        if next(heard) % 3 == 0 and watcher is Watcher.RAISING:
+            raise ValueError("an observer")
+
+    return observe
 
 
 def observe_reference(workflow: Workflow) -> tuple[Observation, Mapping[Place, float]]:
@@ -192,6 +213,17 @@ def on_reference(workflow: Workflow, added: Added, models: list[Reference] | Non
         return model.process_tasks(ctx)
 
     return start
+
+
+@contextmanager
+def silent(name: str) -> Iterator[None]:
+    """Have a logger say nothing."""
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 class Player:
@@ -240,7 +272,8 @@ class Player:
         if isinstance(self.loop, SteppingLoop):
             self.loop.rewind()
         try:
-            return self.loop.run_until_complete(self.observe())
+            with silent("sdax"), silent("asyncio"):  # of observers and handlers that raise
+                return self.loop.run_until_complete(self.observe())
         except DeadlockError:
             return self.give_up("it hangs: nothing is ready, and no timer is set")
         except SpinningError:
@@ -280,9 +313,14 @@ class Player:
             gc.collect()
         return observation
 
+    def handle(self, _: object, context: dict[str, Any]) -> None:
+        self.handled.append(context)
+        if self.workflow.watcher is Watcher.RAISING:
+            raise ValueError("a handler")
+
     async def observe(self) -> Observation:
         loop = self.loop
-        loop.set_exception_handler(lambda _, context: self.handled.append(context))
+        loop.set_exception_handler(self.handle)
         seen: dict[str, Any] = {"error": None, "report": None}
 
         async def call() -> None:
@@ -309,7 +347,8 @@ class Player:
         async def call_within_limits() -> None:
             try:
                 async with asyncio.timeout(self.disturbance.timeout):
-                    await call()
+                    with self.scope():
+                        await call()
             except BaseException as error:
                 # Here, and not in who awaits this: asyncio lets some through the event loop.
                 seen["outcome"] = error
@@ -353,13 +392,26 @@ class Player:
         seen.clear()
         return observation
 
+    def scope(self) -> AbstractContextManager[object]:
+        """Return what is around the call besides a timeout."""
+        seconds = self.disturbance.move_on
+        return nullcontext() if seconds is None else anyio.move_on_after(seconds)
+
     def set_factory(self) -> None:
         def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
             task = asyncio.Task(coroutine, loop=loop, **options)
             self.made.add(task)
             return task
 
-        if self.workflow.factory is Factory.PLAIN:
+        def wrap(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+            async def await_it() -> Any:
+                return await coroutine
+
+            return make(loop, await_it(), **options)
+
+        if self.workflow.factory is Factory.WRAPPING:
+            self.loop.set_task_factory(wrap)
+        elif self.workflow.factory is Factory.PLAIN:
             self.loop.set_task_factory(make)
         elif self.workflow.factory is Factory.EAGER:
             self.loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
@@ -526,6 +578,8 @@ class Player:
                 await asyncio.sleep(seconds)
             case Wait(event):
                 await self.events[event].wait()
+            case Within(scope, seconds):
+                await _wait_within(scope, seconds)
 
     def take_instantly(self, place: Place, step: Step) -> None:
         match step:
@@ -545,6 +599,8 @@ class Player:
             case CancelCaller():
                 self.caller_was_cancelled = True
                 self.caller.cancel()
+            case Meddle(by_await):
+                _meddle(by_await)
 
     def end(self, place: Place, attempt: int, script: Script) -> object:
         if isinstance(script.ending, Return):
@@ -559,6 +615,67 @@ class Player:
 
     def note(self, place: Place, attempt: int, what: str, detail: object = None) -> None:
         self.trace.append(Event(self.loop.time(), place, attempt, what, detail))
+
+
+async def _wait_within(scope: Scope, seconds: float) -> None:
+    match scope:
+        case Scope.TIMEOUT:
+            async with asyncio.timeout(2 * seconds):
+                await asyncio.sleep(seconds)
+        case Scope.EXPIRED:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await asyncio.sleep(2 * seconds)
+        case Scope.GROUP:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(seconds))
+        case Scope.FAILED_GROUP:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_fail_after(seconds))
+                    await asyncio.sleep(2 * seconds)
+            except* LookupError:
+                pass
+        case Scope.MOVE_ON:
+            with anyio.move_on_after(seconds):
+                await anyio.sleep(2 * seconds)
+        case Scope.ANYIO_GROUP:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.sleep, seconds)
+        case Scope.RUN:
+            await _nested(seconds).process_tasks(None)
+
+
+async def _fail_after(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    raise LookupError
+
+
+@cache
+def _nested(seconds: float) -> AsyncTaskProcessor[Any, Any]:
+    async def sleep(ctx: object) -> None:
+        await asyncio.sleep(seconds)
+
+    async def nothing(ctx: object) -> None:
+        pass
+
+    builder = AsyncTaskProcessor.builder()
+    for name in "AB":
+        phases = (TaskFunction(nothing), TaskFunction(sleep), TaskFunction(nothing))
+        builder.add_task(AsyncTask(name, *phases), 1)
+    return builder.build()
+
+
+def _meddle(by_await: bool) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    coroutine: Any = task.get_coro()
+    with suppress(ValueError):  # already executing
+        if by_await:
+            next(coroutine.__await__())
+        else:
+            coroutine.send(None)
+        raise AssertionError("a coroutine that runs was stepped")
 
 
 class _Awaitable:

@@ -12,9 +12,11 @@ import inspect
 import math
 from asyncio import CancelledError
 from collections.abc import Coroutine, Hashable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
+
+import anyio
 
 from exceptions import is_cancellation
 from sdax import (
@@ -132,7 +134,8 @@ class Reference:
         self.open(ctx)
         while self.unfinished:
             try:
-                await asyncio.wait(self.unfinished, return_when=asyncio.FIRST_COMPLETED)
+                with self.shield():
+                    await asyncio.wait(self.unfinished, return_when=asyncio.FIRST_COMPLETED)
             except CancelledError as error:
                 self.interruption = self.interruption or error
                 self.stop()
@@ -177,10 +180,15 @@ class Reference:
         }
         while unfinished:
             try:
-                _, unfinished = await asyncio.wait(unfinished)
+                with self.shield():
+                    _, unfinished = await asyncio.wait(unfinished)
             except CancelledError as error:
                 self.interruption = self.interruption or error
                 self.stop()
+
+    def shield(self) -> AbstractContextManager[object]:
+        """Return what keeps anyio from cancelling the caller again in each pass of the loop."""
+        return nullcontext() if self.interruption is None else anyio.CancelScope(shield=True)
 
     def stop(self) -> None:
         """Let nothing more be called, and cancel what runs; but never a cleanup."""

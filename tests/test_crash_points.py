@@ -78,14 +78,23 @@ class OneFailureRun(_core_py.Run):
         super().failed(index, error, *arguments)
 
 
+class TouchyRun(_core_py.Run):
+    """Does to an exception what that may refuse."""
+
+    def failed(self, index: int, error: BaseException, *arguments: Any) -> None:
+        error.__traceback__ = None
+        super().failed(index, error, *arguments)
+
+
 @pytest.mark.parametrize(
-    "run", [_core_py.Run, DeafRun, HastyRun, ForgetfulRun, LosingRun, OneFailureRun]
+    "run", [_core_py.Run, DeafRun, HastyRun, ForgetfulRun, LosingRun, OneFailureRun, TouchyRun]
 )
 def test_a_broken_engine_is_found(run: type[_core_py.Run], monkeypatch: pytest.MonkeyPatch) -> None:
     is_broken = run is not _core_py.Run
     monkeypatch.setattr(_core_py, "Run", run)
     tally = Tally(run.__name__)
-    sets = [Set("2 tasks", in_levels(2, ("pep",)), [Pace.SLEEPING], two_faults=True)]
+    small = in_levels(2, ("pep",))
+    sets = [Set("2 tasks", small, [Pace.SLEEPING], two_faults=True, zoo=True)]
     assert list(explore_sets(sets, {_core_py: tally}))
     assert bool(tally.found) == is_broken
 

@@ -52,6 +52,26 @@ class Wait(_Brief):
     event: int
 
 
+class Scope(Enum):
+    """What a function can wait inside of."""
+
+    TIMEOUT = "an asyncio.timeout that does not expire"
+    EXPIRED = "an asyncio.timeout that expires"
+    GROUP = "an asyncio.TaskGroup"
+    FAILED_GROUP = "an asyncio.TaskGroup whose task fails"
+    MOVE_ON = "an anyio scope that is over before"
+    ANYIO_GROUP = "an anyio task group"
+    RUN = "a run of its own"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Within(_Brief):
+    """Suspend for so many seconds inside of a scope, and go on after it."""
+
+    scope: Scope
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Set(_Brief):
     """Set an event."""
@@ -83,8 +103,15 @@ class CancelCaller(_Brief):
     """Cancel the `asyncio.Task` that awaits the run."""
 
 
-Instant: TypeAlias = Set | SetVariable | CancelSelf | CancelOther | CancelCaller
-Step: TypeAlias = Yield | Sleep | Wait | Instant
+@dataclass(frozen=True, slots=True, repr=False)
+class Meddle(_Brief):
+    """Step the coroutine that the function itself runs in, or await it: both are refused."""
+
+    by_await: bool = False
+
+
+Instant: TypeAlias = Set | SetVariable | CancelSelf | CancelOther | CancelCaller | Meddle
+Step: TypeAlias = Yield | Sleep | Wait | Within | Instant
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -122,6 +149,9 @@ class Error(Enum):
     CANCELLED_GROUP = "a group of nothing but CancelledErrors, nested"
     CANCELLED_SUBCLASS = "of a class derived from CancelledError"
     INTERRUPT_SUBCLASS = "of a class derived from KeyboardInterrupt"
+
+
+ZOO = tuple(Error)[tuple(Error).index(Error.FROZEN) :]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -210,6 +240,7 @@ class Disturbance(_Brief):
     cancel_at: tuple[float, ...] = ()
     cancel_at_pass: tuple[int, ...] = ()  # of the loop, the first of the run being 0
     timeout: float | None = None
+    move_on: float | None = None  # an anyio scope around the run, which is over then
     heard_at_once: bool = False  # the caller's turn comes before that of all who are ready
 
 
@@ -219,6 +250,15 @@ class Factory(Enum):
     NONE = "none"
     PLAIN = "one that makes an asyncio.Task"
     EAGER = "asyncio's eager one, where there is one"
+    WRAPPING = "one that makes an asyncio.Task of a coroutine which awaits the one it is given"
+
+
+class Watcher(Enum):
+    """Who observes the run, and hears what it cannot raise."""
+
+    NONE = "nobody"
+    QUIET = "an observer"
+    RAISING = "an observer and an exception handler, which raise"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -230,6 +270,7 @@ class Workflow(_Brief):
     factory: Factory = Factory.NONE
     debug: bool = False  # asyncio's debug mode
     arrangement: Arrangement = Arrangement.LEVELS
+    watcher: Watcher = Watcher.NONE
     places: int | None = None  # the most functions that may be suspended at a time
 
     @property
