@@ -486,7 +486,7 @@ cdef class Run:
 
     # Whatever is raised where it should not be.
 
-    cdef bint write(self, what, tuple arguments, dict options={}) except -1:
+    cdef bint write(self, what, tuple arguments, dict options=None) except -1:
         """Have the record write something down, and return True if that worked.
 
         It calls observers, handlers and the `repr` of what users give.
@@ -494,16 +494,16 @@ cdef class Run:
         try:
             if self.record is None:
                 self.record = Record(self.plan, self.watch)
-            getattr(self.record, what)(*arguments, **options)
+            getattr(self.record, what)(*arguments, **(options or {}))
         except BaseException as error:
             self.break_down(error)
             return False
         return True
 
-    cdef int tell(self, what, tuple arguments, dict options={}) except -1:
+    cdef int tell(self, what, tuple arguments, dict options=None) except -1:
         """Tell the observers."""
         try:
-            getattr(self.watch, what)(*arguments, **options)
+            getattr(self.watch, what)(*arguments, **(options or {}))
         except BaseException as error:
             self.break_down(error)
         return 0
@@ -875,7 +875,7 @@ cdef class Driver:
 
     cdef object follow(self, limits, error):
         """Return the error of a function that is not to be tried again, None if it is."""
-        delay, last = after_failure(limits, self.attempts, error, self.run.is_stopping())
+        delay, last = after_failure(limits, self.attempts, error, self.run.aborted)
         if delay is not None:
             self.error = error
             self.delay = delay

@@ -83,6 +83,7 @@ class Run:
     cleans up, whatever was interrupted in the middle.
     """
 
+    entered: list[int]  # what gates opened
     mapping: Any  # what holds the variables of a context until one is set
 
     __slots__ = (
@@ -574,6 +575,7 @@ class Driver:
     )
 
     __next__: Callable[[], Any]
+    body: Any
     __qualname__: str  # the coroutine's; before there is one, the function's
 
     def __init__(self, run: Run, index: int, work: Work, context: Context | None) -> None:
@@ -1079,7 +1081,7 @@ class Attempts:
         driver = self.driver
         run, task = driver.run, driver.task
         assert self.error is not None
-        delay, error = after_failure(self.limits, self.number, self.error, run.is_stopping())
+        delay, error = after_failure(self.limits, self.number, self.error, run.aborted)
         if error is not self.error:
             self.error = error
             self.timed_out = False
@@ -1192,7 +1194,7 @@ def start_ready_eagerly(run: Run) -> None:
             driver = Driver(run, index, work, context)
             if by_step:
                 driver.__next__ = driver.begin
-            task = Task(  # type: ignore[call-arg]
+            task: Task[Any] = Task(  # type: ignore[call-arg]
                 driver, loop=run.loop, name=work[2], context=context, eager_start=True
             )
             if driver.run is not None:
@@ -1233,7 +1235,7 @@ def start_ready_early(run: Run) -> None:
                     driver.__next__ = driver.begin
                 loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
                 try:
-                    task = Task(driver, loop=loop, name=work[2], context=context)
+                    task: Task[Any] = Task(driver, loop=loop, name=work[2], context=context)
                 finally:
                     del loop.call_soon
                 driver.task = task
@@ -1276,7 +1278,7 @@ def start_failed(run: Run, index: int, driver: Driver | None, error: BaseExcepti
 
 def can_catch_first_steps(loop: Any) -> bool:
     """Return True if the loop's `call_soon` is its class's, so that an attribute can hide it."""
-    method = getattr(type(loop), "call_soon", None)
+    method: Any = getattr(type(loop), "call_soon", None)
     return (
         isinstance(loop, asyncio.AbstractEventLoop)
         and hasattr(method, "__get__")

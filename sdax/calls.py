@@ -62,14 +62,15 @@ def cancel(task: Task[Any], broken: Callable[[BaseException], None]) -> None:
 
 
 def _wake_up_cancelled(task: Any) -> None:
-    waiter = task._fut_waiter
-    cancelled = task.get_loop().create_future()
+    loop, waiter = task.get_loop(), task._fut_waiter
+    cancelled = loop.create_future()
     cancelled.cancel()
-    for callback, context in list(waiter._callbacks or ()):
+    callbacks: list[tuple[Any, Any]] = list(waiter._callbacks or [])
+    for callback, context in callbacks:
         # The callback that asyncio.Task has made, in C or in Python, to go on when it is done.
         if getattr(callback, "__self__", None) is task:
             waiter.remove_done_callback(callback)
-            task.get_loop().call_soon(callback, cancelled, context=context)
+            loop.call_soon(callback, cancelled, context=context)
 
 
 def name_of(call: Any) -> str:

@@ -479,7 +479,7 @@ async def test_a_timeout_beyond_all_clocks(timeout: float) -> None:
     assert report["A"].pre_execute.value == 1
 
 
-async def test_a_delay_beyond_all_clocks(loop_errors: list[Any]) -> None:
+async def test_a_delay_beyond_all_clocks() -> None:
     calls: list[int] = []
 
     async def fail(ctx: Any) -> None:
@@ -490,7 +490,7 @@ async def test_a_delay_beyond_all_clocks(loop_errors: list[Any]) -> None:
     await until(lambda: calls)
     run.cancel()
     assert isinstance(await error_of(run), asyncio.CancelledError)
-    assert isinstance(loop_errors.pop()["exception"], SdaxExecutionError)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("name", [Unshowable(), UnshowableText("A"), HUGE], ids=type)

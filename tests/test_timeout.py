@@ -28,7 +28,13 @@ from helpers import (
     task,
     task_in,
 )
-from sdax import RetryableException, State, TaskCancelledError, TaskFunction
+from sdax import (
+    RetryableException,
+    SdaxExecutionError,
+    State,
+    TaskCancelledError,
+    TaskFunction,
+)
 
 pytestmark = pytest.mark.usefixtures("factors")
 
