@@ -58,7 +58,8 @@ def against_promises(workflow: Workflow, *engines: ModuleType) -> list[str]:
 
 def against_model(workflow: Workflow, *engines: ModuleType) -> list[str]:
     """What a settled workflow shows to be wrong with an engine, or with the model."""
-    model, failed_at = observe_reference(workflow)
+    with using(engines[0]):  # for the runs inside of its functions
+        model, failed_at = observe_reference(workflow)
     problems = [f"the model: {problem}" for problem in broken_promises(workflow, model)]
     for engine in engines:
         seen = play(workflow, engine)

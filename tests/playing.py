@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import sys
 from asyncio import CancelledError
@@ -407,7 +408,9 @@ class Player:
             async def await_it() -> Any:
                 return await coroutine
 
-            return make(loop, await_it(), **options)
+            # A coroutine would complain, if its asyncio.Task is cancelled before it begins.
+            is_plain = inspect.iscoroutine(coroutine)
+            return make(loop, coroutine if is_plain else await_it(), **options)
 
         if self.workflow.factory is Factory.WRAPPING:
             self.loop.set_task_factory(wrap)
