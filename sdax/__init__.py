@@ -1,6 +1,7 @@
 """Structured declarative async execution: the inside of one operation, in phases and levels."""
 
 from ._impl import IMPLEMENTATION
+from .budget import RetryBudget
 from .errors import (
     RetryableException,
     SdaxExecutionError,
@@ -9,6 +10,7 @@ from .errors import (
     flatten_exceptions,
 )
 from .group import SdaxTaskGroup
+from .hedging import hedged
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
     AsyncDagLevelAdapterBuilder,
@@ -17,9 +19,11 @@ from .processor import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
 )
+from .replacing import Done
 from .report import PhaseReport, RunReport, State, TaskReport
 from .tasks import (
     AsyncTask,
+    Limits,
     TaskFunction,
     join,
     task,
@@ -30,7 +34,7 @@ from .tasks import (
     task_thread_func,
 )
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "IMPLEMENTATION",
@@ -41,8 +45,11 @@ __all__ = [
     "AsyncTask",
     "AsyncTaskProcessor",
     "AsyncTaskProcessorBuilder",
+    "Done",
+    "Limits",
     "PhaseId",
     "PhaseReport",
+    "RetryBudget",
     "RetryableException",
     "RunReport",
     "SdaxExecutionError",
@@ -54,6 +61,7 @@ __all__ = [
     "TaskReport",
     "__version__",
     "flatten_exceptions",
+    "hedged",
     "join",
     "task",
     "task_func",

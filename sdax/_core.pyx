@@ -15,7 +15,7 @@ from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
 from .calls import as_coroutine, cancel, code_of, refuse_coroutine
-from .deadlines import Deadlines
+from .deadlines import Deadlines, clock_of
 from .engine import stack
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
@@ -72,6 +72,8 @@ cdef int DEEPEST = stack.DEEPEST
 cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
 cdef object EAGER_FACTORY = getattr(asyncio, "eager_task_factory", None)
+cdef object time = sys.modules["time"]
+cdef dict time_names = time.__dict__
 cdef object THROW_METHOD = "throw"
 # Names of the module are looked up each time, these are not.
 cdef object Task = asyncio.Task
@@ -146,7 +148,7 @@ cdef class Run:
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
     cdef bint deferred  # nothing is opened or called until the loop calls `go_on`
-    cdef list held  # to be called again: the call was refused
+    cdef list held  # to be called first, when it is deferred no more; None as a rule
     cdef set again  # the same, of all times
     cdef object stock  # what was left when `go_on` was called last
     cdef Py_ssize_t vain  # how often the same was left
@@ -174,6 +176,9 @@ cdef class Run:
                 self.parent = current_task(self.loop)  # pragma: no cover (3.14)
             if sdax_pumps >= DEEPEST:
                 stack.refuse_endless(self.context)
+                self.defer()
+            elif sdax_is_handling():  # what functions would see as their own
+                self.defer()
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -242,12 +247,8 @@ cdef class Run:
         sdax_pumps += 1
         try:
             factory = self.loop.get_task_factory()
-            if (
-                (factory is not None and factory is not EAGER_FACTORY)
-                or sdax_pumps > DEEPEST
-                or sdax_is_handling()  # which the function would see as its own
-            ):
-                start_ready_by_factory(self, factory)
+            if factory is not None and factory is not EAGER_FACTORY:
+                start_ready_by_factory(self)
             elif EAGER_START:
                 start_ready_eagerly(self)
             else:
@@ -257,15 +258,11 @@ cdef class Run:
             self.pumping = False
         return 0
 
-    cdef inline Py_ssize_t take(self) except -2:
+    cdef inline Py_ssize_t take(self) noexcept:
         """Return the index of the next task to call, or -1."""
         cdef Py_ssize_t index
-        if self.deferred:
-            return -1
         if self.held is not None:
-            if self.held:
-                return self.held.pop(0)
-            self.held = None
+            return self.take_held()
         if self.position < len(self.stage):
             index = self.stage[self.position]
             self.position += 1
@@ -276,6 +273,14 @@ cdef class Run:
             return index
         return -1
 
+    cdef Py_ssize_t take_held(self) noexcept:
+        if self.deferred or not self.held:
+            return -1
+        index = self.held.pop(0)
+        if not self.held:
+            self.held = None
+        return index
+
     cdef int hold(self, Py_ssize_t index) except -1:
         """Keep what was taken and not called, to be taken again."""
         if self.held is None:
@@ -285,9 +290,10 @@ cdef class Run:
 
     cdef inline bint is_ready(self) noexcept:
         """Return True if there is a task to take, and a place for it."""
-        return self.taken < self.places and not self.deferred and (
-            self.held is not None
-            or self.position < len(self.stage)
+        if self.held is not None:
+            return not self.deferred
+        return self.taken < self.places and (
+            self.position < len(self.stage)
             or (self.queue is not None and self.queued < len(self.queue))
         )
 
@@ -533,6 +539,8 @@ cdef class Run:
             return 0
         self.loop.call_soon(self.go_on, context=PyContext_Copy(self.context))
         self.deferred = True
+        if self.held is None:
+            self.held = []
         return 0
 
     cdef bint call_later(self, Py_ssize_t index) except -1:
@@ -767,6 +775,7 @@ cdef class Driver:
                 self.release()
                 return None
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
+                run.defer()
                 run.hold(self.index)
                 raise sdax_take_error()
             how = CALL
@@ -822,15 +831,9 @@ cdef class Driver:
         self.attempts += 1
         if run.watch is not None:
             run.tell("attempt_started", (run.number, self.index, self.attempts))
-        timeout = (<tuple>run.work[self.index])[5]
-        if timeout is not None:
-            try:
-                if run.clock is None:
-                    run.clock = run.loop.time
-                self.deadline = <double>run.clock() + <double>timeout
-                self.wants_timer = True
-            except BaseException as error:
-                run.break_down(error)
+        if (<tuple>run.work[self.index])[5] is not None:
+            if (<GuardedStep>set_deadline)(self) < 0:
+                run.break_down(sdax_take_error())
         return 0
 
     cdef object settle_attempt(self, limits, error):
@@ -1067,23 +1070,20 @@ cdef class Driver:
 
     def __next__(self):
         cdef Run run = self.run
+        cdef PyObject *yielded
         if self.stepping:
             raise ValueError("coroutine already executing")
         if run is not None:
             self.stepping = True
-            try:
-                if self.begun:
-                    yielded = self.resume(SEND, None)
-                elif self.lone:
-                    yielded = self.begin_alone()
-                else:
-                    yielded = self.begin(current_task(run.loop))
-            except BaseException as error:
-                yielded = None
-                self.broken(run, error)
+            yielded = (<Guarded>next_step)(self)
             self.stepping = False
-            if self.run is not None:
-                return yielded
+            if yielded is NULL:
+                self.broken(run, sdax_take_error())
+            else:
+                result = <object>yielded
+                Py_XDECREF(yielded)
+                if self.run is not None:
+                    return result
         raise StopIteration
 
     def send(self, value):
@@ -1181,11 +1181,35 @@ cdef class Driver:
         return yielded
 
 
-cdef inline Driver new_driver(Run run, Py_ssize_t index, context):
+# A function as it is called where what it raises is taken like any other outcome: a `try` would
+# cost each step.
+ctypedef PyObject *(*Guarded)(Driver) noexcept
+ctypedef int (*GuardedStep)(Driver) noexcept
+ctypedef int (*GuardedStart)(Run, Driver, dict) noexcept
+
+
+cdef int set_deadline(Driver driver) except -1:
+    cdef Run run = driver.run
+    if run.clock is None:
+        run.clock = clock_of(run.loop)
+    now = time_names["monotonic"]() if run.clock is time else run.clock()
+    driver.deadline = <double>now + <double>(<tuple>run.work[driver.index])[5]
+    driver.wants_timer = True
+    return 0
+
+
+cdef object next_step(Driver driver):
+    if driver.begun:
+        return driver.resume(SEND, None)
+    if driver.lone:
+        return driver.begin_alone()
+    return driver.begin(current_task(driver.run.loop))
+
+
+cdef inline Driver new_driver(Run run):
     cdef Driver driver = Driver.__new__(Driver)
-    driver.context = context
     driver.run = run
-    driver.index = index
+    driver.index = -1
     driver.shared = True
     return driver
 
@@ -1196,20 +1220,22 @@ cdef dict EAGER_TASK = {**EARLY_TASK, "eager_start": True}
 
 cdef int start_ready_eagerly(Run run) except -1:
     """Start a driver in a new `asyncio.Task` while there is something to call."""
-    cdef Py_ssize_t index
     cdef Driver driver
     cdef dict arguments = EAGER_TASK.copy()  # which is less work than to make it anew
     arguments["loop"] = run.loop
-    while run.taken < run.places and (index := run.take()) >= 0:
-        driver = None
-        try:
-            context = PyContext_Copy(run.context)
-            driver = new_driver(run, index, context)
-            arguments["name"] = (<tuple>run.work[index])[2]
-            arguments["context"] = context
-            PyObject_Call(Task, (driver,), arguments)
-        except BaseException as error:
-            start_failed(run, index, driver, error)
+    while run.taken < run.places and run.is_ready():
+        driver = new_driver(run)
+        if (<GuardedStart>start_eagerly)(run, driver, arguments) < 0:
+            start_failed(run, driver, sdax_take_error())
+    return 0
+
+
+cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
+    driver.context = PyContext_Copy(run.context)
+    driver.index = run.take()
+    arguments["name"] = (<tuple>run.work[driver.index])[2]
+    arguments["context"] = driver.context
+    PyObject_Call(Task, (driver,), arguments)
     return 0
 
 
@@ -1220,50 +1246,52 @@ cdef int start_ready_early(Run run) except -1:
     driver catches it. A loop that somebody has given another `call_soon` makes and starts each
     `asyncio.Task` itself.
     """
-    cdef Py_ssize_t index
     cdef Driver driver
     cdef dict arguments = EARLY_TASK.copy()
     loop = run.loop
     if not can_catch_first_steps(loop):
-        return start_ready_by_factory(run, None)
+        return start_ready_by_factory(run)
     current = current_tasks.pop(loop, None)
     arguments["loop"] = loop
     try:
-        while run.taken < run.places and (index := run.take()) >= 0:
-            driver = None
-            try:
-                context = PyContext_Copy(run.context)
-                driver = new_driver(run, index, context)
-                arguments["name"] = (<tuple>run.work[index])[2]
-                arguments["context"] = context
-                loop.call_soon = driver.catch_first_step
-                try:
-                    task = PyObject_Call(Task, (driver,), arguments)
-                finally:
-                    del loop.call_soon
-                first_step, driver.first_step = driver.first_step, None
-                PyContext_Enter(context)
-                try:
-                    first_step()
-                except BaseException:
-                    task._log_destroy_pending = False
-                    raise
-                finally:
-                    PyContext_Exit(context)
-            except BaseException as error:
-                start_failed(run, index, driver, error)
+        while run.taken < run.places and run.is_ready():
+            driver = new_driver(run)
+            if (<GuardedStart>start_early)(run, driver, arguments) < 0:
+                start_failed(run, driver, sdax_take_error())
     finally:
         if current is not None:
             current_tasks[loop] = current
     return 0
 
 
-cdef int start_failed(Run run, Py_ssize_t index, Driver driver, error) except -1:
+cdef int start_early(Run run, Driver driver, dict arguments) except -1:
+    loop, context = run.loop, PyContext_Copy(run.context)
+    driver.context = context
+    driver.index = run.take()
+    arguments["name"] = (<tuple>run.work[driver.index])[2]
+    arguments["context"] = context
+    loop.call_soon = driver.catch_first_step
+    try:
+        PyObject_Call(Task, (driver,), arguments)
+    finally:
+        del loop.call_soon
+    PyContext_Enter(context)
+    try:
+        driver.first_step()
+    finally:
+        PyContext_Exit(context)
+    driver.first_step = None
+    return 0
+
+
+cdef int start_failed(Run run, Driver driver, error) except -1:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
-    if driver is None or not driver.begun:
-        run.defer()
-        run.hold(index)
-    if driver is not None and driver.run is not None:
+    if not driver.begun and driver.index >= 0:
+        run.hold(driver.index)
+    if driver.first_step is not None:
+        driver.first_step.__self__._log_destroy_pending = False
+        driver.first_step = None
+    if driver.run is not None:
         driver.release()
     run.break_down(error)
     return 0
@@ -1280,23 +1308,18 @@ cdef bint can_catch_first_steps(loop) except -1:
     )
 
 
-cdef int start_ready_by_factory(Run run, factory) except -1:
-    """Have an `asyncio.Task` made for each function by the loop's task factory, or without one,
-    and started by the loop."""
+cdef int start_ready_by_factory(Run run) except -1:
+    """Let the loop's task factory make an `asyncio.Task` for each function."""
     cdef Py_ssize_t index
     cdef Driver driver
-    cdef bint by_loop = factory is None or factory is EAGER_FACTORY
-    while run.taken < run.places and (index := run.take()) >= 0:
-        driver = new_driver(run, index, None)
+    while run.taken < run.places and run.is_ready():
+        driver = new_driver(run)
+        driver.index = index = run.take()
         driver.shared = False
         driver.lone = True
         error = task = None
         try:
-            context = PyContext_Copy(run.context)
-            if by_loop:
-                task = Task(driver, loop=run.loop, context=context)
-            else:
-                task = context.run(run.loop.create_task, driver)
+            task = PyContext_Copy(run.context).run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.link(driver)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
-from inspect import GEN_CREATED, getgeneratorstate
 from itertools import chain as one_after_another
 from sys import exception as handled
 from sys import getrecursionlimit, setrecursionlimit
@@ -29,7 +29,7 @@ from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .calls import as_coroutine, cancel, code_of, refuse_coroutine
-from .deadlines import Deadlines
+from .deadlines import Deadlines, clock_of
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
 from .engine.stack import (
@@ -150,7 +150,7 @@ class Run:
         self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
-        self.clock: Callable[[], float] | None = None  # the loop's, once a timeout asks for it
+        self.clock: Any = None  # see `clock_of`, once a timeout asks for it
         self.deferred = False  # nothing is opened or called until the loop calls `go_on`
         self.setbacks: Setbacks | None = None
 
@@ -165,8 +165,12 @@ class Run:
                 driver: Any = self.parent.get_coro()
                 if type(driver) is FirstDriver and driver not in driver.run.suspended:
                     self.depth = driver.run.depth + 1
-                    if self.depth > DEEPEST:
-                        refuse_endless(self.context)
+            if self.depth > DEEPEST:
+                refuse_endless(self.context)
+                self.depth = 1
+                self.defer()
+            elif handled() is not None:  # which functions would see as their own
+                self.defer()
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -216,14 +220,8 @@ class Run:
         self.pumping = True
         try:
             factory = self.loop.get_task_factory()
-            if (
-                (factory is not None and factory is not EAGER_FACTORY)
-                or self.depth > DEEPEST
-                or handled() is not None  # which the function would see as its own
-            ):
-                start = start_ready_by_factory
-            else:
-                start = start_ready
+            by_loop = factory is None or factory is EAGER_FACTORY
+            start = start_ready if by_loop else start_ready_by_factory
             seen = None
             while self.ready is not seen and not self.over and len(self.suspended) < self.places:
                 seen = self.ready
@@ -750,6 +748,13 @@ class Driver:
         self.run = self.task = self.context = None
         self.__next__ = ENDED
 
+    def is_new(self) -> bool:
+        """Return True until the first step."""
+        return not self.body.gi_suspended and self.body.gi_frame is not None
+
+    def forget_task(self) -> None:
+        """Drop an `asyncio.Task` that could not be made, or not be looked after."""
+
     def broken(self, run: Run, error: BaseException) -> None:
         """End, for the engine itself has failed, and have the run take stock."""
         run.break_down(error)  # first: where there is no frame left for it, it is called again
@@ -880,7 +885,13 @@ class EarlyDriver(Driver):
 
     __slots__ = ("first_step",)
 
-    first_step: Callable[[], None]
+    first_step: Any
+
+    def forget_task(self) -> None:
+        step = getattr(self, "first_step", None)
+        if step is not None:
+            step.__self__._log_destroy_pending = False
+            del self.first_step
 
     def catch_first_step(
         self, callback: Callable[..., Any], *arguments: Any, context: Context | None = None
@@ -1016,8 +1027,9 @@ class Attempts:
             if timeout is not None:
                 try:
                     if run.clock is None:
-                        run.clock = run.loop.time
-                    self.deadline = run.clock() + timeout
+                        run.clock = clock_of(run.loop)
+                    now = time.monotonic() if run.clock is time else run.clock()
+                    self.deadline = now + timeout
                 except BaseException as exception:
                     run.break_down(exception)
             try:
@@ -1204,7 +1216,9 @@ def start_ready_eagerly(run: Run) -> None:
                 if not by_step:
                     driver.keep_task()
         except BaseException as error:
-            start_failed(run, index, driver, error)
+            if driver is None or driver.is_new():
+                run.ready = one_after_another((index,), run.ready)
+            start_failed(run, driver, error)
         if len(run.suspended) >= run.places or run.deferred:
             break
 
@@ -1239,13 +1253,8 @@ def start_ready_early(run: Run) -> None:
                 finally:
                     del loop.call_soon
                 driver.task = task
-                first_step = driver.first_step
+                context.run(driver.first_step)
                 del driver.first_step
-                try:
-                    context.run(first_step)
-                except BaseException:
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    raise
                 if driver.run is not None:
                     if task.done():
                         # Not even a frame was left for what should have caught its error.
@@ -1253,7 +1262,9 @@ def start_ready_early(run: Run) -> None:
                     if not by_step:
                         driver.keep_task()
             except BaseException as error:
-                start_failed(run, index, driver, error)
+                if driver is None or driver.is_new():
+                    run.ready = one_after_another((index,), run.ready)
+                start_failed(run, driver, error)
             if len(run.suspended) >= run.places or run.deferred:
                 break
     finally:
@@ -1267,11 +1278,10 @@ def raise_error_of(task: Task[Any]) -> NoReturn:
     raise RuntimeError("an asyncio.Task ended early")
 
 
-def start_failed(run: Run, index: int, driver: Driver | None, error: BaseException) -> None:
+def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
-    if driver is None or getgeneratorstate(driver.body) == GEN_CREATED:
-        run.hold(index)
     if driver is not None:
+        driver.forget_task()
         driver.release()
     run.break_down(error)
 
@@ -1288,20 +1298,13 @@ def can_catch_first_steps(loop: Any) -> bool:
 
 
 def start_ready_by_factory(run: Run) -> None:
-    """Have an `asyncio.Task` made for each function by the loop's task factory, or without one,
-    and started by the loop."""
-    factory = run.loop.get_task_factory()
-    by_loop = factory is None or factory is EAGER_FACTORY
+    """Let the loop's task factory make an `asyncio.Task` for each function."""
     for index in run.ready:
         driver = LoneDriver(run, index)
         task: Any = None
         error = None
         try:
-            context = run.context.copy()
-            if by_loop:
-                task = Task(driver, loop=run.loop, context=context)
-            else:
-                task = context.run(run.loop.create_task, driver)
+            task = run.context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.suspended[driver] = None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NoReturn
 
+from .checks import SPLIT_GENERATOR
 from .engine.exceptions import hide_engine
 from .group import SdaxTaskGroup
-from .text import shown
+from .text import class_name, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,16 @@ def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, An
     """Make a coroutine of whatever a function returned, or refuse it with a `TypeError`."""
     if inspect.isawaitable(returned):
         return _await(returned)
+    if inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        hint = SPLIT_GENERATOR
+    else:
+        hint = (
+            "define it with 'async def', or pass it to task_sync_func, or to task_thread_func if "
+            "it blocks"
+        )
     raise TypeError(
         f"{phase} of task {shown(name)} must return an awaitable, but its function returned "
-        f"{shown(returned)}, a {type(returned).__qualname__}; define it with 'async def'"
+        f"{shown(returned)} of type {class_name(returned)}; {hint}"
     )
 
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import sys
-from asyncio import Future, current_task, sleep
+from asyncio import Future, current_task
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ._impl import Run
 from .engine.exceptions import chain, is_cancellation, put_before, raise_with_context
-from .errors import SdaxExecutionError
+from .errors import SdaxExecutionError, TaskFailure
 from .record import Record
 from .report import RunReport
+from .text import counted, listed, one_line, shortened, shown
+
+MOST_PLACES: Final = 4
+LONGEST_NAME: Final = 60  # characters
+
+
+class _Pass:
+    """Awaits one pass of the loop, without a call of a Python function."""
+
+    __await__: Any = partial(iter, (None,))
+
+
+_PASS: Final[Any] = _Pass()
 
 
 def new_waiter(run: Run) -> Future[None]:
@@ -33,16 +47,18 @@ async def see_through(run: Run, came: BaseException) -> None:
         with shield():
             # At least one pass of the loop: an exception that is raised while another one is
             # thrown in gets what the caller handles as its context, in place of its own.
-            passed = False
+            passed = helpless = False
             while not (run.over and passed):
                 another: BaseException | None = None
                 try:
                     passed = True
-                    await (sleep(0) if run.over else new_waiter(run))
+                    await (_PASS if run.over or helpless else new_waiter(run))
                 except BaseException as exception:
                     another = exception
                 if another is not None:
                     _let_go(run, another)
+                    # Without memory or frames for a future, look again in the next pass.
+                    helpless = not is_cancellation(another)
     finally:
         # It may be raised again, and then leads here by its traceback.
         another = None
@@ -98,7 +114,10 @@ def _tell_loop_of_failures(run: Run) -> None:
 
 def report_of(run: Run, record: Record | None) -> RunReport[Any]:
     """Return the report of a run that has this record."""
-    return RunReport(run.plan, run.values, None if record is None else record.phases)
+    phases = None if record is None else record.phases
+    return RunReport(
+        run.plan, run.values, phases, None if run.watch is None else run.watch.durations()
+    )
 
 
 def _failures(record: Record | None, report: RunReport[Any]) -> SdaxExecutionError | None:
@@ -164,10 +183,7 @@ def _with_context(
         if failures is not None and (not heard or is_cancellation(error)):
             # Whoever asked for a cancellation will hardly look at its context.
             run.loop.call_exception_handler(
-                {
-                    "message": "sdax: a run that was cancelled had failures as well",
-                    "exception": failures,
-                }
+                {"message": _message_about(failures.failures), "exception": failures}
             )
         return error
     except BaseException as raised:  # out of the handler
@@ -183,3 +199,15 @@ def _give_failures(error: BaseException, failures: SdaxExecutionError) -> bool:
         return True
     others = [each for each in failures.exceptions if each is not error]
     return not others or put_before(error, failures.derive(others))
+
+
+def _message_about(failures: Sequence[TaskFailure]) -> str:
+    """Return what the loop's exception handler is told of the failures of a cancelled run."""
+    places = (
+        f"{failure.phase} of task {shortened(one_line(shown(failure.name)), LONGEST_NAME)}"
+        for failure in failures
+    )
+    return (
+        f"sdax: a run that was cancelled had {counted(len(failures), 'failure')} as well: "
+        f"{listed(places, len(failures), MOST_PLACES)}"
+    )

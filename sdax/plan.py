@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from .calls import WithTaskGroup, name_of
-from .tasks import AsyncTask, PlainFunction, TaskFunction
+from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
 from .text import shown
+from .threads import OwnThreads
 
 PRE: Final = 0
 EXECUTE: Final = 1
@@ -199,14 +201,20 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
         if function is None:
             work.append(None)
             continue
+        name = f"sdax:{_as_text(task.name)}:{phase}"
         call: Any = function.function
         users_name = name_of(call)
         if function.has_task_group_argument:
             call = WithTaskGroup(call)
         if is_plain := isinstance(call, PlainFunction):
             call = call.function
+        if isinstance(call, ThreadFunction) and call.executor is None:
+            # What hangs in other threads must not keep a cleanup from being called, and a
+            # timeout must not run before its function does.
+            is_cleanup = number == POST
+            if is_cleanup or function.timeout is not None:
+                call = replace(call, executor=OwnThreads(name, urgent=is_cleanup))
         limits = function if function.timeout is not None or function.retries else None
-        name = f"sdax:{_as_text(task.name)}:{phase}"
         work.append((call, limits, name, (), is_plain, function.timeout, users_name))
     return tuple(work)
 

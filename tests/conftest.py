@@ -17,13 +17,15 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings, strategies
 
-from virtual_clock import VirtualClockLoop
+from helpers import CAN_FREEZE
+from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
 
@@ -126,13 +128,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Hypothesis warns of a generator that nobody refers to, and what is frozen does not count.
     _search_for_nothing()
     gc.collect()
-    if hasattr(gc, "freeze"):  # which PyPy has not
+    if CAN_FREEZE:
         gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let pytest's last garbage collection find whatever was left open, however long ago."""
-    if hasattr(gc, "unfreeze"):
+    if CAN_FREEZE:
         gc.unfreeze()
 
 
@@ -145,6 +147,15 @@ def _engine_is_chosen(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """No test may run on whatever engine happens to be installed."""
     if "engine" not in request.fixturenames:
         monkeypatch.setattr("sdax.processor.Run", _no_engine)
+
+
+@pytest.fixture(autouse=True)
+def _summary_is_of_examples(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
+    if request.module.__name__ not in ("test_explored_examples", "test_mistakes"):
+        monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
 
 
 @pytest.fixture
@@ -162,6 +173,23 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     assert module.Run.__module__ == ENGINES[name]
     monkeypatch.setattr("sdax.processor.Run", module.Run)
     return Implementation(name, module)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The directory of the socket of a real PostgreSQL, started when first asked for; it lets in
+    the user "sdax", on ten connections at a time."""
+    import service.postgresql  # in benchmarks/, which only pytest finds: the searches do not
+
+    programs = service.postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")
+    with TemporaryDirectory(prefix="sdax-", dir="/tmp") as folder:  # a short path
+        cluster = service.postgresql.Cluster(programs, folder)
+        cluster.initialize("-U", "sdax", "-A", "trust")
+        options = "-F -c shared_buffers=4MB -c max_connections=10 -c max_wal_senders=0"
+        with cluster.serving(f"-h '' -k {folder} {options}"):
+            yield folder
 
 
 @pytest.fixture

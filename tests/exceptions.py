@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from asyncio import CancelledError
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sdax import (
@@ -19,55 +18,6 @@ from workflows import Error
 
 class FatalError(BaseException):
     """No `Exception`, and unknown to everybody."""
-
-
-@dataclass(frozen=True)
-class FrozenError(Exception):
-    """Which refuses to be given a traceback, a context or a note."""
-
-    label: str
-
-
-class ClosedError(Exception):
-    """Which refuses whatever one does to it."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise RuntimeError("closed")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise RuntimeError("closed")
-
-
-class SpeechlessError(Exception):
-    """Which has nothing to say."""
-
-    def __repr__(self) -> NoReturn:
-        raise RuntimeError("speechless")
-
-    __str__ = __repr__
-
-
-class IncomparableError(Exception):
-    """Which is like no other."""
-
-    def __eq__(self, other: object) -> NoReturn:
-        raise RuntimeError("incomparable")
-
-    def __hash__(self) -> NoReturn:
-        raise RuntimeError("incomparable")
-
-
-class NotelessError(Exception):
-    """Which takes no notes."""
-
-    def add_note(self, note: str) -> NoReturn:
-        raise RuntimeError("no notes")
-
-    @property
-    def __notes__(self) -> NoReturn:
-        raise RuntimeError("no notes")
 
 
 class Withdrawal(CancelledError):
@@ -109,15 +59,17 @@ def make_exception(error: Error, label: str) -> BaseException:
         case Error.FATAL_GROUP:
             return BaseExceptionGroup(label, [FatalError(label), ConnectionError(label)])
         case Error.FROZEN:
-            return FrozenError(label)
-        case Error.CLOSED:
-            return ClosedError(label)
+            return Frozen(label)
+        case Error.SLOTTED:
+            return Slotted(label)
         case Error.SPEECHLESS:
-            return SpeechlessError(label)
+            return NoText(label)
         case Error.INCOMPARABLE:
-            return IncomparableError(label)
+            return Incomparable(label)
         case Error.WITHOUT_NOTES:
-            return NotelessError(label)
+            return NoNotes(label)
+        case Error.ODD_NOTES:
+            return OddNotes(label)
         case Error.SHARED:
             return ConnectionError("shared#")
         case Error.CYCLIC:
@@ -150,7 +102,7 @@ def text_of(exception: BaseException) -> str | None:
     try:
         # A scope of anyio tells its address.
         return re.sub("scope [0-9a-f]+", "scope", str(exception))
-    except RuntimeError:
+    except Exception:
         return None
 
 
@@ -158,7 +110,7 @@ def notes_of(exception: BaseException) -> tuple[Any, ...] | None:
     """Return the notes of an exception, if they can be looked at."""
     try:
         return tuple(getattr(exception, "__notes__", ()))
-    except RuntimeError:
+    except Exception:
         return None
 
 
@@ -198,3 +150,120 @@ def outline(exception: BaseException | None) -> object:
     if isinstance(exception, TaskCancelledError):
         cause = outline(exception.__cause__)
     return (type(exception), text if text and "#" in text else None, members, cause)
+
+
+# Exceptions that refuse what others do to them: each is as Python allows it.
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise RuntimeError("refused")
+
+
+class Frozen(Exception):
+    """Cannot be changed."""
+
+    __setattr__ = __delattr__ = _refuse
+
+
+class Slotted(Exception):
+    """Has a slot for what it knows."""
+
+    __slots__ = ("code",)
+
+
+class NoRepr(Exception):
+    """Cannot be shown."""
+
+    __repr__ = _refuse
+
+
+class NoStr(Exception):
+    """Has no text."""
+
+    __str__ = _refuse
+
+
+class NoText(Exception):
+    """Has neither."""
+
+    __repr__ = __str__ = _refuse
+
+
+class OddText(Exception):
+    """Gives no strings."""
+
+    def __repr__(self) -> Any:
+        return 5
+
+    __str__ = __repr__
+
+
+class OddStr(str):
+    """A string that is none to look at."""
+
+    __slots__ = ()
+
+    __format__ = __len__ = __str__ = __repr__ = isprintable = splitlines = _refuse
+
+
+class OddStrings(Exception):
+    """Gives strings of a class that does not behave like one."""
+
+    def __repr__(self) -> str:
+        return OddStr("text")
+
+    __str__ = __repr__
+
+
+class Incomparable(Exception):
+    """Cannot be compared, hashed or asked whether it is true."""
+
+    __eq__ = __ne__ = __bool__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+
+
+class NoNotes(Exception):
+    """Takes no notes."""
+
+    add_note = _refuse
+
+
+class OddNotes(Exception):
+    """Has notes that are no list."""
+
+    __notes__ = 5
+
+
+class _Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            _refuse()
+        return super().__getattribute__(name)
+
+
+class Nameless(Exception, metaclass=_Nameless):
+    """Does not tell what it is called. Not in the zoo, because pytest cannot show it."""
+
+
+class Long(Exception):
+    """Has a long text of several lines, with control characters."""
+
+    def __str__(self) -> str:
+        return "\x1b[31m first\nsecond " + "x" * 100_000
+
+    __repr__ = __str__
+
+
+ZOO: dict[str, type[Exception]] = {
+    "frozen": Frozen,
+    "slotted": Slotted,
+    "no repr": NoRepr,
+    "no str": NoStr,
+    "no text": NoText,
+    "odd text": OddText,
+    "odd strings": OddStrings,
+    "incomparable": Incomparable,
+    "no notes": NoNotes,
+    "odd notes": OddNotes,
+    "long": Long,
+}

@@ -159,7 +159,8 @@ class Calls:
         ours = self._ours.get(frame.f_code)
         if ours is None:
             module = frame.f_globals.get("__name__", "")
-            ours = self._ours[frame.f_code] = module.partition(".")[0] == "sdax"
+            of_sdax = module.partition(".")[0] == "sdax"
+            ours = self._ours[frame.f_code] = of_sdax and not module.startswith("sdax.testing")
         return ours
 
     def _note_place(self, frame: FrameType, event: str, called: Any) -> None:

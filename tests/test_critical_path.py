@@ -23,7 +23,7 @@ from sdax import (
     join,
 )
 from sdax.observe import CriticalPath, RunSpan, Timeline
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 from workflows import PHASES, Arrangement, Workflow
 
 Place = tuple[str, str]  # a task and a phase
