@@ -71,7 +71,9 @@ async def observe(observer: Any, exception: Exception, caplog: Any) -> None:
     """Run it with the observer, which must hear of everything without failing."""
     error = await failure_of_observed(Replacing(observer, exception))
     assert type(error.exceptions[0]) is Broken
-    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+    # Not asyncio's: in debug mode it warns of what a busy machine takes long for.
+    ours = [each for each in caplog.records if each.name == "sdax"]
+    assert [each for each in ours if each.levelno >= logging.WARNING] == []
 
 
 async def failure_of_observed(observer: Any) -> SdaxExecutionError:
@@ -83,7 +85,7 @@ async def failure_of_observed(observer: Any) -> SdaxExecutionError:
 async def test_the_log(difficult: Exception, caplog: Any) -> None:
     caplog.set_level(logging.DEBUG, "sdax")
     await observe(EventLogger(), difficult, caplog)
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records if record.name == "sdax"]
     assert len([line for line in lines if line.startswith("AttemptFinished")]) == 3
     assert all(line.isprintable() for line in lines)
 
