@@ -296,7 +296,7 @@ class Player:
             tasks_left=[],
             timers_left=[],
             variable=None,
-            passes=self.loop.passes,
+            passes=self.loop.next_pass,
             caller_was_cancelled=self.caller_was_cancelled,
             interrupted=self.interrupted,
             progress=self.progress,
@@ -342,7 +342,7 @@ class Player:
             seen["tasks_left"] = sorted(task.get_name() for task in others)
             seen["over_at"] = loop.time()
             seen["variable"] = VARIABLE.get()
-            seen["passes"] = loop.passes
+            seen["passes"] = loop.next_pass
             loop.before_pass = None
 
         async def call_within_limits() -> None:

@@ -41,13 +41,13 @@ class PassCountingLoop(VirtualClockLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.passes = 0
+        self.next_pass = 0
         self.before_pass: Callable[[int], None] | None = None
 
     def _run_once(self) -> None:
         if self.before_pass is not None:
-            self.before_pass(self.passes)
-            self.passes += 1
+            self.before_pass(self.next_pass)
+            self.next_pass += 1
         self.run_pass()
 
     def run_pass(self) -> None:
@@ -89,8 +89,8 @@ class SteppingLoop(PassCountingLoop):
             callback._run()
 
     def rewind(self) -> None:
-        """Go back to the beginning, with what is left forgotten."""
+        """Begin again at time 0, with what is left forgotten."""
         self.forget()
-        self.advance(-self.time())
-        self.passes = 0
+        super().rewind()
+        self.next_pass = 0
         self.before_pass = None
