@@ -222,6 +222,8 @@ def played(seed: int, engine: Any) -> RunSpan | None:
         mock.patch("sdax.engine.attempts.uniform", lambda low, high: RANDOM_FACTOR),
     ):
         observe(random_workflow(Random(seed), settled=False), prepare)
+    if not loops:
+        return None  # the caller was cancelled before it began
     runs = timelines[0].runs
     return runs[0] if runs else None
 
