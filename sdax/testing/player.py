@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Generic
 
 from .. import processor as processors
+from ..engine import attempts
 from ..errors import iter_leaves
 from ..events import Event, RetryScheduled, RunFinished, TimeoutExpired
 from ..generic import T
@@ -334,17 +335,16 @@ def _pytest_failures() -> tuple[type[BaseException], ...]:
 @contextmanager
 def pinned_jitter(factor: float) -> Generator[None, None, None]:
     """Let the random factor of each delay before a retry be this one."""
-    engine: Any = sys.modules[vars(processors)["Run"].__module__]
-    uniform = engine.uniform
+    uniform = attempts.uniform
 
     def pinned(low: float, high: float) -> float:
         return factor
 
-    engine.uniform = pinned
+    attempts.uniform = pinned
     try:
         yield
     finally:
-        engine.uniform = uniform
+        attempts.uniform = uniform
 
 
 def tasks_of(processor: processors.TaskProcessor[Any, Any]) -> list[AsyncTask[Any, Any]]:
