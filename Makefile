@@ -42,7 +42,7 @@ ASAN := build/asan
 asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc, Linux)
 	rm -rf $(ASAN)
 	mkdir -p $(ASAN)
-	cp -r sdax setup.py pyproject.toml MANIFEST.in README.md LICENSE $(ASAN)
+	cp -r sdax _sdax_pytest.py setup.py pyproject.toml MANIFEST.in README.md LICENSE $(ASAN)
 	rm -f $(ASAN)/sdax/_core*.so
 	SDAX_REQUIRE_EXTENSIONS=1 CFLAGS="-fsanitize=address -fno-omit-frame-pointer" \
 		LDFLAGS=-fsanitize=address $(BIN)/pip install -q --no-deps --target $(ASAN)/installed ./$(ASAN)
@@ -61,7 +61,7 @@ lint: $(INSTALLED) ## check style, spelling, workflows and news
 	$(BIN)/ruff format --check
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint sdax
 	$(BIN)/codespell
-	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run .ci/cov .ci/dist .ci/test-dist
+	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run .ci/cov .ci/dist .ci/test-dist .ci/windows
 	$(BIN)/zizmor -q --offline .github
 	$(BIN)/towncrier build --draft --version next > /dev/null
 

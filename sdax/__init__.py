@@ -19,6 +19,7 @@ from .processor import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
 )
+from .replacing import Done
 from .report import PhaseReport, RunReport, State, TaskReport
 from .tasks import (
     AsyncTask,
@@ -33,7 +34,7 @@ from .tasks import (
     task_thread_func,
 )
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "IMPLEMENTATION",
@@ -44,6 +45,7 @@ __all__ = [
     "AsyncTask",
     "AsyncTaskProcessor",
     "AsyncTaskProcessorBuilder",
+    "Done",
     "Limits",
     "PhaseId",
     "PhaseReport",

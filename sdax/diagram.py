@@ -14,9 +14,8 @@ Tasks: TypeAlias = Collection[AsyncTask[Any, Any]]
 Levels: TypeAlias = Mapping[int, Tasks]
 Dependencies: TypeAlias = Mapping[Any, Collection[Hashable]]
 
-# How `execute` runs, unless that is all at once.
 ORDERS: Final = {
-    "at once": "",
+    "at once": "execute all at once",
     "level": "execute level by level",
     "dependency": "execute in dependency order",
 }
@@ -28,13 +27,9 @@ _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
 
 def outline_of_levels(levels: Levels, execute_order: str, max_concurrency: int | None) -> str:
     """Describe tasks in levels: a line for each level and each task."""
-    size = sum(map(len, levels.values()))
-    counts = f"{counted(len(levels), 'level')}, {counted(size, 'task')}"
-    # With one level that executes there is nothing to put into an order.
-    executing = [level for level, tasks in levels.items() if any(task.execute for task in tasks)]
-    if len(executing) > 1:
-        counts += f", {ORDERS[execute_order] or 'execute of all levels at once'}"
-    lines = [counts + _described_concurrency(max_concurrency)]
+    all_tasks = _all_of(levels)
+    counts = f"{counted(len(levels), 'level')}, {counted(len(all_tasks), 'task')}"
+    lines = [_head(counts, order_of_execute(all_tasks, execute_order), max_concurrency)]
     for level, tasks in levels.items():
         lines.append(f"level {digits(level)}")
         lines += in_columns((one_line(task.name), _phases(task)) for task in tasks)
@@ -47,20 +42,19 @@ def outline_of_graph(
     """Describe tasks in a graph: a line for each task, with what it depends on."""
     edges = sum(len(set(names)) for names in dependencies.values())
     counts = f"{counted(len(tasks), 'task')}, {counted(edges, 'dependency', 'dependencies')}"
-    if sum(task.execute is not None for task in tasks) > 1:
-        counts += f", {ORDERS[execute_order] or 'execute of all tasks at once'}"
     rows: list[tuple[str, ...]] = []
     for task in tasks:
         row: tuple[str, ...] = (one_line(task.name), _phases(task))
         if required := dict.fromkeys(dependencies[task.name]):
-            row += ("after " + ", ".join(map(one_line, required)),)
+            row += ("depends on " + ", ".join(map(one_line, required)),)
         rows.append(row)
-    return "\n".join([counts + _described_concurrency(max_concurrency), *in_columns(rows)])
+    head = _head(counts, order_of_execute(tasks, execute_order), max_concurrency)
+    return "\n".join([head, *in_columns(rows)])
 
 
 def levels_to_mermaid(levels: Levels, execute_order: str) -> str:
     """Draw tasks in levels: a subgraph for each level, and an arrow from each to the next."""
-    lines = _mermaid_head(execute_order)
+    lines = _flowchart(order_of_execute(_all_of(levels), execute_order))
     number = 0
     for position, (level, tasks) in enumerate(levels.items()):
         lines.append(f'    subgraph level{position}["level {digits(level)}"]')
@@ -76,7 +70,7 @@ def levels_to_mermaid(levels: Levels, execute_order: str) -> str:
 def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, execute_order: str) -> str:
     """Draw tasks in a graph: an arrow from each task to those that depend on it."""
     numbers = {task.name: number for number, task in enumerate(tasks)}
-    lines = _mermaid_head(execute_order)
+    lines = _flowchart(order_of_execute(tasks, execute_order))
     lines += (f"    {_node(number, task)}" for number, task in enumerate(tasks))
     for name, number in numbers.items():
         for required in dict.fromkeys(dependencies[name]):
@@ -84,9 +78,22 @@ def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, execute_order: st
     return "\n".join(lines) + "\n"
 
 
-def _mermaid_head(execute_order: str) -> list[str]:
-    order = ORDERS[execute_order]
-    return [*(["---", f"title: {order}", "---"] if order else []), "flowchart TD"]
+def order_of_execute(tasks: Tasks, order: str) -> str:
+    """Say in which order `execute` runs, or nothing if fewer than two tasks have it.
+
+    Levels and arrows show the order of `pre_execute`. They would say too much without this.
+    """
+    if sum(task.execute is not None for task in tasks) < 2:
+        return ""
+    return ORDERS[order]
+
+
+def _all_of(levels: Levels) -> Tasks:
+    return [task for tasks in levels.values() for task in tasks]
+
+
+def _flowchart(title: str) -> list[str]:
+    return [*(["---", f"title: {title}", "---"] if title else []), "flowchart TD"]
 
 
 def _node(number: int, task: AsyncTask[Any, Any]) -> str:
@@ -117,5 +124,6 @@ def described_limits(function: TaskFunction[Any]) -> str:
     return f" ({', '.join(limits)})" if limits else ""
 
 
-def _described_concurrency(limit: int | None) -> str:
-    return "" if limit is None else f", at most {digits(limit)} at a time"
+def _head(counts: str, order: str, limit: int | None) -> str:
+    concurrency = "" if limit is None else f"at most {digits(limit)} at a time"
+    return ", ".join(filter(None, [counts, order, concurrency]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
-from .text import nearest, shown
+from .text import nearest, shown, shown_fields
 
 if TYPE_CHECKING:
     from .report import RunReport
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     )
 
 E = TypeVar("E", bound=BaseException)
+
+_members: Final[Any] = BaseExceptionGroup.exceptions
 
 
 class RetryableException(Exception):
@@ -58,14 +60,17 @@ class TaskFailure(NamedTuple):
     attempts: int
     exception: Exception
 
+    def __repr__(self) -> str:
+        return shown_fields(self)
+
 
 def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions inside a group, however deeply nested, or the exception itself."""
     stack = [exception]
     while stack:
         current = stack.pop()
-        if isinstance(current, BaseExceptionGroup):
-            stack.extend(reversed(current.exceptions))
+        if issubclass(type(current), BaseExceptionGroup):  # asked without its own __class__
+            stack.extend(reversed(_members.__get__(current)))
         else:
             yield current
 
@@ -89,7 +94,9 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     `exceptions` are the very objects that the functions raised, flat, in the order in which
     they failed; an exception group that a function raised stays one member. `failures` says
     for each of them which task and phase it left, `report` what happened to every task.
-    `except*`, `split` and `subgroup` give groups of this type again.
+    `except*`, `split` and `subgroup` give groups of this type again. Of a subclass they give
+    groups of that subclass with the same attributes. Its constructor is not called for them, nor
+    for a copy or after pickling: so it may take other arguments.
 
     >>> try:
     ...     await processor.process_tasks(ctx)
@@ -144,6 +151,10 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
             return report_of_nothing()
         return self._report
 
+    def __repr__(self) -> str:
+        members = ", ".join(map(shown, self.exceptions))
+        return f"{type(self).__name__}({shown(self.message)}, [{members}])"
+
     def first(self, kind: type[E]) -> E | None:
         """Return the first member that is a `kind`, or None; groups are searched for it as well.
 
@@ -168,12 +179,20 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
 
     def derive(self, excs: Sequence[Exception], /) -> SdaxExecutionError:  # type: ignore[override]
         """Make a group of the same type with some of the members (see `ExceptionGroup`)."""
-        error = type(self)(self.message, excs)
+        error = _without_constructor(type(self), self.message, excs)
         left = list(self._failures)
         found = (_take_failure(member, left) for member in excs)
-        error._failures = tuple(failure for failure in found if failure is not None)
-        error._report = self._report
+        failures = tuple(failure for failure in found if failure is not None)
+        attributes = {name: value for name, value in vars(self).items() if name != "__notes__"}
+        vars(error).update(attributes, _failures=failures)
         return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        members = list(self.exceptions)
+        return _without_constructor, (type(self), self.message, members), dict(vars(self))
+
+    def __setstate__(self, state: dict[str, Any] | None, /) -> None:
+        vars(self).update(state or {})  # not by __setattr__, which a subclass may have
 
     if TYPE_CHECKING:
         # As `derive` has it, which nothing says of a group of another type.
@@ -189,6 +208,12 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     def leaf_exceptions(self) -> list[BaseException]:
         """Return the single exceptions, those inside groups that functions raised included."""
         return flatten_exceptions(self)
+
+
+def _without_constructor(
+    kind: type[SdaxExecutionError], message: str, members: Sequence[Exception]
+) -> SdaxExecutionError:
+    return SdaxExecutionError.__new__(kind, message, members)
 
 
 def _take_failure(member: Exception, left: list[TaskFailure]) -> TaskFailure | None:

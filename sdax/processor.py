@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Literal, NoReturn, Self, TypeAlias
 
 from frozendict import frozendict
@@ -14,12 +14,13 @@ from .errors import UnknownTaskError
 from .events import ObservedRun, Observer, Observers, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
-from .outcome import conclude, interrupt, new_waiter
+from .outcome import conclude, new_waiter, see_through
 from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
+from .replacing import Stub, replaced_tasks
 from .report import RunReport
 from .tasks import AsyncTask
-from .text import nearest, shown
+from .text import counted, nearest, shown
 from .watch import Watch
 
 LevelOrder: TypeAlias = Literal["at once", "level"]
@@ -56,17 +57,19 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         run = self._observed_run(ctx, observers) if observers else Run(self._plan, ctx)
         del observer, observers  # they may keep what is raised, which leads here
         interruption: BaseException | None = None
-        run.start()
-        # Not in a coroutine of its own: each waiting run would pay for that.
-        while not run.over:
-            try:
-                await new_waiter(run)
-            except BaseException as exception:
-                interruption = interrupt(run, exception, interruption)
-        if run.record is None and interruption is None:
-            values = run.values
-            return self._plain_report if values is None else RunReport(self._plan, values, None)
         try:
+            run.start()
+            # Not in a coroutine of its own: each waiting run would pay for that.
+            while not run.over:
+                try:
+                    await new_waiter(run)
+                except BaseException as exception:
+                    interruption = exception
+                if interruption is not None:
+                    await see_through(run, interruption)
+            if run.record is None and interruption is None and run.fatal is None:
+                values = run.values
+                return self._plain_report if values is None else RunReport(self._plan, values, None)
             return conclude(run, interruption)
         finally:
             # What is raised leads here by its traceback: no name may lead back.
@@ -85,6 +88,29 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         if not observers:
             return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
         return AsyncPhaseRunner(ctx, lambda: self._observed_run(ctx, observers))
+
+    def replaced(self, stubs: Mapping[K, Stub]) -> Self:
+        """Return a processor of the same shape with other tasks or functions under some names.
+
+        For tests: a processor keeps the functions that it was built with, so to patch a module
+        later changes nothing. `stubs` maps names of tasks to what takes their place:
+
+        - a function, in place of the one function of the task, with the same timeout and retries;
+        - a `TaskFunction`, in place of that function and its limits;
+        - `Done(value)`: each phase of the task succeeds at once with this value;
+        - a mapping of phases to any of these, for a task with several phases;
+        - an `AsyncTask` of the same name.
+
+        Raises `ValueError` for a name that does not exist, with the nearest ones, and for one
+        function in place of several; `TypeError` for a stub of another type.
+
+        >>> stubbed = processor.replaced({"User": load_test_user, "Flags": Done({})})
+        """
+        added, *rest = self._identity()
+        tasks = replaced_tasks([task for task, _ in added], stubs)
+        make: type[Any] = type(self)
+        same: Self = make(tuple(zip(tasks, (place for _, place in added), strict=True)), *rest)
+        return same
 
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
         if self._infos is None:
@@ -224,7 +250,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             yield TaskInfo(task.name, level, None)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {len(self.levels)} levels>"
+        counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
+        return f"<{type(self).__name__}: {counts}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: a subgraph for each level, with its tasks.
@@ -235,6 +262,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     def __str__(self) -> str:
         """Return an outline of the levels: tasks, phases, timeouts and retries.
+
+        The first line says in which order `execute` runs, if more than one task has it.
 
         >>> print(processor)
         1 level, 1 task
@@ -323,7 +352,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {edges} dependencies>"
+        tasks = counted(len(self._added), "task")
+        return f"<{type(self).__name__}: {tasks}, {counted(edges, 'dependency', 'dependencies')}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: an arrow from each task to those that depend on it.
@@ -335,10 +365,12 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     def __str__(self) -> str:
         """Return an outline of the graph: tasks, phases, limits, and what each depends on.
 
+        The first line says in which order `execute` runs, if more than one task has it.
+
         >>> print(processor)
         2 tasks, 1 dependency
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
-          Users     execute  after Database
+          Users     execute  depends on Database
         """
         return outline_of_graph(
             self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency

@@ -11,7 +11,7 @@ from .errors import TaskFailure, UnknownTaskError
 from .generic import K, V_co
 from .plan import PHASES, Plan
 from .table import table_of
-from .text import shown
+from .text import counted, shown, shown_fields
 
 
 class State(StrEnum):
@@ -44,6 +44,9 @@ class PhaseReport(NamedTuple, Generic[V_co]):
     attempts: int = 0
     value: V_co = cast(V_co, None)
     exception: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
 
 
 class TaskReport(NamedTuple):
@@ -146,7 +149,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         return _Unpickled, (dict(self), self.failures, self._durations)
 
     def __repr__(self) -> str:
-        return f"<RunReport of {len(self)} tasks>"
+        return f"<RunReport of {counted(len(self), 'task')}>"
 
     def __str__(self) -> str:
         """Return a table: each phase with its state, attempts, and value or exception in short.

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from .plan import PHASES
-from .text import counted, in_columns, one_line
+from .text import class_name, counted, in_columns, one_line
 
 if TYPE_CHECKING:
     from .report import PhaseReport, TaskReport
@@ -79,9 +79,9 @@ def _brief(value: object) -> str:
 
 
 def _brief_exception(exception: BaseException) -> str:
-    kind = type(exception).__qualname__
+    kind = class_name(exception)
     try:
-        first, *more = str(exception).splitlines() or [""]
+        first, *more = str.__str__(str(exception)).splitlines() or [""]
     except Exception:
         return kind
     return one_line(f"{kind}: {first}{' ...' if more else ''}" if first or more else kind)

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from frozendict import frozendict
 
-from .deadlines import clock_of
 from .events import (
     AttemptFinished,
     AttemptResumed,
@@ -34,6 +34,7 @@ from .events import (
 )
 from .plan import PHASES
 from .report import Durations, RunReport, State
+from .text import counted, shown
 
 _logger: Final = logging.getLogger("sdax")
 
@@ -49,6 +50,7 @@ class Watch:
         "_began",
         "_cause",
         "_clock",
+        "_failed",
         "_observers",
         "_phase",
         "_phase_began",
@@ -67,7 +69,8 @@ class Watch:
         self._phase: str | None = None
         self._cause: Cause | None = None
         self._stopped = False  # the cause, if any, is settled
-        self._clock = clock_of(asyncio.get_running_loop())
+        self._failed: dict[int, int] = {}  # by the place of an observer: at how many events
+        self._clock = asyncio.get_running_loop().time
         self._began = self._phase_began = self._clock()
         self._phases: dict[str, float] = {}  # how many seconds each took that is over
 
@@ -80,13 +83,44 @@ class Watch:
         return Durations(now - self._began, frozendict(phases))
 
     def _tell(self, event: Event) -> None:
-        for observer in self._observers:
+        """Call every observer. What is not an `Exception`, such as Ctrl-C, is raised at the end."""
+        stopping: BaseException | None = None
+        for place, observer in enumerate(self._observers):
             try:
-                observer(event)
-            except BaseException:
-                _logger.exception(
-                    "observer %r failed at %s; the run goes on", observer, type(event).__name__
-                )
+                try:
+                    observer(event)
+                except Exception:
+                    with suppress(Exception):  # a handler's own: logging never touches the run
+                        self._log_failure(place, event)
+            except BaseException as error:
+                stopping = stopping or error
+        if stopping is not None:
+            try:
+                raise stopping
+            finally:
+                del stopping  # its traceback leads here
+
+    def _log_failure(self, place: int, event: Event) -> None:
+        """Log what an observer raised. Later ones of the run are only counted: there may be a
+        thousand."""
+        times = self._failed[place] = self._failed.get(place, 0) + 1
+        if times == 1:
+            _logger.exception(
+                "observer %s failed at %s; the run goes on",
+                shown(self._observers[place]),
+                type(event).__name__,
+            )
+
+    def _log_further_failures(self) -> None:
+        for place, times in self._failed.items():
+            if times > 1:
+                with suppress(Exception):
+                    _logger.error(
+                        "observer %s failed at %s of run %d as well",
+                        shown(self._observers[place]),
+                        counted(times - 1, "later event"),
+                        self._run.number,
+                    )
 
     def run_started(self) -> None:
         """The run is about to be made."""
@@ -102,6 +136,7 @@ class Watch:
             # Whoever goes through a run phase by phase may have swallowed a cancellation.
             state = State.CANCELLED if self._stopped else State.SUCCEEDED
         self._tell(RunFinished(self._run, state, exception, report))
+        self._log_further_failures()
         if report is not None:
             self._observers = ()  # which may keep the exception, whose traceback leads here
 
@@ -177,7 +212,7 @@ class Watch:
         task, phase = self._tasks[index], PHASES[number]
         cause = self._cause if state is State.CANCELLED else None
         self._tell(TaskFinished(self._run, task, phase, attempts, state, value, exception, cause))
-        if exception is not None and not self._stopped:
+        if exception is not None and state is not State.CANCELLED and not self._stopped:
             self._cause = Cause(task, phase)
 
     def tasks_skipped(self, number: int, indices: Iterable[int]) -> None:

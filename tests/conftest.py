@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings, strategies
 
-from virtual_clock import VirtualClockLoop
+from helpers import CAN_FREEZE
+from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
 
@@ -127,13 +128,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Hypothesis warns of a generator that nobody refers to, and what is frozen does not count.
     _search_for_nothing()
     gc.collect()
-    if hasattr(gc, "freeze"):  # which PyPy has not
+    if CAN_FREEZE:
         gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let pytest's last garbage collection find whatever was left open, however long ago."""
-    if hasattr(gc, "unfreeze"):
+    if CAN_FREEZE:
         gc.unfreeze()
 
 
@@ -146,6 +147,15 @@ def _engine_is_chosen(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """No test may run on whatever engine happens to be installed."""
     if "engine" not in request.fixturenames:
         monkeypatch.setattr("sdax.processor.Run", _no_engine)
+
+
+@pytest.fixture(autouse=True)
+def _summary_is_of_examples(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
+    if request.module.__name__ not in ("test_explored_examples", "test_mistakes"):
+        monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
 
 
 @pytest.fixture
@@ -169,7 +179,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def postgresql() -> Iterator[str]:
     """The directory of the socket of a real PostgreSQL, started when first asked for; it lets in
     the user "sdax", on ten connections at a time."""
-    import service.postgresql  # of the benchmarks, which a search by itself has not on its path
+    import service.postgresql  # in benchmarks/, which only pytest finds: the searches do not
 
     programs = service.postgresql.programs()
     if programs is None:
@@ -196,13 +206,12 @@ def factors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Make every random factor of a delay 1, and return the ranges that were asked for."""
     ranges: list[Any] = []
     if "engine" in request.fixturenames:
-        engine = request.getfixturevalue("engine")
 
         def uniform(low: float, high: float) -> float:
             ranges.append((low, high))
             return 1.0
 
-        monkeypatch.setattr(engine.module, "uniform", uniform)
+        monkeypatch.setattr("sdax.engine.attempts.uniform", uniform)
     return ranges
 
 

@@ -12,9 +12,13 @@ import inspect
 import math
 from asyncio import CancelledError
 from collections.abc import Coroutine, Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
+import anyio
+
+from exceptions import is_cancellation
 from sdax import (
     AsyncTask,
     SdaxExecutionError,
@@ -37,6 +41,7 @@ class Ending(NamedTuple):
     value: Any = None
     error: BaseException | None = None
     timed_out: bool = False
+    waiting: bool = False  # for the next attempt, when it was cancelled
 
 
 Graph = Mapping[str, Iterable[Hashable]]  # what each task depends on
@@ -132,7 +137,8 @@ class Reference:
         self.open(ctx)
         while self.unfinished:
             try:
-                await asyncio.wait(self.unfinished, return_when=asyncio.FIRST_COMPLETED)
+                with self.shield():
+                    await asyncio.wait(self.unfinished, return_when=asyncio.FIRST_COMPLETED)
             except CancelledError as error:
                 self.interruption = self.interruption or error
                 self.stop()
@@ -177,10 +183,15 @@ class Reference:
         }
         while unfinished:
             try:
-                _, unfinished = await asyncio.wait(unfinished)
+                with self.shield():
+                    _, unfinished = await asyncio.wait(unfinished)
             except CancelledError as error:
                 self.interruption = self.interruption or error
                 self.stop()
+
+    def shield(self) -> AbstractContextManager[object]:
+        """Return what keeps anyio from cancelling the caller again in each pass of the loop."""
+        return nullcontext() if self.interruption is None else anyio.CancelScope(shield=True)
 
     def stop(self) -> None:
         """Let nothing more be called, and cancel what runs; but never a cleanup."""
@@ -189,8 +200,12 @@ class Reference:
             for task in self.running:
                 task.cancel()
 
+    def is_stopping(self) -> bool:
+        """Tell whether what runs has been cancelled, and nothing more is called."""
+        return self.stopped and self.phase != POST
+
     async def run_function(self, task: AsyncTask[Any, Any], ctx: Any) -> None:
-        if self.stopped and self.phase != POST:
+        if self.is_stopping():
             return
         self.started.add(task.name)
         current = asyncio.current_task()
@@ -207,28 +222,40 @@ class Reference:
         self, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
     ) -> Ending:
         attempt = 0
+        current = asyncio.current_task()
+        assert current is not None
         while True:
             attempt += 1
+            requests = current.cancelling()
             ending = await self.attempt(attempt, task, function, ctx)
+            if not self.is_stopping() and current.cancelling() <= requests:
+                # Nobody has cancelled the asyncio.Task, so that it may be retried.
+                ending = ending._replace(error=unasked(ending.error))
             error = ending.error
             if (
                 error is None
-                or (self.stopped and self.phase != POST)
+                or self.is_stopping()
                 or attempt > function.retries
                 or not is_retryable(function, error)
             ):
                 return ending
             try:
+                if current._must_cancel:  # type: ignore[attr-defined]
+                    # What the attempt has asked for itself, and not felt, ends with it.
+                    with suppress(CancelledError):
+                        await asyncio.sleep(0)
+                if self.is_stopping():
+                    return ending._replace(waiting=True)
                 await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
             except CancelledError:
-                return ending
+                return ending._replace(waiting=True)
 
     async def attempt(
         self, attempt: int, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
     ) -> Ending:
         left: BaseException | None = None
         try:
-            async with asyncio.timeout(function.timeout):
+            async with _Limit(self, function.timeout):
                 try:
                     if function.has_task_group_argument:
                         async with SdaxTaskGroup() as group:
@@ -248,14 +275,15 @@ class Reference:
         return Ending(attempt, value)
 
     def judge(self, task: AsyncTask[Any, Any], ending: Ending) -> PhaseReport:
-        attempts, value, error, timed_out = ending
+        attempts, value, error, timed_out, waiting = ending
         if error is None:
             return PhaseReport(State.SUCCEEDED, attempts, value)
-        if isinstance(error, CancelledError):
-            if self.stopped and self.phase != POST:
-                return PhaseReport(State.CANCELLED, attempts)
-            cause, error = error, TaskCancelledError()
-            error.__cause__ = cause
+        if waiting and self.is_stopping():
+            return PhaseReport(State.CANCELLED, attempts, None, error)
+        if self.is_stopping() and is_cancellation(error):
+            return PhaseReport(State.CANCELLED, attempts)
+        error = unasked(error)
+        assert error is not None
         state = State.TIMED_OUT if timed_out else State.FAILED
         if isinstance(error, Exception):
             now = asyncio.get_running_loop().time()
@@ -297,6 +325,40 @@ class Reference:
         if failure is not None:
             raise failure
         return report
+
+
+def unasked(error: BaseException | None) -> BaseException | None:
+    """Return the failure that a cancellation is if the run did not ask for it."""
+    if not is_cancellation(error):
+        return error
+    failure = TaskCancelledError()
+    failure.__cause__ = error
+    return failure
+
+
+class _Limit(asyncio.Timeout):
+    """A timeout that is one whenever its timer has fired, unless a cancellation came after that.
+
+    `asyncio.timeout()` counts from its beginning instead, and knows of no groups.
+    """
+
+    def __init__(self, model: Reference, timeout: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        super().__init__(None if timeout is None else now + timeout)
+        self.model = model
+        self.requests: int | None = None
+
+    def _on_timeout(self) -> None:
+        assert self._task is not None
+        self.requests = self._task.cancelling()
+        super()._on_timeout()
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        await super().__aexit__(kind, error, traceback)
+        if self.requests is not None and self._task is not None:
+            later = self._task.cancelling() > self.requests
+            if is_cancellation(error) and not (later or self.model.is_stopping()):
+                raise TimeoutError from error
 
 
 def create_lazy_task(coroutine: Coroutine[Any, Any, None], **options: Any) -> asyncio.Task[None]:

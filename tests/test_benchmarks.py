@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import compare
+import explored
 import report
 import sdax
 from conftest import LOOP_KINDS
@@ -23,7 +24,7 @@ from measurements import read_run, read_runs
 from sdax.__main__ import main
 from sdax.bench.contestants import BASELINE, Contestant, contestants
 from sdax.bench.work import EXECUTE, POST, PRE, Function, Job, Once, Work
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WORKS = [
@@ -80,6 +81,16 @@ def test_what_is_written_by_hand_tries_as_often_as_it_may(rival: Contestant) -> 
         once = rival.make(Job([[flaky]], (), (), timeout=None, retries=2))
         loop.run_until_complete(once(times))
     assert times == [0, 1, 3]
+
+
+def test_schedules_of_explorations_are_counted(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(explored, "ROUNDS", 2)
+    monkeypatch.setattr(explored, "SCHEDULES", 20)
+    explored.measure()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[9:31] for line in lines] == ["7 tasks,  7 functions:", "7 tasks, 21 functions:"]
 
 
 def test_a_published_sdax_has_no_engines_to_choose_from(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,13 +231,15 @@ def test_the_command_names_the_works_there_are() -> None:
 
 
 def test_the_readme_shows_what_the_results_say() -> None:
-    readme = report.between_markers((BENCHMARKS.parent / "README.md").read_text())
+    readme = report.between_markers((BENCHMARKS.parent / "README.md").read_text(encoding="utf-8"))
     assert readme.count("\n| ") > 10
-    assert readme == report.between_markers((BENCHMARKS / "RESULTS.md").read_text())
+    assert readme == report.between_markers((BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8"))
 
 
 def test_the_results_are_what_was_measured() -> None:
-    assert (BENCHMARKS / "RESULTS.md").read_text() == report.results(BENCHMARKS / "results")
+    assert (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8") == report.results(
+        BENCHMARKS / "results"
+    )
 
 
 def measured(**ratios: float) -> Any:
@@ -267,8 +280,8 @@ def test_ratios_are_to_the_baseline_of_the_same_file() -> None:
 def test_a_suite_that_was_run_several_times_is_read_as_one(tmp_path: Path) -> None:
     for number, ratio in enumerate((20, 1.5, 21), 1):  # once the machine was busy
         content = json.dumps(measured(deep=ratio))
-        (tmp_path / f"3.13-{number}.json").write_text(content)
-    (tmp_path / "3.13-sdax-0.7.json").write_text(json.dumps(measured(deep=0.8)))
+        (tmp_path / f"3.13-{number}.json").write_text(content, encoding="utf-8")
+    (tmp_path / "3.13-sdax-0.7.json").write_text(json.dumps(measured(deep=0.8)), encoding="utf-8")
     several, published = read_runs(tmp_path)
     assert several.about.startswith("3 times, the median of the ratios: `pytest benchmarks/`")
     assert [each.ratio for each in several.measurements] == [1, pytest.approx(20)]
@@ -290,7 +303,7 @@ def test_only_changes_beyond_noise_are_told(
             arguments.append(f"--{name}")
             for n, content in enumerate(files):
                 path = tmp_path / f"{name}-{n}.json"
-                path.write_text(json.dumps(content))
+                path.write_text(json.dumps(content), encoding="utf-8")
                 arguments.append(str(path))
         monkeypatch.setattr(sys, "argv", arguments)
         compare.main()

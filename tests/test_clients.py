@@ -168,7 +168,17 @@ KNOWN = [
         {"ResponseMetadata": {"HTTPStatusCode": "503", "HTTPHeaders": None}},
         io.BytesIO(),
     ],
-    ids=str,
+    ids=[
+        "raising property",
+        "function",
+        "None",
+        "number",
+        "text",
+        "empty",
+        "no error",
+        "no headers",
+        "file",
+    ],
 )
 def test_attributes_that_are_not_what_they_should_be(package: str, name: str, value: Any) -> None:
     names = ("response", "status", "headers", "sqlstate", "code", "details", "trailing_metadata")

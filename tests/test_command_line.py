@@ -1,4 +1,4 @@
-"""`python -m sdax show` and `python -m sdax trace`, on modules in the current directory."""
+"""The commands of `python -m sdax`, on modules in the current directory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,9 +64,13 @@ BROKEN = {
     "raising.py": "x = 1\nraise RuntimeError('first line\\nsecond line')\n",
     "leaving.py": "raise SystemExit(3)\n",
     "lacking.py": "import no_such_library\n",
+    "rude.py": "def __getattr__(name):\n    raise LookupError(f'nobody may ask for {name}')\n",
     "package/__init__.py": "",
     "package/inner.py": "from shop import levels\n",
 }
+
+
+EXPLORE = "explore shop:levels shop:make_context shop:load"
 
 
 @pytest.fixture
@@ -243,6 +248,125 @@ def test_without_a_context_there_is_no_run(folder: Path, capsys: Any) -> None:
     assert not Path("out.html").exists()
 
 
+EXPLORED = """
+import asyncio
+import random
+from sdax import AsyncTaskProcessor, task, task_func, task_thread_func
+
+class Request:
+    free = 1
+
+async def new_request():
+    return Request()
+
+async def take(ctx):
+    ctx.free -= 1
+    await asyncio.sleep(1)
+    ctx.taken = True
+
+async def give_back(ctx):
+    if getattr(ctx, "taken", False):
+        ctx.free += 1
+
+database = task(
+    "Database", pre_execute=task_func(take, timeout=5.0), post_execute=task_func(give_back)
+)
+wrong = AsyncTaskProcessor.builder().add_task(database, 1).build()
+
+async def take_well(ctx):
+    await asyncio.sleep(1)
+    ctx.free -= 1
+    ctx.taken = True
+
+async def take_some_time(ctx):
+    await asyncio.sleep(random.random())
+
+good = wrong.replaced({"Database": {"pre_execute": take_well}})
+threaded = wrong.replaced({"Database": {"pre_execute": task_thread_func(print)}})
+random_ = wrong.replaced({"Database": {"pre_execute": take_some_time}})
+
+def gives_back(run):
+    return run.context.free == 1
+
+"""
+
+
+@pytest.fixture
+def explored(folder: Path) -> Path:
+    (folder / "package" / "requests.py").write_text(EXPLORED, encoding="utf-8")
+    return folder
+
+
+def explore_command(which: str, *options: str) -> list[str]:
+    names = [which, "new_request", "gives_back"]
+    return ["explore", *(f"package.requests:{name}" for name in names), *options]
+
+
+def test_explore(explored: Path, capsys: Any, engine: Any) -> None:
+    options = ["--faults", "cancel"]
+    status, printed, errors = command(*explore_command("good", *options), capsys=capsys)
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(r"5 schedules, every single disturbance \(cancel\), \d+\.\d s\n", printed)
+
+
+def test_explore_prints_what_is_found(explored: Path, capsys: Any, engine: Any) -> None:
+    status, printed, errors = command(*explore_command("wrong"), capsys=capsys)
+    assert (status, errors) == (1, "")
+    assert printed.startswith("After Database.pre_execute#1@1:cancel: the check returned False\n")
+    assert "package/requests.py, line 14, in take\n" in printed
+    found = re.findall(r"^After (.*): the check", printed, re.MULTILINE)
+    assert len(found) == len(set(found)) > 3
+    assert printed.count("The report:") == 3  # of those that are told in full
+    *_, last = printed.splitlines()
+    assert f"{len(found)} findings" in last
+    (line, *_) = re.findall(r"To repeat it:\n    (.*)", printed)
+    replay = "--replay=Database.pre_execute#1@1:cancel"
+    assert shlex.split(line) == ["python", "-m", "sdax", *explore_command("wrong", replay)]
+    status, again, _ = command(*explore_command("wrong", replay), capsys=capsys)
+    assert status == 1
+    assert again.startswith(printed.split("To repeat it")[0])
+
+
+def test_options_of_explore(explored: Path, capsys: Any, engine: Any) -> None:
+    status, printed, _ = command(
+        *explore_command("good", "--schedules", "4", "--seed", "1", "--disturbances", "2"),
+        capsys=capsys,
+    )
+    assert (status, printed[:20]) == (0, "cut off at 4 of at l")
+    status, printed, _ = command(
+        *explore_command("good", "--real-clock", "--faults", "fail", "--schedules", "3"),
+        capsys=capsys,
+    )
+    assert (status, printed[:20]) == (0, "cut off at 3 of at l")
+
+
+def test_a_finding_in_the_undisturbed_run(explored: Path, capsys: Any, engine: Any) -> None:
+    names = ["package.requests:good", "package.requests:new_request", "shop:make_no_context"]
+    status, printed, _ = command("explore", *names, "--real-clock", capsys=capsys)
+    assert status == 1
+    assert printed.startswith("In the undisturbed run: the check failed: TypeError: ")
+    assert f"To repeat it:\n    python -m sdax explore {' '.join(names)} --real-clock\n" in printed
+
+
+def test_what_cannot_be_explored(explored: Path, capsys: Any, engine: Any) -> None:
+    never = "Database.pre_execute#1@7:fail"
+    status, printed, errors = command(*explore_command("good", "--replay", never), capsys=capsys)
+    assert (status, printed) == (2, "")
+    assert "python -m sdax explore: the run never came to Database.pre_execute#1@7" in errors
+    for which, says in {
+        "threaded": "sdax:Database:pre_execute asks for a thread; ",
+        "random_": "two undisturbed runs differ at event 3:\n",
+    }.items():
+        status, printed, errors = command(*explore_command(which), capsys=capsys)
+        assert (status, printed) == (1, "")
+        assert errors.startswith(f"python -m sdax explore: {says}")
+    names = ["package.requests:good", "shop:make_no_context", "package.requests:gives_back"]
+    status, printed, errors = command("explore", *names, capsys=capsys)
+    assert (status, printed) == (1, "")
+    assert errors.startswith("Traceback ")
+    assert "LookupError: no context today" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -262,8 +386,24 @@ def test_without_a_context_there_is_no_run(folder: Path, capsys: Any) -> None:
         ("show raising:x", r"RuntimeError: first line\nsecond line (line 2 of "),
         ("show leaving:x", "module leaving cannot be imported: SystemExit: 3 (line 1 of "),
         ("show lacking:x", "ModuleNotFoundError: No module named 'no_such_library' (line 1 of "),
+        ("show shop:levels.x", "shop:levels has no 'x'"),
+        ("show shop:builder.x", "shop:builder has no 'x'"),
+        (
+            "show rude:x",
+            "module rude cannot give 'x': LookupError: nobody may ask for x (line 2 of ",
+        ),
+        ("trace shop:levels rude:x", "module rude cannot give 'x': LookupError: nobody may ask"),
         ("show ..:x", "module .. cannot be imported: TypeError: "),
         ("trace shop:levels shop:graph", "shop:graph is no function that makes a context"),
+        (
+            "explore shop:levels shop:make_context shop:graph",
+            "no function that checks a run, but of",
+        ),
+        ("explore shop:levels shop:graph shop:load", "is no function that makes a context, but"),
+        (f"{EXPLORE} --faults cncel", "faults: there is no fault 'cncel'; did you mean 'cancel'"),
+        (f"{EXPLORE} --disturbances 3", "disturbances must be 1 or 2, got 3"),
+        (f"{EXPLORE} --replay Page.execute#1@x:fail", "does not name a disturbance; write task"),
+        (f"{EXPLORE} --replay Pge.execute#1@1:fail", "no function 'Pge.execute'; did you mean"),
         ("trace shop:levels shop:make_context --html no/x.html", "is in no directory that exists"),
         ("trace shop:levels shop:make_context --html package", "package is a directory; give"),
     ],
@@ -276,16 +416,137 @@ def test_one_line_says_what_is_wrong(folder: Path, capsys: Any, arguments: str, 
     assert says in errors
 
 
+NOWHERE = "out.html cannot be written: No such file or directory\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions differ")
-def test_a_page_that_cannot_be_written(folder: Path, capsys: Any, engine: Any) -> None:
+@pytest.mark.parametrize(("name", "status"), [("levels", 2), ("failing", 1)])
+def test_a_page_that_cannot_be_written(
+    folder: Path, capsys: Any, engine: Any, name: str, status: int
+) -> None:
     Path("out.html").symlink_to(folder / "nowhere" / "x.html")
-    status, _, errors = command(
-        "trace", "shop:levels", "shop:make_context", "--html", "out.html", capsys=capsys
+    ended, printed, errors = command(
+        "trace", f"shop:{name}", "shop:make_context", "--html", "out.html", capsys=capsys
+    )
+    assert ended == status
+    assert printed.startswith("run 1: ")
+    assert errors.endswith(f"python -m sdax trace: --html: {NOWHERE}")
+    assert ("no stock of" in errors) == (name == "failing")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_page_on_a_full_disk(folder: Path, capsys: Any, engine: Any) -> None:
+    status, printed, errors = command(
+        "trace", "shop:levels", "shop:make_context", "--html", "/dev/full", capsys=capsys
     )
     assert status == 2
+    assert printed.startswith("run 1: succeeded")
     assert errors == (
-        "python -m sdax trace: --html: out.html cannot be written: No such file or directory\n"
+        "python -m sdax trace: --html: /dev/full cannot be written: No space left on device\n"
     )
+
+
+def test_an_interrupted_run_stays_one_when_its_page_cannot_be_written(
+    folder: Path, capsys: Any, engine: Any
+) -> None:
+    text = "def interrupt(ctx): raise KeyboardInterrupt\n"
+    lines = [
+        "from sdax import AsyncTaskProcessor, task, task_sync_func",
+        text,
+        "processor = AsyncTaskProcessor.builder()",
+        ".add_task(task('A', execute=task_sync_func(interrupt)), 1).build()",
+    ]
+    Path("package/ends.py").write_text("\n".join(lines[:2]) + "".join(lines[2:]), encoding="utf-8")
+    Path("out.html").symlink_to(folder / "nowhere" / "x.html")
+    with pytest.raises(KeyboardInterrupt):
+        command(
+            *("trace", "package.ends:processor", "shop:make_context", "--html", "out.html"),
+            capsys=capsys,
+        )
+    assert capsys.readouterr().err.endswith(NOWHERE)
+
+
+EVERY_COMMAND = [
+    "",
+    "--version",
+    "--help",
+    "show --help",
+    "show shop:levels",
+    "show shop:graph --format mermaid",
+    "show shop:levels --format html",
+    "trace shop:levels shop:make_context --html out.html",
+    "bench --seconds 0.1 --only 3-2-2",
+]
+
+
+def run_program(arguments: str, stdout: Any, *options: str, **environment: str) -> Any:
+    """Run a command in a Python of its own."""
+    return subprocess.run(
+        [sys.executable, "-P", *options, "-m", "sdax", *arguments.split()],
+        env={**os.environ, **environment},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", EVERY_COMMAND)
+def test_a_command_whose_output_nobody_reads(folder: Path, arguments: str, unbuffered: str) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = run_program(arguments, writes, PYTHONUNBUFFERED=unbuffered)
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert Path("out.html").exists() == arguments.startswith("trace")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", EVERY_COMMAND)
+def test_a_command_whose_output_cannot_be_written(folder: Path, arguments: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run_program(arguments, full)
+    says = b"python -m sdax: standard output takes no more: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, says)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--version", capsys=capsys) == (0, f"sdax {sdax.__version__}\n", "")
+
+
+def test_a_diagram_is_utf_8_whatever_the_output_is(folder: Path) -> None:
+    text = SHOP.replace("User <b>", "Müller")
+    (folder / "shop.py").write_text(text, encoding="utf-8")
+    done = run_program(
+        "show shop:levels --format mermaid", subprocess.PIPE, PYTHONIOENCODING="cp1252"
+    )
+    assert done.returncode == 0
+    assert "Müller" in done.stdout.decode("utf-8")
+
+
+def test_a_benchmark_is_checked_without_assertions_too() -> None:
+    code = (
+        "from sdax.bench.contestants import Contestant, Loop\n"
+        "from sdax.bench.work import SELECTION\n"
+        "import asyncio\n"
+        "async def nothing(ctx): pass\n"
+        "lazy = Contestant('lazy', lambda job: nothing)\n"
+        "loop = asyncio.new_event_loop()\n"
+        "try: lazy.checked(loop, SELECTION[3])\n"
+        "except AssertionError as error: print('found', error)\n"
+        "loop.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("found 3-2-2: missing ")
 
 
 def test_as_a_program(folder: Path) -> None:

@@ -23,7 +23,7 @@ from sdax import (
     join,
 )
 from sdax.observe import CriticalPath, RunSpan, Timeline
-from virtual_clock import VirtualClockLoop
+from sdax.testing import VirtualClockLoop
 from workflows import PHASES, Workflow
 
 Place = tuple[str, str]  # a task and a phase
@@ -120,7 +120,7 @@ def run_case(case: Case, engine: Any) -> RunSpan:
             assert case.failing
 
     try:
-        with mock.patch.object(engine.module, "uniform", lambda low, high: RANDOM_FACTOR):
+        with mock.patch("sdax.engine.attempts.uniform", lambda low, high: RANDOM_FACTOR):
             loop.run_until_complete(run())
     finally:
         loop.close()
@@ -219,9 +219,11 @@ def played(seed: int, engine: Any) -> RunSpan | None:
 
     with (
         mock.patch.object(sdax.processor, "Run", engine.module.Run),
-        mock.patch.object(engine.module, "uniform", lambda low, high: RANDOM_FACTOR),
+        mock.patch("sdax.engine.attempts.uniform", lambda low, high: RANDOM_FACTOR),
     ):
         observe(random_workflow(Random(seed), settled=False), prepare)
+    if not loops:
+        return None  # the caller was cancelled before it began
     runs = timelines[0].runs
     return runs[0] if runs else None
 

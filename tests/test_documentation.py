@@ -32,7 +32,8 @@ from markdown_it.token import Token
 import sdax
 import sdax.clients
 import sdax.observe
-from virtual_clock import VirtualClockLoop
+import sdax.testing
+from sdax.testing import VirtualClockLoop
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -153,7 +154,9 @@ def test_the_tests_of_guarantees_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [sdax, sdax.clients, sdax.observe], ids=lambda module: module.__name__
+    "module",
+    [sdax, sdax.clients, sdax.observe, sdax.testing],
+    ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

@@ -102,6 +102,10 @@ def test_equality_and_hash() -> None:
 def test_repr() -> None:
     processor = graph(task("A", nothing), (task("B", nothing), ["A"]), (join("C"), ["A", "B"]))
     assert repr(processor) == "<AsyncDagTaskProcessor: 3 tasks, 3 dependencies>"
+    assert repr(graph(join("A"))) == "<AsyncDagTaskProcessor: 1 task, 0 dependencies>"
+    assert repr(graph(join("A"), (join("B"), ["A"]))) == (
+        "<AsyncDagTaskProcessor: 2 tasks, 1 dependency>"
+    )
 
 
 def test_subclasses_of_a_processor_build_themselves_or_the_base() -> None:

@@ -7,7 +7,9 @@ any that they do not need.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Unpack, assert_type
 
@@ -18,6 +20,7 @@ from sdax import (
     AsyncTask,
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
+    Done,
     Limits,
     PhaseId,
     PhaseReport,
@@ -38,6 +41,15 @@ from sdax import (
     task_group_task,
     task_sync_func,
     task_thread_func,
+)
+from sdax.testing import (
+    Exploration,
+    ExploredRun,
+    ScheduleFailed,
+    disturbed,
+    explorations,
+    explore,
+    run,
 )
 
 
@@ -100,6 +112,7 @@ def helpers() -> None:
     assert_type(task_func(load, timeout=1.0, retries=2), TaskFunction[Context])
     assert_type(task_sync_func(returns_no_awaitable, timeout=1), TaskFunction[Context])
     assert_type(task_thread_func(returns_no_awaitable), TaskFunction[Context])
+    task_thread_func(returns_no_awaitable, abandon_on_cancel=True, executor=ThreadPoolExecutor())
     assert_type(task_group_func(load_in_group, max_delay=2.0), TaskFunction[Context])
     assert_type(task_group_task(load_in_group), TaskFunction[Context])
     assert_type(task("A", execute=task_func(load)), AsyncTask[Context, str])
@@ -110,6 +123,7 @@ def helpers() -> None:
     task_func(load, time_out=5)  # type: ignore[call-arg]
     task_sync_func(returns_no_awaitable, retries="1")  # type: ignore[arg-type]
     task_thread_func(returns_no_awaitable, timeout="5")  # type: ignore[arg-type]
+    task_thread_func(returns_no_awaitable, executor=4)  # type: ignore[arg-type]
     task_group_func(load)  # type: ignore[arg-type]
     task(execute=task_func(load))  # type: ignore[call-arg]
     assert_type(task("A", execute=load, post_execute=task_func(load)), AsyncTask[Context, str])
@@ -270,3 +284,40 @@ async def errors(processor: AsyncTaskProcessor[Context, str]) -> None:
         assert_type(error.subgroup(lambda each: bool(each.args)), SdaxExecutionError | None)
         error.first(5)  # type: ignore[arg-type]
         error.first(int)  # type: ignore[type-var]
+
+
+def stubs(levels: AsyncTaskProcessor[Context, str], graph: AsyncDagTaskProcessor[Context]) -> None:
+    assert_type(levels.replaced({"User": load}), AsyncTaskProcessor[Context, str])
+    assert_type(graph.replaced({"User": Done(7)}), AsyncDagTaskProcessor[Context])
+    levels.replaced({"User": {"pre_execute": load, "execute": task_func(load)}})
+    levels.replaced({"User": task("User", execute=task_func(load))})
+    levels.replaced({7: load})  # type: ignore[dict-item]
+    levels.replaced({"User": 7})  # type: ignore[dict-item]
+    assert_type(disturbed(levels, "User.execute#1@1:fail"), AsyncTaskProcessor[Context, str])
+
+
+async def make_context() -> Context:
+    return Context()
+
+
+@asynccontextmanager
+async def open_context() -> AsyncGenerator[Context, None]:
+    yield Context()
+
+
+async def check_later(explored: ExploredRun[Context]) -> bool:
+    return explored.context.user == 0
+
+
+def explored(levels: AsyncTaskProcessor[Context, str]) -> None:
+    found = explore(levels, context=Context, check=lambda run: run.context.user == 0)
+    assert_type(found, Exploration)
+    assert_type(found.schedules, int)
+    explore(levels, context=make_context, check=check_later, clock="real", max_schedules=7)
+    explore(levels, context=open_context, check=lambda run: None, faults=["cancel"])
+    for finding in explorations(levels, context=Context, check=check_later, disturbances=2):
+        assert_type(finding, ScheduleFailed)
+    explore(levels, context=Context, check=check_later, clock="sundial")  # type: ignore[arg-type]
+    explore(levels, context=Other, check=check_later)  # type: ignore[arg-type]
+    assert_type(run(make_context()), Context)
+    run(make_context)  # type: ignore[arg-type]

@@ -1,64 +1,39 @@
-"""An asyncio event loop whose time jumps: nothing is waited for, and no timer is ever late."""
+"""The virtual clock that sdax has for everybody, and loops that run callback by callback."""
 
 from __future__ import annotations
 
-import asyncio
-import selectors
-from collections.abc import Callable, Mapping
+import faulthandler
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from heapq import heappop
-from typing import Any
+
+from sdax.testing.clock import DeadlockError, VirtualClockLoop
+
+__all__ = [
+    "DeadlockError",
+    "PassCountingLoop",
+    "SpinningError",
+    "SteppingLoop",
+    "VirtualClockLoop",
+    "watchdog",
+]
 
 
-class DeadlockError(Exception):
-    """Nothing is ready, no timer is set, and so nothing will ever happen in this loop again."""
+class SpinningError(Exception):
+    """The loop passes again and again, and nothing is done."""
 
 
-class _JumpingSelector(selectors.BaseSelector):
-    """A selector that moves the clock of its loop forward instead of sleeping."""
+@contextmanager
+def watchdog(seconds: float = 120) -> Iterator[None]:
+    """End the process, and show where it is, if this takes longer by a real clock.
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._selector = selectors.DefaultSelector()
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = self._selector.select(0)
-        if events:
-            return events
-        if timeout is None:
-            raise DeadlockError("every task waits, and no timer is set")
-        self.now += max(timeout, 0.0)
-        return events
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._selector.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._selector.unregister(fileobj)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._selector.get_map()
-
-    def close(self) -> None:
-        self._selector.close()
-
-
-class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """Starts at time 0; `time()` goes on only when nothing is left to do before the next timer.
-
-    For tests without threads and without real I/O: it raises `DeadlockError` where another loop
-    would block for ever.
+    For what hangs without a pass of the loop, which no virtual clock can hear of.
     """
-
-    def __init__(self) -> None:
-        self._clock = _JumpingSelector()
-        super().__init__(self._clock)
-
-    def time(self) -> float:
-        return self._clock.now
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass as if a function had computed for so long."""
-        self._clock.now += seconds
+    faulthandler.dump_traceback_later(seconds, file=2, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class PassCountingLoop(VirtualClockLoop):
@@ -66,17 +41,22 @@ class PassCountingLoop(VirtualClockLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.passes = 0
+        self.next_pass = 0
         self.before_pass: Callable[[int], None] | None = None
 
     def _run_once(self) -> None:
         if self.before_pass is not None:
-            self.before_pass(self.passes)
-            self.passes += 1
+            self.before_pass(self.next_pass)
+            self.next_pass += 1
         self.run_pass()
 
     def run_pass(self) -> None:
         super()._run_once()  # type: ignore[misc]
+
+    def forget(self) -> None:
+        """Forget all that is ready, and all timers."""
+        self._ready.clear()  # type: ignore[attr-defined]
+        self._scheduled.clear()  # type: ignore[attr-defined]
 
     @property
     def queued(self) -> int:
@@ -109,9 +89,8 @@ class SteppingLoop(PassCountingLoop):
             callback._run()
 
     def rewind(self) -> None:
-        """Go back to the beginning, with what is left forgotten."""
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
-        self.advance(-self.time())
-        self.passes = 0
+        """Begin again at time 0, with what is left forgotten."""
+        self.forget()
+        super().rewind()
+        self.next_pass = 0
         self.before_pass = None

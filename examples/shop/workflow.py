@@ -249,7 +249,7 @@ PROCESSOR = (
         level=1,
         task=AsyncTask(
             name="Database",
-            pre_execute=TaskFunction(take_connection),
+            pre_execute=TaskFunction(take_connection, timeout=5.0),
             # Cleanup is never cut short by a cancellation, so it brings its own limit.
             post_execute=TaskFunction(give_connection_back, timeout=5.0),
         ),
@@ -280,11 +280,11 @@ PROCESSOR = (
         level=3,
         task=AsyncTask(
             name="Orders",
-            pre_execute=TaskFunction(read_user_orders),
+            pre_execute=TaskFunction(read_user_orders, timeout=5.0),
             post_execute=TaskFunction(close_cursor, timeout=5.0),
         ),
     )
-    .add_task(level=3, task=AsyncTask(name="Answer", execute=TaskFunction(answer)))
+    .add_task(level=3, task=AsyncTask(name="Answer", execute=TaskFunction(answer, timeout=5.0)))
     .build()
 )
 

@@ -1,0 +1,85 @@
+"""`python -m sdax explore`: a workflow disturbed at each of its points, without a test suite."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shlex
+import sys
+import traceback
+from typing import Any
+
+from .named import load_function, load_processor, refuse
+
+IN_FULL = 3  # findings that are printed with all that is known of them
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the subparsers of `python -m sdax`."""
+    command = commands.add_parser(
+        "explore",
+        help="disturb a processor at every point, and check each run",
+        description="Runs a processor again and again, disturbed at each of its points: the caller "
+        "is cancelled, an exception is raised, an await never ends. Prints what is found, and how "
+        "many schedules there were; if anything is found the status is 1. It is the function "
+        "sdax.testing.explore, for those who have no test suite yet.",
+    )
+    command.add_argument("processor", metavar="MODULE:NAME", help="a processor, as a module has it")
+    command.add_argument(
+        "make_context",
+        metavar="MODULE:FUNCTION",
+        help="a function without arguments, async or not, that returns the context of a run",
+    )
+    command.add_argument(
+        "check",
+        metavar="MODULE:CHECK",
+        help="a function that gets each run, and fails it with False or an exception",
+    )
+    command.add_argument("--faults", metavar="A,B", help="which faults to try, with commas between")
+    command.add_argument("--disturbances", metavar="N", type=int, help="2 tries every two of them")
+    command.add_argument("--schedules", metavar="N", type=int, help="how many to try at most")
+    command.add_argument("--seed", metavar="N", type=int, help="try a random sample beyond that")
+    command.add_argument("--real-clock", action="store_true", help="for real sockets and threads")
+    command.add_argument("--replay", metavar="SCHEDULE", help="repeat a schedule that was found")
+    command.set_defaults(run=run, command="explore")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Explore the processor, and print what is found."""
+    from ..testing import NotDeterministic, NotReachedError, OutsideWorldError
+    from ..testing.explore import Explorer
+
+    processor = load_processor(args, args.processor)
+    make_context = load_function(args, args.make_context)
+    check = load_function(args, args.check, "that checks a run")
+    options = {
+        "faults": None if args.faults is None else args.faults.split(","),
+        "disturbances": args.disturbances,
+        "max_schedules": args.schedules,
+        "seed": args.seed,
+        "clock": "real" if args.real_clock else None,
+        "replay": args.replay,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    command = ["python", "-m", "sdax", "explore", args.processor, args.make_context, args.check]
+    command += ["--real-clock"] if args.real_clock else []
+    try:
+        explorer = Explorer(processor, make_context, check, given, command=shlex.join(command))
+    except (TypeError, ValueError) as error:
+        refuse(args, str(error))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        for number, finding in enumerate(explorer.findings()):
+            print(f"{finding}\n" if number < IN_FULL else str(finding).split("\n", 1)[0])
+    except NotReachedError as error:
+        refuse(args, str(error))
+    except (NotDeterministic, OutsideWorldError) as error:
+        print(f"python -m sdax explore: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception as error:  # out of the function that makes contexts
+        traceback.print_exception(error)
+        raise SystemExit(1) from None
+    print(explorer.exploration())
+    if explorer.found:
+        raise SystemExit(1)

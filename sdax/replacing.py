@@ -1,0 +1,110 @@
+"""Stubs in place of tasks, for tests of a workflow without what it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from .checks import is_async
+from .plan import PHASES
+from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
+from .text import nearest, shown
+
+Task: TypeAlias = AsyncTask[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Stand in place of a task, or of one of its phases, that succeeds at once with a value.
+
+    See `processor.replaced`.
+
+    >>> processor.replaced({"Flags": Done({"new_page": True})})
+    """
+
+    value: Any = None
+
+    def __call__(self, ctx: Any) -> Any:
+        """Return the value."""
+        return self.value
+
+    def __hash__(self) -> int:
+        return hash(Done)  # the value need not be hashable, and a processor is
+
+
+Function: TypeAlias = Callable[..., Any] | TaskFunction[Any] | Done
+Stub: TypeAlias = Task | Function | Mapping[str, Function]
+
+_TAKES: Final = (
+    "an AsyncTask of the same name, a function or TaskFunction, Done(value), or a mapping of "
+    "phases to functions"
+)
+
+
+def replaced_tasks(tasks: Sequence[Task], stubs: Any) -> Iterator[Task]:
+    """Yield these tasks, those of them that have stubs replaced by them.
+
+    Raises `TypeError` or `ValueError`, naming the task, for a stub that cannot take its place.
+    """
+    if not isinstance(stubs, Mapping):
+        raise TypeError(
+            f"replaced takes a mapping from names of tasks to {_TAKES}, got {shown(stubs)}"
+        )
+    names = [task.name for task in tasks]
+    for name in stubs:
+        if name not in names:
+            raise ValueError(
+                f"replaced: there is no task named {shown(name)}{nearest(name, names)}"
+            )
+    for task in tasks:
+        yield _replaced(task, stubs[task.name], names) if task.name in stubs else task
+
+
+def _replaced(task: Task, stub: Stub, names: Sequence[Hashable]) -> Task:
+    if isinstance(stub, AsyncTask):
+        if stub.name != task.name:
+            raise ValueError(
+                f"replaced: a task named {shown(stub.name)} cannot take the place of "
+                f"{shown(task.name)}; give it the same name"
+            )
+        return stub
+    phases: dict[str, Any] = {
+        phase: function for phase in PHASES if (function := getattr(task, phase)) is not None
+    }
+    functions: Mapping[str, Any]
+    if isinstance(stub, Done):
+        functions = dict.fromkeys(phases, stub)
+    elif isinstance(stub, Mapping):
+        functions = stub
+    elif len(phases) == 1:
+        functions = dict.fromkeys(phases, stub)
+    else:
+        has = " and ".join(phases) or "no phase"
+        raise ValueError(
+            f"replaced: one function cannot take the place of task {shown(task.name)}, which has "
+            f"{has}; give an AsyncTask, Done(value), or {{phase: function}}, got {shown(stub)}"
+        )
+    for phase in functions:
+        if phase not in phases:
+            raise ValueError(
+                f"replaced: task {shown(task.name)} has no {shown(phase)}"
+                f"{nearest(phase, list(phases))}"
+            )
+    changes = {
+        phase: _function(phases[phase], function, f"{phase} of task {shown(task.name)}")
+        for phase, function in functions.items()
+    }
+    return replace(task, **changes)
+
+
+def _function(old: TaskFunction[Any], stub: Any, place: str) -> TaskFunction[Any]:
+    if isinstance(stub, TaskFunction):
+        return stub
+    if isinstance(stub, Done):
+        return TaskFunction(PlainFunction(stub))
+    if not callable(stub):
+        raise TypeError(f"replaced takes {_TAKES}, got {shown(stub)} for {place}")
+    if isinstance(old.function, (PlainFunction, ThreadFunction)) and not is_async(stub):
+        stub = PlainFunction(stub)
+    return replace(old, function=stub)

@@ -1,0 +1,391 @@
+"""Drives the functions of a processor step by step, and disturbs them at their points.
+
+The functions of a processor are replaced by ones that step the coroutines of the user's own: they
+see each await begin and end, on both engines, and a processor that nobody explores pays nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import CancelledError, Task, current_task
+from collections.abc import Callable, Generator, Iterable
+from contextvars import ContextVar, Token
+from copy import copy
+from dataclasses import replace
+from types import CoroutineType, FrameType, coroutine
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from ..calls import WithTaskGroup, as_coroutine
+from ..plan import PHASES, POST
+from ..tasks import AsyncTask, PlainFunction, TaskFunction
+from .faults import InjectedError, InjectedInterrupt, exception_of
+from .frames import Place, awaiting, of_user
+from .points import CALL, RETURN, Disturbance, Fault, Point, Schedule, labels_of
+
+COURSE: ContextVar[Course | None] = ContextVar("COURSE", default=None)
+
+_CLEANUP: Final = PHASES[POST]
+
+# Modules of asyncio in which nothing that is waited for can fail: only a cancellation can come.
+_NEVER_FAILING: Final = frozenset(
+    {"asyncio.locks", "asyncio.queues", "asyncio.taskgroups", "asyncio.timeouts"}
+)
+# (Up to Python 3.11 wait_for() awaits the end of an asyncio.Task, and not the task itself.)
+_FAILING_IN_TASKS: Final = {"sleep", "__sleep0"} | (
+    {"wait_for"} if sys.version_info >= (3, 12) else set[str]()
+)
+
+
+# Something that a function did, or that was done to it: when, which function and attempt, and what,
+# which is the place of a point or how the attempt ended. (Runs have many: no class for them.)
+Happened: TypeAlias = tuple[float, str, int, str]
+
+
+class Injected(NamedTuple):
+    """A disturbance that took place: where the function was, and the exception, if any."""
+
+    disturbance: Disturbance
+    places: list[Place]
+    exception: BaseException | None
+    position: int  # in the trace
+
+
+class Course:
+    """What happens to the functions of one run, and what is to be done to them."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, schedule: Schedule, *, detailed: bool = False
+    ) -> None:
+        self.loop = loop
+        self.schedule = schedule
+        self.detailed = detailed
+        self.began = 0.0
+        self.caller: Task[Any] | None = None
+        self.trace: list[Happened] = []
+        self.unfailing: set[Point] = set()  # where no exception can come from
+        self.injected: list[Injected] = []
+        self.swallowed: list[str] = []  # functions that were cancelled and returned all the same
+        self.raised: dict[tuple[str, int], BaseException] = {}  # by function and attempt
+        self.attempts: dict[str, int] = {}
+        self.under_way: dict[Attempt, None] = {}
+        self._once: dict[tuple[str, int, str], Disturbance]
+        self._once = {each.point: each for each in schedule}
+        self._always: dict[tuple[str, str], Disturbance] = {}
+        for each in schedule:
+            if each.fault is Fault.FAIL_ALWAYS:
+                self._always.setdefault((each.point.function, each.point.at), each)
+
+    def begin(self) -> Token[Course | None]:
+        """Begin the run: the current `asyncio.Task` is its caller."""
+        self.began = self.loop.time()
+        self.caller = current_task()
+        return COURSE.set(self)
+
+    def note(self, function: str, attempt: int, what: str) -> None:
+        """Write down what happened."""
+        self.trace.append((self.loop.time() - self.began, function, attempt, what))
+
+    def points(self, after: int = 0) -> list[Point]:
+        """Return the points that the functions came to, in order, after some events."""
+        return [
+            Point(function, attempt, what)
+            for _, function, attempt, what in self.trace[after:]
+            if what[0].isdecimal() or what in (CALL, RETURN)
+        ]
+
+    def disturbance_at(self, function: str, attempt: int, at: str) -> Disturbance | None:
+        """Return what is to happen at a point."""
+        if not self._once:
+            return None
+        if (once := self._once.get((function, attempt, at))) is not None:
+            return once
+        always = self._always.get((function, at))
+        return always if always is not None and attempt > always.point.attempt else None
+
+    def copy(self) -> Course:
+        """Return a copy in which nothing happens any more."""
+        copied = copy(self)
+        copied.trace = [*self.trace]
+        copied.injected = [*self.injected]
+        copied.under_way = {}
+        copied.caller = None
+        return copied
+
+    def missed(self) -> list[Point]:
+        """Return the points of the schedule that the run never came to."""
+        took_place = {each.disturbance for each in self.injected}
+        return [each.point for each in self.schedule if each not in took_place]
+
+
+class Attempt:
+    """One attempt of a function under way."""
+
+    __slots__ = ("at", "body", "cancelling", "course", "hangs", "number", "of", "unheard")
+
+    def __init__(self, of: DrivenFunction, course: Course) -> None:
+        self.of = of
+        self.course = course
+        self.number = course.attempts.get(of.label, 0) + 1
+        self.at = CALL
+        self.body: Any = None
+        self.hangs = False
+        self.cancelling = 0  # requests to cancel it, when it last heard of one
+        self.unheard = False  # the caller was cancelled here, and this function does not know yet
+        course.attempts[of.label] = self.number
+        course.under_way[self] = None
+
+    def came_to(self, at: str) -> Disturbance | None:
+        """Note that the function is at a point, and do what is to be done there.
+
+        What concerns an await is returned, for `drive` to do it.
+        """
+        self.at = at
+        self.note(at)
+        course = self.course
+        disturbance = course.disturbance_at(self.of.label, self.number, at)
+        if disturbance is None:
+            return None
+        if disturbance.fault is Fault.CANCEL:
+            self.inject(disturbance)
+            # Nothing that it awaits can wake it up before the caller hears of this.
+            self.unheard = self.of.phase != _CLEANUP
+            assert course.caller is not None
+            course.caller.cancel()
+            return None
+        if at not in (CALL, RETURN):
+            return disturbance
+        raise self.failure(disturbance)
+
+    def failure(self, disturbance: Disturbance) -> BaseException:
+        """Return the exception that a fault raises here."""
+        point = Point(self.of.label, self.number, self.at)
+        exception = exception_of(disturbance.fault, self.of.limits, point)
+        self.inject(disturbance, exception)
+        return exception
+
+    def inject(self, disturbance: Disturbance, exception: BaseException | None = None) -> None:
+        """Note a disturbance that takes place now."""
+        course = self.course
+        places = of_user(self.frames())
+        self.note(f"({disturbance.fault})")
+        course.injected.append(Injected(disturbance, places, exception, len(course.trace)))
+
+    def frames(self) -> Iterable[FrameType]:
+        """Return the frames of the function, from its own to the innermost that waits."""
+        return () if self.body is None else awaiting(self.body)
+
+    def note(self, what: str) -> None:
+        """Write down what happened."""
+        self.course.note(self.of.label, self.number, what)
+
+    def ended(self, error: BaseException | None) -> None:
+        """Note how the attempt ended, unless that is a point."""
+        course = self.course
+        course.under_way.pop(self, None)
+        if error is not None:
+            course.raised[self.of.label, self.number] = error
+            cancelled = isinstance(error, CancelledError)
+            self.note("is cancelled" if cancelled else f"raises {type(error).__name__}")
+        elif self.cancelling:
+            task = current_task()
+            if task is not None and task.cancelling() >= self.cancelling:
+                course.swallowed.append(f"{self.of.label}, attempt {self.number},")
+
+    @coroutine
+    def drive(self, body: Any) -> Generator[Any, Any, Any]:
+        """Run a coroutine to its end, and stop at each of its points."""
+        self.body = body
+        error: BaseException | None = None
+        number = 0
+        while True:
+            try:
+                if error is None:
+                    awaited = body.send(None)
+                else:
+                    raised, error = error, None
+                    try:
+                        awaited = body.throw(raised)
+                    finally:
+                        del raised
+            except StopIteration as end:
+                return end.value
+            number += 1
+            at = str(number)
+            if self.course.detailed and not _can_fail(awaiting(body)):
+                self.course.unfailing.add(Point(self.of.label, self.number, at))
+            disturbance = self.came_to(at)
+            if disturbance is None:
+                error = yield from _resumed(awaited)
+            elif disturbance.fault is Fault.HANG:
+                error = yield from self.hang(awaited, disturbance)
+            else:
+                error = yield from self.fail(awaited, disturbance)
+            if self.unheard and not isinstance(error, CancelledError):
+                error = (yield from _resumed(None)) or error
+            self.unheard = False
+            if not isinstance(error, (CancelledError, InjectedError, InjectedInterrupt)):
+                error = (yield from self.go_on(f"{at}+")) or error
+            if isinstance(error, CancelledError):
+                task = current_task()
+                self.cancelling = 0 if task is None else task.cancelling()
+
+    def go_on(self, at: str) -> Generator[Any, Any, BaseException | None]:
+        """Stop where the function is about to go on, and return what is to be raised in it."""
+        disturbance = self.came_to(at)
+        if disturbance is not None:
+            return self.failure(disturbance)
+        if not self.unheard:
+            return None
+        self.unheard = False
+        return (yield from _resumed(None))
+
+    def hang(
+        self, awaited: Any, disturbance: Disturbance
+    ) -> Generator[Any, Any, BaseException | None]:
+        """Wait until the function is cancelled, and then as long as its own await takes to end."""
+        self.inject(disturbance)
+        self.hangs = True
+        error = yield from _resumed(self.course.loop.create_future())
+        self.hangs = False
+        if _is_future(awaited) and awaited.cancel():
+            ending = yield from _resumed(awaited)
+            if not isinstance(ending, CancelledError):
+                return ending
+        return error
+
+    def fail(self, awaited: Any, disturbance: Disturbance) -> Generator[Any, Any, BaseException]:
+        """End what is awaited, and return the exception that is to come out of it instead."""
+        exception = self.failure(disturbance)
+        if _is_future(awaited):
+            # Else it might go on: an asyncio.Task, above all.
+            task = current_task()
+            assert task is not None
+            requests = task.cancelling()
+            if awaited.cancel():
+                ending = yield from _resumed(awaited)
+                if isinstance(ending, CancelledError) and task.cancelling() > requests:
+                    return ending  # which came from elsewhere meanwhile
+        return exception
+
+
+def _resumed(awaited: Any) -> Generator[Any, Any, BaseException | None]:
+    """Wait for what a coroutine has yielded; return the exception that it is to be resumed with.
+
+    A value never comes: a coroutine takes it from the future that it has waited for.
+    """
+    if _is_future(awaited):
+        awaited._asyncio_future_blocking = True  # as its own __await__ has it
+    try:
+        yield awaited
+    except BaseException as error:
+        return error
+    return None
+
+
+def _is_future(awaited: Any) -> bool:
+    return asyncio.isfuture(awaited)
+
+
+def _can_fail(frames: Iterable[FrameType]) -> bool:
+    """Return True if an exception may come out of what the innermost of these frames waits for.
+
+    Nothing but a cancellation comes out of the wait for a lock, a queue or a task group.
+    """
+    *_, innermost = frames
+    module = str(innermost.f_globals.get("__name__"))
+    if module == "asyncio.tasks":
+        return innermost.f_code.co_name in _FAILING_IN_TASKS
+    if module.partition(".")[0] == "sdax":
+        return module == as_coroutine.__module__  # which awaits what the function has returned
+    return module not in _NEVER_FAILING
+
+
+class DrivenFunction:
+    """A user's function, for an engine to call in its place."""
+
+    def __init__(
+        self, function: Callable[[Any], Any], limits: TaskFunction[Any], name: Any, label: str
+    ) -> None:
+        self.function = function
+        self.limits = limits
+        self.name = name
+        self.phase = label.rpartition(".")[2]
+        self.label = label
+
+    async def __call__(self, ctx: Any) -> Any:
+        attempt = self.attempt()
+        error = None
+        try:
+            attempt.came_to(CALL)
+            body = self.function(ctx)
+            if type(body) is not CoroutineType:
+                body = as_coroutine(body, self.name, self.phase)
+            value = await attempt.drive(body)
+            attempt.came_to(RETURN)
+            return value
+        except BaseException as exception:
+            error = exception
+            raise
+        finally:
+            attempt.ended(error)
+            del attempt, error
+
+    def attempt(self) -> Attempt:
+        """Begin an attempt in the run that this belongs to."""
+        course = COURSE.get()
+        assert course is not None, "the functions of a driven processor run in a Course"
+        return Attempt(self, course)
+
+
+class DrivenPlainFunction(DrivenFunction):
+    """A plain function of a user, which the engine calls in the event loop."""
+
+    def __call__(self, ctx: Any) -> Any:
+        attempt = self.attempt()
+        error = None
+        try:
+            attempt.came_to(CALL)
+            value = self.function(ctx)
+            attempt.came_to(RETURN)
+            return value
+        except BaseException as exception:
+            error = exception
+            raise
+        finally:
+            attempt.ended(error)
+            del attempt, error
+
+
+def driven(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[Any, AsyncTask[Any, Any]]:
+    """Return tasks, by name, whose functions are driven."""
+    tasks = list(tasks)
+    labels = labels_of([task.name for task in tasks])
+    return {
+        task.name: replace(
+            task,
+            **{
+                phase: _driven(function, task.name, f"{labels[task.name]}.{phase}")
+                for phase in PHASES
+                if (function := getattr(task, phase)) is not None
+            },
+        )
+        for task in tasks
+    }
+
+
+def _driven(function: TaskFunction[Any], name: Any, label: str) -> TaskFunction[Any]:
+    call: Any = function.function
+    if isinstance(call, DrivenFunction) or isinstance(
+        getattr(call, "function", None), DrivenFunction
+    ):
+        raise TypeError(
+            "the processor is disturbed already; name all of its faults in one text, with commas"
+        )
+    if isinstance(call, PlainFunction):
+        plain = DrivenPlainFunction(call.function, function, name, label)
+        return replace(function, function=PlainFunction(plain))
+    if function.has_task_group_argument:
+        call = WithTaskGroup(call)  # and so the end of the group is seen, too
+    call = DrivenFunction(call, function, name, label)
+    return replace(function, function=call, has_task_group_argument=False)

@@ -1,0 +1,140 @@
+"""Faults: what can be done to a function at a point, and the exceptions for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+from ..errors import RetryableException
+from ..plan import PHASES, POST
+from ..tasks import TaskFunction
+from ..text import nearest, shown
+from .points import CALL, Fault, Point
+
+# The kinds of faults, as users choose them, in the order in which they are tried.
+KINDS: Final = ("cancel", "fail", "hang", "cancel again", "interrupt", "fail cleanup")
+USUAL: Final = KINDS[:4]
+
+_CLEANUP: Final = PHASES[POST]
+_EXPECTED: Final = (ConnectionError, RetryableException, TimeoutError)
+_UNEXPECTED: Final = (Exception, RuntimeError, ValueError, LookupError)
+
+
+class InjectedError(Exception):
+    """An exception that `sdax.testing` raises in a function; `ConnectionError`s are among them.
+
+    Where a function is retried after some kind of exception, it gets one that is of that kind
+    as well.
+    """
+
+    def __init__(self, message: str) -> None:
+        self.args = (message,)  # a base class may want other arguments
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.args[0]!r})"
+
+
+class InjectedInterrupt(KeyboardInterrupt):
+    """The `KeyboardInterrupt` that `sdax.testing` raises in a function."""
+
+
+def checked_kinds(faults: Any) -> tuple[str, ...]:
+    """Return kinds of faults in their order; refuse what is not a collection of them."""
+    if isinstance(faults, str) or not isinstance(faults, Collection):
+        hint = f"; did you mean ({shown(faults)},)?" if isinstance(faults, str) else ""
+        raise TypeError(f"faults must be a collection of names, got {shown(faults)}{hint}")
+    for kind in faults:
+        if kind not in KINDS:
+            raise ValueError(f"faults: there is no fault {shown(kind)}{nearest(kind, KINDS)}")
+    return tuple(kind for kind in KINDS if kind in faults)
+
+
+def faults_at(
+    point: Point, limits: TaskFunction[Any], kinds: Collection[str], *, can_fail: bool
+) -> Iterator[Fault]:
+    """Yield the faults that make sense at a point, of the kinds that were asked for.
+
+    A cleanup that fails for good loses what it was to give back, and no author can prevent that:
+    so it fails only where it has retries, and then once.
+    """
+    is_cleanup = point.function.endswith(_CLEANUP)
+    waits = point.at.isdecimal()
+    goes_on = point.at.endswith("+")
+    if (
+        "cancel" in kinds and point.at != CALL
+    ):  # which is heard of at the first await, or at the end
+        yield Fault.CANCEL
+    if not goes_on and can_fail:
+        has_retry = point.attempt <= limits.retries
+        for_good = ("fail cleanup" if is_cleanup else "fail") in kinds
+        expected, unexpected = exceptions_for(limits)
+        if expected is not None:
+            if for_good or (has_retry and "fail" in kinds):
+                yield Fault.FAIL
+            if for_good and has_retry:
+                yield Fault.FAIL_ALWAYS
+        if unexpected is not None and for_good:
+            yield Fault.FAIL_UNEXPECTEDLY
+    if waits and "hang" in kinds:
+        yield Fault.HANG
+    if not waits and not is_cleanup and "interrupt" in kinds:
+        yield Fault.INTERRUPT
+
+
+def exceptions_for(
+    limits: TaskFunction[Any],
+) -> tuple[type[InjectedError] | None, type[InjectedError] | None]:
+    """Return an exception that the function is retried after, and one that it is not."""
+    kinds = limits.retryable_exceptions
+    named = kinds if isinstance(kinds, tuple) else ()
+    return _first((*_EXPECTED, *named), limits, True), _first(_UNEXPECTED, limits, False)
+
+
+def exception_of(fault: Fault, limits: TaskFunction[Any], point: Point) -> BaseException:
+    """Make the exception that a fault raises.
+
+    Raises `ValueError` if the function is retried after every exception, or after none.
+    """
+    if fault is Fault.INTERRUPT:
+        return InjectedInterrupt(f"injected at {point}")
+    expected, unexpected = exceptions_for(limits)
+    kind = unexpected if fault is Fault.FAIL_UNEXPECTEDLY else expected
+    if kind is None:
+        which = "any" if fault is Fault.FAIL_UNEXPECTEDLY else "no"
+        raise ValueError(f"{point.function} is retried after {which} exception that is known here")
+    return kind(f"injected at {point}")
+
+
+def _first(
+    kinds: Collection[type[Exception]], limits: TaskFunction[Any], retried: bool
+) -> type[InjectedError] | None:
+    for kind in kinds:
+        made = InjectedError if kind is Exception else _injected(kind)
+        if made is not None and _is_retried(made, limits) is retried:
+            return made
+    return None
+
+
+def _injected(kind: type[Exception]) -> type[InjectedError] | None:
+    """Return a class of exceptions that are injected, and of this kind as well."""
+    if kind not in _classes:
+        try:
+            made: Any = type(f"Injected{kind.__name__}", (InjectedError, kind), {})
+            made("as a trial")
+        except Exception:  # a class may refuse to have others below it
+            made = None
+        _classes[kind] = made
+    return _classes[kind]
+
+
+_classes: dict[type[Exception], type[InjectedError] | None] = {}
+
+
+def _is_retried(kind: type[InjectedError], limits: TaskFunction[Any]) -> bool | None:
+    try:
+        return bool(limits.is_retryable(kind("as a trial")))
+    except Exception:  # out of a predicate, which knows other exceptions
+        return None

@@ -1,0 +1,159 @@
+"""Event loops for one run after another: each finds a clean one, and comes to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from contextlib import suppress
+from typing import Any, Final, Literal, TypeAlias
+
+from .clock import EndlessError, VirtualClockLoop
+from .leftovers import Leftovers, timers_of
+
+Clock: TypeAlias = Literal["virtual", "real"]
+
+# A run is given up when it takes a number of times as long as the undisturbed run, and this.
+PASSES: Final = 10_000
+SECONDS: Final = 10.0
+
+LAST_PASSES: Final = 3  # for what is on its way out when a run ends
+LAST_SECONDS: Final = 0.25
+
+
+class VirtualLoops:
+    """Loops with a virtual clock: each run begins at time 0."""
+
+    def __init__(self) -> None:
+        self.patience: float = 100 * PASSES
+        self._loop: VirtualClockLoop | None = None
+
+    def clean_loop(self) -> VirtualClockLoop:
+        """Return a loop in which nothing is left."""
+        if self._loop is None:
+            self._loop = VirtualClockLoop()
+        self._loop.rewind()
+        return self._loop
+
+    def run(self, main: asyncio.Task[None]) -> None:
+        """Run until this is done; raise `DeadlockError` or `EndlessError` if it will not be."""
+        loop = self.clean_loop()
+        loop.give_up_after(int(self.patience))
+        loop.run_until_complete(main)
+
+    def learn(self) -> None:
+        """Expect further runs to take about as long as the last one."""
+        self.patience = 100 * self.clean_loop().turns + PASSES
+
+    async def let_end(self, leftovers: Leftovers) -> None:
+        """Let end what is on its way out."""
+        for _ in range(LAST_PASSES):
+            if leftovers.tasks():
+                await asyncio.sleep(0)
+
+    def tidy(self) -> None:
+        """Part with a loop in which something is left."""
+        loop = self._loop
+        if loop is not None and (asyncio.all_tasks(loop) or timers_of(loop)):
+            loop.give_up_after(PASSES)
+            self.close()
+
+    def close(self) -> None:
+        """Part with the loop."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            _end(loop, 3600.0)
+
+
+class RealLoops:
+    """Loops with the clock of the world, in which sockets and threads work."""
+
+    def __init__(self, longest_timeout: float) -> None:
+        self.patience = 60.0 + longest_timeout
+        self._longest_timeout = longest_timeout
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seconds = 0.0
+
+    def clean_loop(self) -> asyncio.AbstractEventLoop:
+        """Return a loop in which nothing is left."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    def run(self, main: asyncio.Task[None]) -> None:
+        """Run until this is done; raise `EndlessError` if it takes too long."""
+        loop = self.clean_loop()
+        gave_up = False
+
+        def give_up() -> None:
+            nonlocal gave_up
+            gave_up = True
+            loop.stop()
+
+        timer = loop.call_later(self.patience, give_up)
+        began = loop.time()
+        try:
+            loop.run_until_complete(main)
+        except RuntimeError:
+            if gave_up:
+                raise EndlessError from None
+            raise
+        finally:
+            timer.cancel()
+            self._seconds = loop.time() - began
+
+    def learn(self) -> None:
+        """Expect further runs to take about as long as the last one."""
+        self.patience = 10 * self._seconds + SECONDS + self._longest_timeout
+
+    async def let_end(self, leftovers: Leftovers) -> None:
+        """Let end what is on its way out."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LAST_SECONDS
+        while (tasks := leftovers.tasks()) and loop.time() < until:
+            await asyncio.wait(tasks, timeout=until - loop.time())
+
+    def tidy(self) -> None:
+        """Part with a loop in which something is left."""
+        loop = self._loop
+        if loop is not None and (asyncio.all_tasks(loop) or timers_of(loop)):
+            self.close()
+
+    def close(self) -> None:
+        """Part with the loop."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            _end(loop, 1.0)
+
+
+Loops: TypeAlias = VirtualLoops | RealLoops
+
+
+async def _cancel(tasks: set[asyncio.Task[Any]], seconds: float) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=seconds)
+
+
+def _say_nothing(unraisable: object) -> None:
+    pass
+
+
+def _end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Cancel what is left in a loop, give it some time, and close the loop."""
+    loop.set_exception_handler(lambda loop, context: None)
+    with suppress(Exception):
+        if tasks := asyncio.all_tasks(loop):
+            loop.run_until_complete(_cancel(tasks, seconds))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    hook, sys.unraisablehook = sys.unraisablehook, _say_nothing
+    try:
+        # What does not end was told of, and would complain when it is dropped.
+        tasks = asyncio.all_tasks(loop)
+        while tasks:
+            tasks.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
+        gc.collect(0)
+    finally:
+        sys.unraisablehook = hook

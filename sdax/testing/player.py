@@ -1,0 +1,355 @@
+"""Plays one schedule: a run with its disturbances, and what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from asyncio import CancelledError
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import copy_context
+from copy import copy
+from functools import partial
+from typing import Any, Generic
+
+from .. import processor as processors
+from ..errors import iter_leaves
+from ..events import Event, RetryScheduled, RunFinished, TimeoutExpired
+from ..generic import T
+from ..plan import PHASES, POST
+from ..report import RunReport
+from ..tasks import AsyncTask
+from ..text import shown
+from .clock import DeadlockError, EndlessError, OutsideWorldError
+from .driving import Attempt, Course, Happened, Injected, driven
+from .faults import InjectedInterrupt
+from .frames import of_user, waiting_tasks
+from .leftovers import Complaints, Leftovers
+from .loops import Loops
+from .points import Fault, Schedule, functions_of, labels_of, text_of
+
+
+class ExploredRun(Generic[T]):
+    """One run of an exploration, as a check gets it.
+
+    - `context`: what the factory made for this run.
+    - `schedule`: what was done to it, as a text; empty for the undisturbed run.
+    - `report`: what became of each task, also where the run raised.
+    - `error`: what `process_tasks` raised, or None.
+    - `time`: how many seconds the run took.
+
+    The undisturbed run must succeed, unless the check has looked at its `error` or `report`.
+    """
+
+    def __init__(
+        self,
+        context: T,
+        schedule: str,
+        report: RunReport[Any] | None,
+        error: BaseException | None,
+        time: float,
+    ) -> None:
+        self.context = context
+        self.schedule = schedule
+        self.time = time
+        self._report = report
+        self._error = error
+        self.looked_at = False  # the outcome, by the check
+
+    @property
+    def report(self) -> RunReport[Any] | None:
+        """What became of each task."""
+        self.looked_at = True
+        return self._report
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the run raised, or None."""
+        self.looked_at = True
+        return self._error
+
+    def __repr__(self) -> str:
+        what = self.schedule or "undisturbed"
+        return f"<ExploredRun: {what}, {self._error!r} after {self.time:.6g} s>"
+
+
+class Played:
+    """A schedule that was played: what happened, and what is wrong."""
+
+    def __init__(self, schedule: Schedule, course: Course, may_fail: frozenset[str]) -> None:
+        self.schedule = schedule
+        self.course = course
+        self.stage = "to make the context"
+        self.run: ExploredRun[Any] | None = None
+        self.report: RunReport[Any] | None = None
+        self.error: BaseException | None = None
+        self.late = False  # the caller was cancelled when the run no longer waited for anything
+        self.problems: list[str] = []
+        self.check_error: BaseException | None = None
+        self.leftovers: Leftovers | None = None
+        self.may_fail = may_fail
+
+    @property
+    def trace(self) -> list[Happened]:
+        """What happened, in order."""
+        return self.course.trace
+
+    @property
+    def injected(self) -> list[Injected]:
+        """The disturbances that took place."""
+        return self.course.injected
+
+
+class Player:
+    """Plays schedules of a processor, one after another."""
+
+    def __init__(
+        self,
+        processor: processors.TaskProcessor[Any, Any],
+        context: Callable[[], Any],
+        check: Callable[[ExploredRun[Any]], Any],
+        loops: Loops,
+    ) -> None:
+        tasks = tasks_of(processor)
+        self.functions = functions_of(tasks)
+        self.labels = labels_of([task.name for task in tasks])
+        self.processor = processor.replaced(driven(tasks))
+        self.context = context
+        self.check = check
+        self.loops = loops
+        self.complaints = Complaints()
+        self.may_fail: frozenset[str] = frozenset()  # functions that the undisturbed run has fail
+
+    def play(self, schedule: Schedule, *, checked: bool = True, detailed: bool = False) -> Played:
+        """Make a run with these disturbances, and find what is wrong.
+
+        Without `checked`, whatever the check would say does not matter.
+        """
+        loop = self.loops.clean_loop()
+        loop.set_exception_handler(self.complaints.handle)
+        played = Played(schedule, Course(loop, schedule, detailed=detailed), self.may_fail)
+        main = loop.create_task(
+            self._main(loop, played, checked), name="sdax.testing", context=copy_context()
+        )
+        try:
+            self.loops.run(main)
+        except (DeadlockError, EndlessError) as error:
+            # To part with the loop has things happen that belong to no run.
+            played = _never_ended(played, error)
+        finally:
+            del main
+            self.loops.tidy()
+        return played
+
+    async def _main(self, loop: asyncio.AbstractEventLoop, played: Played, checked: bool) -> None:
+        made = self.context()
+        if inspect.isawaitable(made):
+            made = await made
+        if isinstance(made, AbstractAsyncContextManager):
+            try:
+                async with made as ctx:
+                    await self._run(loop, played, ctx, checked)
+                    played.stage = "to leave the context"
+            except Exception as error:
+                if played.stage != "to leave the context":
+                    raise
+                if checked:
+                    text = f"{type(error).__name__}: {error}"
+                    played.problems.append(f"the context raised when it was left: {text}")
+                    played.check_error = played.check_error or error
+        else:
+            await self._run(loop, played, made, checked)
+        played.stage = "to end"
+        assert played.leftovers is not None
+        await self.loops.let_end(played.leftovers)
+        played.problems += played.leftovers.found()
+
+    async def _run(
+        self, loop: asyncio.AbstractEventLoop, played: Played, ctx: Any, checked: bool
+    ) -> None:
+        played.stage = "the run"
+        with Leftovers(loop) as played.leftovers:
+            await loop.create_task(self._call(played, ctx), name="the caller")
+        course = played.course
+        played.run = ExploredRun(
+            ctx, text_of(played.schedule), played.report, played.error, loop.time() - course.began
+        )
+        _look_outside(played.error)
+        played.problems += _not_as_promised(played)
+        played.stage = "the check"
+        accepted = await self._check(played) if checked else False
+        if not played.schedule and played.error is not None and not accepted:
+            played.problems.append(
+                f"the undisturbed run failed, and the check did not look at run.error: "
+                f"{shown(played.error)}"
+            )
+
+    async def _call(self, played: Played, ctx: Any) -> None:
+        """Be the caller of the run."""
+        played.course.begin()
+        try:
+            await self.processor.process_tasks(ctx, observer=partial(self._hear, played))
+        except BaseException as error:
+            played.error = error
+            if isinstance(error, KeyboardInterrupt) and not isinstance(error, InjectedInterrupt):
+                raise
+        if any(each.disturbance.fault is Fault.CANCEL for each in played.injected):
+            try:
+                await asyncio.sleep(0)
+            except CancelledError:
+                played.late = True
+
+    def _hear(self, played: Played, event: Event) -> None:
+        """Observe the run."""
+        if isinstance(event, RunFinished):
+            played.report = event.report
+        elif isinstance(event, (RetryScheduled, TimeoutExpired)):
+            label = f"{self.labels[event.task.name]}.{event.phase}"
+            retried = isinstance(event, RetryScheduled)
+            what = "is to be retried" if retried else "times out"
+            played.course.note(label, event.attempt, what)
+
+    async def _check(self, played: Played) -> bool:
+        """Ask the user's check; return True if it has accepted a failure."""
+        run = played.run
+        assert run is not None
+        try:
+            answer = self.check(run)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except BaseException as error:
+            if not isinstance(error, (Exception, *_pytest_failures())):
+                raise
+            played.check_error = error
+            played.problems.append(f"the check failed: {type(error).__name__}: {error}")
+            return True
+        if answer is False:
+            played.problems.append("the check returned False")
+        elif answer is not None and answer is not True:
+            raise TypeError(f"check must return True, False or None, got {shown(answer)}")
+        return run.looked_at
+
+
+def _never_ended(played: Played, error: Exception) -> Played:
+    course = played.course
+    told = copy(played)
+    told.course = course.copy()
+    told.problems = [*played.problems]
+    told.leftovers = None
+    under_way = list(course.under_way)
+    how = "waits for ever" if isinstance(error, DeadlockError) else "goes on and on"
+    for attempt in under_way:
+        if attempt.hangs:
+            hint = ""
+            if attempt.of.phase != PHASES[POST]:
+                hint = ", or leave out the fault hang if its callers bound the run"
+            told.problems.append(f"nothing bounds {attempt.of.label}: give it a timeout{hint}")
+    waiting = [_waits(attempt) for attempt in under_way] or waiting_tasks(course.loop)
+    told.problems.append("\n  ".join([f"{played.stage} {how}:", *waiting]))
+    return told
+
+
+def _waits(attempt: Attempt) -> str:
+    places = of_user(attempt.frames())
+    where = f", {places[-1]}: {places[-1].source}" if places else ""
+    return f"{attempt.of.label}, attempt {attempt.number}, is at {attempt.at}{where}"
+
+
+def _look_outside(error: BaseException | None) -> None:
+    """Raise the `OutsideWorldError` that a function has met."""
+    for leaf in () if error is None else iter_leaves(error):
+        if isinstance(leaf, OutsideWorldError):
+            raise leaf
+
+
+def _not_as_promised(played: Played) -> Iterator[str]:
+    """Yield what became of the disturbances, where it is not what should."""
+    course, error = played.course, played.error
+    for who in course.swallowed:
+        yield (
+            f"{who} was cancelled, and returned as if nothing had happened; let CancelledError "
+            f"through"
+        )
+    yield from _failed_cleanups(played)
+    known: set[int] | None = None
+    for disturbance, _, exception, _ in course.injected:
+        function, attempt, _ = disturbance.point
+        if disturbance.fault is Fault.CANCEL:
+            if not played.late and (error is None or isinstance(error, Exception)):
+                yield f"the caller was cancelled, and got {shown(error)} in place of CancelledError"
+        elif isinstance(exception, InjectedInterrupt):
+            if not isinstance(error, InjectedInterrupt):
+                yield f"{function} swallowed KeyboardInterrupt"
+        elif exception is not None:
+            raised = course.raised.get((function, attempt))
+            retried = course.attempts[function] > attempt
+            if isinstance(raised, Exception) and not retried:
+                if known is None:
+                    known = _reachable(error, played.report)
+                if id(raised) not in known:
+                    yield f"{function} raised {shown(raised)}, which is lost"
+
+
+def _failed_cleanups(played: Played) -> Iterator[str]:
+    """Yield the cleanups that fail although nothing was done to them, and so cannot cope."""
+    course = played.course
+    disturbed = {each.disturbance.point.function for each in course.injected}
+    for (function, attempt), error in course.raised.items():
+        if (
+            played.schedule
+            and function.endswith(PHASES[POST])
+            and function not in disturbed | played.may_fail
+            and attempt == course.attempts[function]
+            and isinstance(error, Exception)
+        ):
+            yield (
+                f"{function} raised {shown(error)}; a cleanup has to cope with whatever is there"
+            )
+
+
+def _reachable(error: BaseException | None, report: RunReport[Any] | None) -> set[int]:
+    """Return the ids of all exceptions that an error leads to, or that a report has."""
+    found: dict[int, BaseException] = {}
+    told = [error]
+    for phases in () if report is None else report.values():
+        told += [phase.exception for phase in phases]
+    while told:
+        exception = told.pop()
+        if exception is None or id(exception) in found:
+            continue
+        found[id(exception)] = exception
+        if isinstance(exception, BaseExceptionGroup):
+            told += exception.exceptions
+        told += exception.__cause__, exception.__context__
+    return set(found)
+
+
+def _pytest_failures() -> tuple[type[BaseException], ...]:
+    """Return what pytest.fail() raises, if pytest is there: it is not an `Exception`."""
+    outcomes = sys.modules.get("_pytest.outcomes")
+    return () if outcomes is None else (outcomes.Failed,)
+
+
+@contextmanager
+def pinned_jitter(factor: float) -> Generator[None, None, None]:
+    """Let the random factor of each delay before a retry be this one."""
+    engine: Any = sys.modules[vars(processors)["Run"].__module__]
+    uniform = engine.uniform
+
+    def pinned(low: float, high: float) -> float:
+        return factor
+
+    engine.uniform = pinned
+    try:
+        yield
+    finally:
+        engine.uniform = uniform
+
+
+def tasks_of(processor: processors.TaskProcessor[Any, Any]) -> list[AsyncTask[Any, Any]]:
+    """Return the tasks of a processor."""
+    if isinstance(processor, processors.AsyncDagTaskProcessor):
+        return list(processor.tasks.values())
+    assert isinstance(processor, processors.AsyncTaskProcessor)
+    return [task for tasks in processor.levels.values() for task in tasks]

@@ -1,0 +1,133 @@
+"""Points: the places at which a function can be disturbed, by names that survive edits.
+
+`Database.pre_execute#1@2` is a task, a phase, an attempt and the second await in it; `@call` and
+`@return` are the ends of the attempt. At `@2` the function waits; at `@2+` what it waited for is
+there, but the function has not gone on yet. A disturbance is a point and a fault,
+`Database.pre_execute#1@2+:cancel`; a schedule is one of them or several, with commas between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Hashable, Iterable
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from ..plan import PHASES
+from ..tasks import AsyncTask, TaskFunction
+from ..text import nearest, one_line, shown
+
+CALL: Final = "call"
+RETURN: Final = "return"
+
+
+class Point(NamedTuple):
+    """A place in an attempt of a function: `at` is `call`, `2` or `2+` for an await, `return`."""
+
+    function: str
+    attempt: int
+    at: str
+
+    def __str__(self) -> str:
+        return f"{self.function}#{self.attempt}@{self.at}"
+
+
+class Fault(StrEnum):
+    """What happens at a point."""
+
+    CANCEL = "cancel"  # the caller of the run is cancelled
+    FAIL = "fail"  # an exception that a retry may mend
+    FAIL_ALWAYS = "fail always"  # the same, in each attempt
+    FAIL_UNEXPECTEDLY = "fail unexpectedly"  # an exception that is not retried
+    HANG = "hang"  # the await never ends
+    INTERRUPT = "interrupt"  # KeyboardInterrupt
+
+
+class Disturbance(NamedTuple):
+    """A fault at a point."""
+
+    point: Point
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.point}:{self.fault}"
+
+
+Schedule: TypeAlias = tuple[Disturbance, ...]
+
+_DISTURBANCE: Final = re.compile(
+    rf"(?P<function>.+?\.(?:{'|'.join(PHASES)}))#(?P<attempt>[1-9][0-9]*)"
+    rf"@(?P<at>{CALL}|{RETURN}|[1-9][0-9]*\+?)"
+    rf":(?P<fault>{'|'.join(sorted(Fault, key=len, reverse=True))})(?:, |$)",
+    re.DOTALL,
+)
+
+
+def text_of(schedule: Schedule) -> str:
+    """Return the text by which a schedule is repeated."""
+    return ", ".join(map(str, schedule))
+
+
+def labels_of(names: Collection[Hashable]) -> dict[Any, str]:
+    """Return how points write the names of tasks: each differently."""
+    labels: dict[Any, str] = {}
+    for name in names:
+        label = one_line(name)
+        number = 1
+        while label in labels.values():
+            number += 1
+            label = f"{one_line(name)} ({number})"
+        labels[name] = label
+    return labels
+
+
+def functions_of(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[str, TaskFunction[Any]]:
+    """Return the functions of tasks, by the names that points have for them."""
+    tasks = list(tasks)
+    labels = labels_of([task.name for task in tasks])
+    return {
+        f"{labels[task.name]}.{phase}": function
+        for task in tasks
+        for phase in PHASES
+        if (function := getattr(task, phase)) is not None
+    }
+
+
+def parsed(text: object, functions: dict[str, TaskFunction[Any]]) -> Schedule:
+    """Return the schedule that a text names.
+
+    Raises `TypeError` for what is not a text, and `ValueError` for a text that is not a schedule
+    or names a function that does not exist, with the nearest ones.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a schedule is a text such as 'Flags.execute#1@2:fail', got {shown(text)}")
+    schedule: list[Disturbance] = []
+    position = 0
+    while position < len(text) or not schedule:
+        found = _DISTURBANCE.match(text, position)
+        if found is None:
+            raise ValueError(
+                f"{shown(text[position:])} does not name a disturbance; write task, phase, "
+                f"attempt, place and fault as in 'Flags.execute#1@2:fail'. A place is call, "
+                f"return, or the number of an await (2 while it waits, 2+ when it is about to go "
+                f"on); a fault is {', '.join(Fault)}"
+            )
+        position = found.end()
+        function = found["function"]
+        if function not in functions:
+            raise ValueError(
+                f"there is no function {shown(function)}{nearest(function, functions)}"
+            )
+        point = Point(function, int(found["attempt"]), found["at"])
+        attempts = functions[function].retries + 1
+        if point.attempt > attempts:
+            raise ValueError(
+                f"{function} has {attempts} attempts, so there is no {point}"
+                if attempts > 1
+                else f"{function} has no retries, so there is no {point}"
+            )
+        fault = Fault(found["fault"])
+        if fault is Fault.HANG and not point.at.isdecimal():
+            raise ValueError(f"only an await can hang, as in {function}#1@1:hang; got {point}:hang")
+        schedule.append(Disturbance(point, fault))
+    return tuple(schedule)
