@@ -41,16 +41,19 @@ async def see_through(run: Run, came: BaseException) -> None:
     Whatever comes meanwhile is left aside, but for a `GeneratorExit`: nothing can be awaited any
     more then, and the run cleans up on its own.
     """
-    while True:
-        try:
-            await _see_through(run, came)
-            return
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            run.break_down(error)
-        if run.over:
-            return
+    try:
+        while True:
+            try:
+                await _see_through(run, came)
+                return
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                run.break_down(error)
+            if run.over:
+                return
+    finally:
+        del came  # the traceback of what is raised leads here
 
 
 async def _see_through(run: Run, came: BaseException) -> None:

@@ -30,6 +30,7 @@ from exploring import (
 )
 from helpers import build, nothing, solo, task
 from sdax import task_func, task_thread_func
+from sdax.engine import attempts
 from sdax.testing import (
     Exploration,
     NotDeterministic,
@@ -274,7 +275,7 @@ def test_a_failure_that_is_lost_is_a_finding(monkeypatch: pytest.MonkeyPatch) ->
     def lose(*_: Any) -> None:
         return None
 
-    monkeypatch.setattr("sdax.record.Record.raise_failures", lose)
+    monkeypatch.setattr("sdax.outcome._failures", lose)
     monkeypatch.setattr("sdax.report.RunReport.values", lambda self: [])
     findings = problems(solo(pause), faults=FAIL)
     assert "which is lost" in findings["A.pre_execute#1@call:fail"][0]
@@ -465,13 +466,12 @@ def test_warnings_of_other_kinds_go_where_they_went() -> None:
 def test_the_state_of_the_process_is_as_before() -> None:
     gc.enable()
     filters = [*warnings.filters]
-    engine = __import__("sys").modules[sdax.processor.Run.__module__]
-    uniform = engine.uniform
+    uniform = attempts.uniform
     for _ in explorations(solo(pause), context=Context, check=never):
         # Between two findings as well.
         assert gc.isenabled()
         assert warnings.filters == filters
-        assert engine.uniform is uniform
+        assert attempts.uniform is uniform
     gc.disable()
     try:
         explore(solo(pause), context=Context, check=anything, faults=CANCEL)

@@ -136,7 +136,7 @@ def test_the_pipeline(engine: Implementation, tmp_path: Path, which: str) -> Non
 
     processor = getattr(pipeline, which)()
     explored = explore(processor, context=new_sales, check=check, clock="real", faults=("fail",))
-    assert explored.schedules > 40
+    assert explored.schedules > 30
 
 
 # ------------------------------------------------------------------------------------- the shop

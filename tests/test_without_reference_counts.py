@@ -41,7 +41,17 @@ def test_it_passes_the_tests_with_an_asyncio_task_for_each_function() -> None:
     here = Path(__file__).parent
     files = [here / "test_order.py", here / "test_cancellation.py"]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "-q", "-n0", "--engine=python", *files],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            "-q",
+            "-n0",
+            "--engine=python",
+            # The program has imported sdax before pytest, whose plugin it has.
+            "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning",
+            *files,
+        ],
         cwd=here.parent,
         env={
             **os.environ,

@@ -429,7 +429,7 @@ def _formatted(exception: BaseException) -> str:
 
 def _message(exception: BaseException) -> str:
     try:
-        text = str(exception)
+        text = str.__str__(str(exception))  # not as a subclass of str has it
     except Exception:
         text = object.__repr__(exception)  # of whatever breaks its __str__
     return shortened(text, LONGEST_MESSAGE)
