@@ -61,7 +61,7 @@ lint: $(INSTALLED) ## check style, spelling, workflows and news
 	$(BIN)/ruff format --check
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint sdax
 	$(BIN)/codespell
-	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run .ci/cov .ci/dist .ci/test-dist
+	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run .ci/cov .ci/dist .ci/test-dist .ci/windows
 	$(BIN)/zizmor -q --offline .github
 	$(BIN)/towncrier build --draft --version next > /dev/null
 

@@ -1,11 +1,17 @@
-"""Decides whether the compiled engine is built; all else is in pyproject.toml.
+"""Builds what pyproject.toml cannot state: the compiled engine, and a part of the metadata.
 
-SDAX_NO_EXTENSIONS=1 leaves it out. SDAX_REQUIRE_EXTENSIONS=1 makes it an error if it cannot be
-built; else the build goes on without it, and with a warning. "", "0" and "false" mean off.
+SDAX_NO_EXTENSIONS=1 leaves the engine out. SDAX_REQUIRE_EXTENSIONS=1 makes it an error if it cannot
+be built; else the build goes on without it, and with a warning. "", "0" and "false" mean off.
+
+The version is that of `sdax/__init__.py`. The URLs and the description, which is README.md with its
+links made absolute, need the project's address: `[tool.sdax]` in pyproject.toml.
 """
 
 import os
+import re
 import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -14,9 +20,17 @@ from setuptools.errors import BaseError, CCompilerError
 
 WITHOUT = """
 *** sdax: the compiled engine could not be built: {error}
-*** sdax will work all the same, on its engine in pure Python: the same behaviour, but more time
-*** spent per function. For the compiled one, install a C compiler (Debian: gcc and python3-dev;
-*** macOS: xcode-select --install; Windows: Visual Studio's C++ build tools) and install again."""
+*** sdax works all the same, with its engine in pure Python: the same behaviour, but more time per
+*** function. For the compiled one,
+*** {advice}, and then:
+***     pip install --no-cache-dir --no-binary sdax --force-reinstall sdax
+*** Without these options, pip takes the pure wheel that it finds in its cache or on the index."""
+
+NO_COMPILER = (
+    "install a C compiler (Debian: gcc and python3-dev; macOS: xcode-select --install; "
+    "Windows: Visual Studio's C++ build tools)"
+)
+NO_CYTHON = 'install Cython (pip install "cython>=3.3"), or build without --no-build-isolation'
 
 
 def is_on(switch: str) -> bool:
@@ -32,21 +46,68 @@ class BuildEngine(build_ext):
 
     def run(self) -> None:
         built = {*self.get_outputs(), *self.get_output_mapping().values()}
+        advice = NO_COMPILER if find_spec("Cython") else NO_CYTHON
         try:
+            if advice is NO_CYTHON:
+                raise BaseError("there is no Cython")
             super().run()
         except (CCompilerError, BaseError) as error:
             if REQUIRED:
                 raise BaseError(
                     f"SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine could not be built: "
-                    f"{error}. Is there a C compiler?"
+                    f"{error}; {advice}"
                 ) from error
-            print(WITHOUT.format(error=error), file=sys.stderr)
+            print(WITHOUT.format(error=error, advice=advice), file=sys.stderr)
             for path in built:  # of an earlier build, maybe of other sources
                 Path(path).unlink(missing_ok=True)
             self.extensions = self.distribution.ext_modules = []
             self.distribution.get_command_obj("bdist_wheel").root_is_pure = True
 
 
+def read(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def read_version() -> str:
+    line = re.search(r'^__version__ = "(.+)"$', read("sdax/__init__.py"), re.MULTILINE)
+    if line is None:
+        raise SystemExit('sdax/__init__.py has no line like this: __version__ = "1.2.3"')
+    return line[1]
+
+
+def urls() -> dict[str, str]:
+    if not ADDRESS:
+        return {}
+    return {
+        "Source": ADDRESS,
+        "Documentation": f"{ADDRESS}/blob/HEAD/docs/index.md",
+        "Changes": f"{ADDRESS}/blob/HEAD/CHANGES.md",
+        "Issues": f"{ADDRESS}/issues",
+    }
+
+
+def description() -> str:
+    """README.md; with an address, its relative links lead to the files of this version there."""
+    if not ADDRESS:
+        return read("README.md")
+    commit = "HEAD" if "dev" in VERSION else f"v{VERSION}"
+
+    def absolute(found: re.Match[str]) -> str:
+        text, target = found["text"], found["target"]
+        if target is None:
+            return found[0]
+        kind = "raw" if text.startswith("!") else "blob"
+        return f"{text}({ADDRESS}/{kind}/{commit}/{target})"
+
+    return MARKDOWN.sub(absolute, read("README.md"))
+
+
+# A block of code, in which no link is a link, or the end of a link with a relative target.
+MARKDOWN = re.compile(
+    r"^```.*?^```|(?P<text>!\[[^]]*\]|\])\((?!\w+:|#)(?P<target>[^)]+)\)", re.MULTILINE | re.DOTALL
+)
+ADDRESS = tomllib.loads(read("pyproject.toml"))["tool"]["sdax"]["address"].rstrip("/")
+VERSION = read_version()
 REQUIRED = is_on("SDAX_REQUIRE_EXTENSIONS")
 UNWANTED = is_on("SDAX_NO_EXTENSIONS")
 if REQUIRED and UNWANTED:
@@ -61,6 +122,10 @@ ENGINE = Extension(
     extra_link_args=["-s"] if sys.platform == "linux" else [],
 )
 setup(
+    version=VERSION,
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    project_urls=urls(),
     ext_modules=[ENGINE] if WANTED else [],
     cmdclass={"build_ext": BuildEngine},
 )

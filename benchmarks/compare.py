@@ -64,7 +64,7 @@ def main() -> None:
     if min(len(args.base), len(args.head)) < FEWEST:
         parser.error(f"{FEWEST} files of each version are the least that show what is noise")
     base, head = (
-        [read_run(json.loads(path.read_text())) for path in paths]
+        [read_run(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
         for paths in (args.base, args.head)
     )
     rows = list(changes(base, head))

@@ -55,7 +55,7 @@ def read_runs(directory: Path) -> list[Run]:
     suites: dict[str, list[Run]] = {}
     for path in sorted(directory.glob("*.json")):
         if path.name != "service.json":
-            run = read_run(json.loads(path.read_text()))
+            run = read_run(json.loads(path.read_text(encoding="utf-8")))
             suites.setdefault(re.sub(r"-\d+$", "", path.stem), []).append(run)
     runs = [combined(suite) for suite in suites.values()]
     return sorted(runs, key=lambda run: [int(number) for number in run.python.split(".")])

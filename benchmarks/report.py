@@ -178,7 +178,7 @@ def between_markers(text: str) -> str:
 def results(directory: Path) -> str:
     """Return what RESULTS.md has to say of a directory of results."""
     path = directory / "service.json"
-    service = json.loads(path.read_text()) if path.exists() else []
+    service = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return "\n".join(chapters(read_runs(directory), service))
 
 
@@ -187,11 +187,11 @@ def main() -> None:
     from pictures import draw  # needs matplotlib
 
     text = results(RESULTS)
-    (BENCHMARKS / "RESULTS.md").write_text(text)
+    (BENCHMARKS / "RESULTS.md").write_text(text, encoding="utf-8")
     readme = BENCHMARKS.parent / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}{between_markers(text)}{END}{after}")
+    readme.write_text(f"{before}{BEGIN}{between_markers(text)}{END}{after}", encoding="utf-8")
     draw(read_runs(RESULTS), BENCHMARKS)
 
 

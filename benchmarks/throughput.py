@@ -138,11 +138,11 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
     def measurement(row: dict[str, Any]) -> tuple[str, str, int]:
         return row["python"].rpartition(".")[0], row["loop"], row["connections"]
 
-    kept = json.loads(path.read_text()) if path.exists() else []
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     new = {measurement(row) for row in rows}
     rows = [*(row for row in kept if measurement(row) not in new), *rows]
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + "\n")
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
@@ -186,7 +186,9 @@ def main() -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="sdax-throughput-"))
         tokens = Path(folder, "tokens")
-        tokens.write_text("\n".join(sign(secret, each + 1) for each in range(CUSTOMERS)))
+        tokens.write_text(
+            "\n".join(sign(secret, each + 1) for each in range(CUSTOMERS)), encoding="utf-8"
+        )
         load = Load(tokens, args.connections)
         stack.enter_context(pinned(for_others))
         database = stack.enter_context(running())

@@ -40,13 +40,15 @@ html_show_sphinx = False
 
 
 def simplify(app: Any, what: str, name: str, *event: Any) -> tuple[str, str | None] | None:
-    """Leave out how to make what sdax makes; show a class in a default by its name."""
+    """Leave out how to make what sdax makes; show classes and functions in defaults by name."""
     *_, signature, returns = event
     if name in NOT_TO_BE_CALLED:
         return "", None
     if signature is None:
         return None
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", signature), returns
+    return re.sub(
+        r"<class '(?:\w+\.)*(\w+)'>|<built-in function (\w+)>", r"\1\2", signature
+    ), returns
 
 
 def mend_plurals(app: Any, *event: Any) -> None:

@@ -122,7 +122,9 @@ async def main(database: Path, page: Path) -> None:
     reader = InMemoryMetricReader()
     timeline = Timeline()
     telemetry = OpenTelemetryObserver(
-        tracer_provider=tracer_provider, meter_provider=MeterProvider(metric_readers=[reader])
+        name="orders",
+        tracer_provider=tracer_provider,
+        meter_provider=MeterProvider(metric_readers=[reader]),
     )
     upstream = Upstream()
     async with (

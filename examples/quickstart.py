@@ -57,7 +57,8 @@ async def main() -> None:
     """Describe the workflow, build it, run it once."""
     ctx = TaskContext()
     processor = (
-        AsyncTaskProcessor.builder()
+        AsyncTaskProcessor[TaskContext]
+        .builder()
         .add_task(
             level=1,
             task=AsyncTask(

@@ -1,6 +1,7 @@
 """Structured declarative async execution: the inside of one operation, in phases and levels."""
 
 from ._impl import IMPLEMENTATION
+from .budget import RetryBudget
 from .errors import (
     RetryableException,
     SdaxExecutionError,
@@ -9,6 +10,7 @@ from .errors import (
     flatten_exceptions,
 )
 from .group import SdaxTaskGroup
+from .hedging import hedged
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
     AsyncDagLevelAdapterBuilder,
@@ -21,6 +23,7 @@ from .replacing import Done
 from .report import PhaseReport, RunReport, State, TaskReport
 from .tasks import (
     AsyncTask,
+    Limits,
     TaskFunction,
     join,
     task,
@@ -31,7 +34,7 @@ from .tasks import (
     task_thread_func,
 )
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "IMPLEMENTATION",
@@ -43,8 +46,10 @@ __all__ = [
     "AsyncTaskProcessor",
     "AsyncTaskProcessorBuilder",
     "Done",
+    "Limits",
     "PhaseId",
     "PhaseReport",
+    "RetryBudget",
     "RetryableException",
     "RunReport",
     "SdaxExecutionError",
@@ -56,6 +61,7 @@ __all__ = [
     "TaskReport",
     "__version__",
     "flatten_exceptions",
+    "hedged",
     "join",
     "task",
     "task_func",

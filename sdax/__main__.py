@@ -11,22 +11,34 @@ from collections.abc import Sequence
 from . import IMPLEMENTATION, __version__
 from .bench import command as bench
 from .commands import explore, show, trace
+from .commands.output import Parser, write
 
 
 def print_versions(args: argparse.Namespace) -> None:
     """Print the versions of sdax and Python, the engine and the event loop."""
     with asyncio.Runner() as runner:
         loop = type(runner.get_loop())
-    print(f"sdax {__version__}")
-    print(f"engine: {IMPLEMENTATION}")
-    print(f"Python: {platform.python_implementation()} {sys.version.split()[0]}")
-    print(f"loop: {loop.__module__}.{loop.__qualname__}")
+    write(
+        f"sdax {__version__}\n"
+        f"engine: {IMPLEMENTATION}\n"
+        f"Python: {platform.python_implementation()} {sys.version.split()[0]}\n"
+        f"loop: {loop.__module__}.{loop.__qualname__}\n"
+    )
 
 
-def make_parser() -> argparse.ArgumentParser:
+class PrintVersion(argparse.Action):
+    """Print the version of sdax, and end the program."""
+
+    def __call__(self, *arguments: object) -> None:
+        write(f"sdax {__version__}\n")
+        raise SystemExit(0)
+
+
+def make_parser() -> Parser:
     """Return the parser of the command line; `run` of what it parses is the function to call."""
-    parser = argparse.ArgumentParser(prog="python -m sdax", description=print_versions.__doc__)
+    parser = Parser(prog="python -m sdax", description=print_versions.__doc__)
     parser.set_defaults(run=print_versions)
+    parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version of sdax")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in (show, trace, explore, bench):
         command.add_to(commands)

@@ -11,20 +11,6 @@ static PyGetSetDef *sdax_task_must_cancel;
 static PyGetSetDef *sdax_task_awaited_by;
 #endif
 
-static PyCFunction sdax_method(PyObject *type, const char *name, int flags) {
-    PyCFunction function = NULL;
-    PyObject *method = PyObject_GetAttrString(type, name);
-    if (method == NULL)
-        return NULL;
-    if (Py_IS_TYPE(method, &PyMethodDescr_Type)
-        && ((PyMethodDescrObject *)method)->d_method->ml_flags == flags)
-        function = ((PyMethodDescrObject *)method)->d_method->ml_meth;
-    else
-        PyErr_Format(PyExc_ImportError, "asyncio.Task.%s is not what it is in CPython", name);
-    Py_DECREF(method);
-    return function;
-}
-
 static PyGetSetDef *sdax_attribute(PyObject *type, const char *name) {
     PyGetSetDef *attribute = NULL;
     PyObject *descriptor = PyObject_GetAttrString(type, name);
@@ -38,8 +24,22 @@ static PyGetSetDef *sdax_attribute(PyObject *type, const char *name) {
     return attribute;
 }
 
+static PyCFunction sdax_method_of_one(PyObject *type, const char *name) {
+    PyCFunction function = NULL;
+    PyObject *method = PyObject_GetAttrString(type, name);
+    if (method == NULL)
+        return NULL;
+    if (Py_IS_TYPE(method, &PyMethodDescr_Type)
+        && ((PyMethodDescrObject *)method)->d_method->ml_flags == METH_O)
+        function = ((PyMethodDescrObject *)method)->d_method->ml_meth;
+    else
+        PyErr_Format(PyExc_ImportError, "asyncio.Task.%s is not what it is in CPython", name);
+    Py_DECREF(method);
+    return function;
+}
+
 static int sdax_know_task(PyObject *type) {
-    if ((sdax_task_set_name = sdax_method(type, "set_name", METH_O)) == NULL
+    if ((sdax_task_set_name = sdax_method_of_one(type, "set_name")) == NULL
         || (sdax_task_callbacks = sdax_attribute(type, "_callbacks")) == NULL
         || (sdax_task_must_cancel = sdax_attribute(type, "_must_cancel")) == NULL)
         return -1;
@@ -122,16 +122,19 @@ static inline void *sdax_weakrefs(PyObject *task) {
 static PyObject *sdax_take_error(void);
 
 static PyObject *sdax_take_returned(void) {
-    PyObject *stop = sdax_take_error();
-    PyObject *value = ((PyStopIterationObject *)stop)->value;
+    PyObject *value, *stop = sdax_take_error();
+    if (stop == NULL)
+        return NULL;
+    value = ((PyStopIterationObject *)stop)->value;
     Py_XINCREF(value);
     Py_DECREF(stop);
     return value;
 }
 
+/* The error that is set. Without one, or without the memory for it, there is another one. */
 static PyObject *sdax_take_error(void) {
 #if PY_VERSION_HEX >= 0x030C0000
-    return PyErr_GetRaisedException();
+    PyObject *error = PyErr_GetRaisedException();
 #else
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
@@ -140,6 +143,23 @@ static PyObject *sdax_take_error(void) {
         PyException_SetTraceback(error, traceback);
     Py_XDECREF(type);
     Py_XDECREF(traceback);
-    return error;
 #endif
+    if (error == NULL && !PyErr_Occurred())
+        PyErr_SetString(PyExc_SystemError, "a coroutine failed without an exception");
+    return error;
+}
+
+/* How many pumps are under way on the stack of this thread: runs inside of runs. */
+#ifdef _MSC_VER
+static __declspec(thread) int sdax_pumps = 0;
+#else
+static _Thread_local int sdax_pumps = 0;
+#endif
+
+/* Whether an exception is being handled, which a function that is called would see. */
+static inline int sdax_is_handling(void) {
+    PyObject *handled = PyErr_GetHandledException();
+    int handling = handled != NULL && handled != Py_None;
+    Py_XDECREF(handled);
+    return handling;
 }

@@ -9,16 +9,19 @@ through asyncio's own C functions.
 import asyncio
 import sys
 from asyncio import CancelledError
-from random import uniform
 
 cimport cython
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
-from .calls import as_coroutine, hide_engine, refuse_coroutine, refuse_running
+from .calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .deadlines import Deadlines, clock_of
+from .engine import stack
+from .engine.attempts import after_failure, after_timeout
+from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .engine.shelter import is_ending, sheltered
 from .plan import PHASES
-from .record import Record
+from .record import Record, unasked_cancellation
 
 __all__ = ["Run"]
 
@@ -27,9 +30,11 @@ cdef extern from "_core.h":
     int sdax_know_context() except -1
     void *sdax_variables(object context) noexcept
     int sdax_is_marked(object task) except -1
-    int sdax_set_name(object task, object name) except -1
+    int sdax_set_name(object task, object name) noexcept
     void *sdax_weakrefs(object task) noexcept
     object sdax_take_error()
+    int sdax_pumps
+    bint sdax_is_handling() noexcept
     PyObject *sdax_take_returned() noexcept
 
 cdef extern from "Python.h":
@@ -63,9 +68,13 @@ cdef enum:
     EXECUTE = 1
     POST = 2
 
+cdef bint SHARING = stack.SHARING_ALLOWED
+cdef int DEEPEST = stack.DEEPEST
 cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
 cdef object EAGER_FACTORY = getattr(asyncio, "eager_task_factory", None)
+cdef object time = sys.modules["time"]
+cdef dict time_names = time.__dict__
 cdef object THROW_METHOD = "throw"
 # Names of the module are looked up each time, these are not.
 cdef object Task = asyncio.Task
@@ -94,8 +103,13 @@ cdef class Run:
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
     when the run is. `cancel` asks it to end early. Then `values` has what functions
     returned, by the plan's keys, and `record` everything else that is not a plain success;
-    both are None while empty. A run with a `watch` tells it everything: its plan must have
+    both are None while empty. `fatal` is what is not an `Exception`, or what broke the engine
+    itself: the run ends with it. A run with a `watch` tells it everything: its plan must have
     limits for every function (see `Plan.observed`).
+
+    Whatever is raised where it should not be goes to `break_down`. It only keeps the error and
+    has `go_on` called by the event loop, which takes stock of what is left: so a run ends, and
+    cleans up, whatever was interrupted in the middle.
     """
 
     cdef readonly object loop
@@ -103,6 +117,7 @@ cdef class Run:
     cdef readonly dict values
     cdef readonly bint over
     cdef public object waiter
+    cdef public object fatal
     cdef readonly object plan
     cdef tuple arrays  # of the plan
     cdef object ctx
@@ -133,6 +148,13 @@ cdef class Run:
     cdef object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
+    cdef bint interrupted  # by its caller, who may be gone
+    cdef public bint shaken  # its caller was cancelled once more, in this pass of the loop
+    cdef bint deferred  # nothing is opened or called until the loop calls `go_on`
+    cdef list held  # to be called first, when it is deferred no more; None as a rule
+    cdef set again  # the same, of all times
+    cdef object stock  # what was left when `go_on` was called last
+    cdef Py_ssize_t vain  # how often the same was left
 
     def __init__(self, plan, ctx, watch=None):
         self.plan = plan
@@ -148,24 +170,45 @@ cdef class Run:
         self.enter_phase(PRE)
 
     def start(self, int last=POST):
-        """Run up to and with the phase `last` until all that is left is suspended, and tell
-        whether the run is over. What begins in the middle goes on from there."""
+        """Run up to and with the phase `last` until all that is left is suspended, and return
+        True if the run is over. A run that begins in the middle goes on from there."""
         self.last_phase = last
         self.over = False
-        if AWAITED_BY:
-            self.parent = current_task(self.loop)  # pragma: no cover (3.14)
-        self.advance()
-        self.pump()
+        try:
+            if AWAITED_BY:
+                self.parent = current_task(self.loop)  # pragma: no cover (3.14)
+            if sdax_pumps >= DEEPEST:
+                stack.refuse_endless(self.context)
+                self.defer()
+            elif sdax_is_handling():  # what functions would see as their own
+                self.defer()
+            self.advance()
+            self.pump()
+        except RecursionError as error:
+            # There is hardly a frame left, and nothing that could be called with it.
+            limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(limit + stack.ROOM)
+            try:
+                self.break_down(error)
+            finally:
+                sys.setrecursionlimit(limit)
+        except BaseException as error:
+            self.break_down(error)
         return self.over
 
     def cancel(self):
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
-        self.abort()
+        self.interrupted = True
+        try:
+            self.abort()
+        except BaseException as error:
+            self.break_down(error)
 
     def take_record(self):
-        """Return the record and forget it: what was raised may lead to the run."""
+        """Return the record and `fatal`, and forget both: what is raised may lead to the run."""
         record, self.record = self.record, None
-        return record
+        fatal, self.fatal = self.fatal, None
+        return record, fatal
 
     def skip_execute(self):
         """After `pre_execute`, leave out `execute`: go on with the cleanup."""
@@ -173,7 +216,19 @@ cdef class Run:
             self.enter_phase(EXECUTE)
             self.opened = len(self.stages)
             self.waiting = []
-            self.note().skipped_phase(EXECUTE)
+            self.write("skipped_phase", (EXECUTE,))
+
+    def runs_in(self, task):
+        """Return True if a function of this run is the one that this `asyncio.Task` runs."""
+        cdef Driver driver = self.first
+        coroutine = None if task is None else task.get_coro()
+        if isinstance(coroutine, Driver) and (<Driver>coroutine).run is self:
+            return True
+        while driver is not None:
+            if driver.task is task:
+                return True
+            driver = driver.following
+        return False
 
     cdef int enter_phase(self, int number) except -1:
         cdef tuple arrays = <tuple>self.arrays[number]
@@ -191,20 +246,27 @@ cdef class Run:
 
     cdef int pump(self) except -1:
         """Call all that may be called now, each in an `asyncio.Task`."""
+        global sdax_pumps
         self.pumping = True
-        factory = self.loop.get_task_factory()
-        if factory is not None and factory is not EAGER_FACTORY:
-            start_ready_by_factory(self)
-        elif EAGER_START:
-            start_ready_eagerly(self)
-        else:
-            start_ready_early(self)
-        self.pumping = False
+        sdax_pumps += 1
+        try:
+            factory = self.loop.get_task_factory()
+            if factory is not None and factory is not EAGER_FACTORY:
+                start_ready_by_factory(self)
+            elif EAGER_START:
+                start_ready_eagerly(self)
+            else:
+                start_ready_early(self)
+        finally:
+            sdax_pumps -= 1
+            self.pumping = False
         return 0
 
     cdef inline Py_ssize_t take(self) noexcept:
         """Return the index of the next task to call, or -1."""
         cdef Py_ssize_t index
+        if self.held is not None:
+            return self.take_held()
         if self.position < len(self.stage):
             index = self.stage[self.position]
             self.position += 1
@@ -215,12 +277,39 @@ cdef class Run:
             return index
         return -1
 
+    cdef Py_ssize_t take_held(self) noexcept:
+        if self.deferred or not self.held:
+            return -1
+        index = self.held.pop(0)
+        if not self.held:
+            self.held = None
+        return index
+
+    cdef int hold(self, Py_ssize_t index) except -1:
+        """Keep what was taken and not called, to be taken again."""
+        if self.held is None:
+            self.held = []
+        self.held.insert(0, index)
+        return 0
+
     cdef inline bint is_ready(self) noexcept:
-        """Tell whether there is a task to take, and a place for it."""
+        """Return True if there is a task to take, and a place for it."""
+        if self.held is not None:
+            return not self.deferred
         return self.taken < self.places and (
             self.position < len(self.stage)
             or (self.queue is not None and self.queued < len(self.queue))
         )
+
+    cdef list take_left(self):
+        """Take everything that is opened and not yet called."""
+        cdef list left = [*(self.held or ()), *self.stage[self.position:]]
+        if self.queue is not None:
+            left += self.queue[self.queued:]
+            self.queued = len(self.queue)
+        self.held = None
+        self.position = len(self.stage)
+        return left
 
     cdef int advance(self) except -1:
         """Open the next stage, of the next phase if need be, or end the run.
@@ -228,12 +317,12 @@ cdef class Run:
         Called when nothing that was opened is unfinished.
         """
         cdef tuple stage
-        while not self.pending:
+        while not self.pending and not self.deferred:
             if self.opened < len(self.stages) and not self.aborted:
                 stage = self.stages[self.opened]
-                self.opened += 1
                 if self.due is not None:
                     stage = tuple([index for index in stage if index in self.due])
+                self.opened += 1
                 self.pending = len(stage)
                 self.stage = stage
                 self.position = 0
@@ -246,7 +335,7 @@ cdef class Run:
                 self.finish()
                 return 0
             else:
-                self.begin_next_phase()
+                self.leave_phase()
         return 0
 
     cdef int feed(self, tuple gates) except -1:
@@ -282,43 +371,69 @@ cdef class Run:
         self.pending += len(opened)
         return 0
 
-    cdef int begin_next_phase(self) except -1:
+    cdef int leave_phase(self) except -1:
+        """Tell of the end of the phase, and enter the next one."""
         cdef int number = self.number
-        if self.aborted:
+        cdef bint aborted = self.aborted
+        if aborted:
             left = list(self.plan.phases[number].unopened(self.opened, self.waiting))
-            self.note().skipped(number, left)
-        if self.watch is not None:
-            self.watch.phase_finished()
-        if self.aborted:
             if number == PRE:
                 self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
-                self.note().never_due(self.due)
+            self.write("skipped", (number, left))
+        if self.watch is not None:
+            self.tell("phase_finished", ())
+        if aborted:
+            if number == PRE:
+                self.write("never_due", (self.due,))
             number = EXECUTE
         self.enter_phase(number + 1)
         return 0
 
     cdef int finish(self) except -1:
+        if self.watch is not None:
+            self.tell("phase_finished", ())
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        if self.watch is not None:
-            self.watch.phase_finished()
-        if self.deadlines is not None:
-            self.deadlines.close()
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        deadlines, self.deadlines = self.deadlines, None
+        if deadlines is not None:
+            try:
+                deadlines.close()
+            except BaseException as error:
+                self.take_fatal(error)
+        waiter = self.waiter
+        if waiter is not None:
+            try:
+                if not waiter.done():
+                    waiter.set_result(None)
+            except BaseException as error:
+                self.take_fatal(error)
+                if not waiter.done():
+                    waiter.set_result(None)
         return 0
 
-    cdef int failed(self, Py_ssize_t index, error, Py_ssize_t attempts, bint timed_out) except -1:
+    cdef int failed(
+        self, Py_ssize_t index, error, Py_ssize_t attempts, bint timed_out, bint pausing
+    ) except -1:
         """Take note of what left a function for good, and stop the phase."""
+        cdef int number = self.number
         hide_engine(error)
+        if issubclass(type(error), RecursionError):
+            if number == POST and traceback_of(error) is None and self.call_later(index):
+                return 0  # it was not even called: there is no frame of its own
+            self.defer()  # no cleanup would have room here
         if self.has_cancelled(error):
-            self.note().cancelled(self.number, index, attempts)
+            self.write("cancelled", (number, index, attempts))
+        elif pausing and self.is_stopping():
+            self.write("cancelled", (number, index, attempts, error))
         else:
-            self.note().failed(
-                self.number, index, attempts, error, self.loop, timed_out=timed_out
-            )
+            if not is_exception(error) and not is_cancellation(error):
+                self.take_fatal(error, number, index)
+            if not self.write(
+                "failed", (number, index, attempts, error), {"timed_out": timed_out}
+            ):
+                chain(self.fatal, error)
         self.abort()
-        if self.number == POST and self.waiting is not None:
+        if number == POST and self.waiting is not None:
             self.feed((<tuple>self.work[index])[3])
         self.finished_one()
         return 0
@@ -328,11 +443,11 @@ cdef class Run:
         if self.uncalled is None:
             self.uncalled = []
         self.uncalled.append(index)
-        if self.aborted and isinstance(error, CancelledError):
-            self.note().skipped(self.number, [index])
+        if self.aborted and is_cancellation(error):
+            self.write("skipped", (self.number, [index]))
             self.finished_one()
         else:
-            self.failed(index, error, 1, False)
+            self.failed(index, error, 1, False, False)
         if not self.pumping:
             self.pump()
         return 0
@@ -343,16 +458,30 @@ cdef class Run:
             self.advance()
         return 0
 
-    cdef bint has_cancelled(self, error) except -1:
-        """Tell whether what left a function comes from the run, or from its caller.
+    cdef bint is_stopping(self) except -1:
+        """Return True if the run, or its caller, has cancelled what is suspended.
 
         Whoever cancels all tasks of a loop may get to a function before its run: the caller has
         been cancelled then, and will hear of it soon.
         """
-        return isinstance(error, CancelledError) and (
-            self.aborted
-            or (self.number != POST and self.waiter is not None and self.waiter.cancelled())
+        return self.aborted or (
+            self.number != POST and self.waiter is not None and self.waiter.cancelled()
         )
+
+    cdef bint is_loop_ending(self) except -1:
+        """Return True if the loop ends: it cancels every task, the caller's among them."""
+        cdef Driver driver = self.first
+        cdef set ours = set()
+        if not (self.shaken or self.waiter is None or self.waiter.cancelled()):
+            return False
+        while driver is not None:
+            ours.add(driver.task)
+            driver = driver.following
+        return is_ending(self.loop, ours)
+
+    cdef bint has_cancelled(self, error) except -1:
+        """Return True if what left a function comes from the run, or from its caller."""
+        return is_cancellation(error) and self.is_stopping()
 
     cdef int abort(self) except -1:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
@@ -361,22 +490,133 @@ cdef class Run:
         cdef list suspended = []
         if self.aborted or self.number == POST:
             return 0
-        self.aborted = True
-        uncalled = list(self.stage[self.position:])
-        self.position = len(self.stage)
-        if self.queue is not None:
-            uncalled += self.queue[self.queued:]
-            self.queued = len(self.queue)
+        uncalled = self.take_left()
         if self.uncalled is None:
             self.uncalled = []
         self.uncalled.extend(uncalled)
         self.pending -= len(uncalled)
-        self.note().stopped(self.number, uncalled)
+        self.aborted = True
+        self.write("stopped", (self.number, uncalled))
         while driver is not None:
-            suspended.append(driver.task)
+            if driver.task is not None:
+                suspended.append(driver.task)
             driver = driver.following
         for task in suspended:
-            task.cancel()
+            cancel(task, self.break_down)
+        return 0
+
+    # Whatever is raised where it should not be.
+
+    cdef bint write(self, what, tuple arguments, dict options=None) except -1:
+        """Have the record write something down, and return True if that worked.
+
+        It calls observers, handlers and the `repr` of what users give.
+        """
+        try:
+            if self.record is None:
+                self.record = Record(self.plan, self.watch)
+            getattr(self.record, what)(*arguments, **(options or {}))
+        except BaseException as error:
+            self.break_down(error)
+            return False
+        return True
+
+    cdef int tell(self, what, tuple arguments, dict options=None) except -1:
+        """Tell the observers."""
+        try:
+            getattr(self.watch, what)(*arguments, **(options or {}))
+        except BaseException as error:
+            self.break_down(error)
+        return 0
+
+    def break_down(self, error):
+        """Keep what was raised where it should not be: the run ends early, cleans up, and raises
+        it."""
+        self.take_fatal(error)
+        if not self.over:
+            self.defer()
+
+    cdef int take_fatal(self, error, number=None, index=None) except -1:
+        """Keep what the run ends with, or tell the loop if there is something already."""
+        hide_engine(error)
+        first = self.fatal
+        if first is None:
+            self.fatal = error
+        elif number is not None:
+            self.write("also_fatal", (number, index, error, first, self.loop))
+        else:
+            chain(first, error)
+        return 0
+
+    cdef int defer(self) except -1:
+        """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
+        if self.deferred or self.over:
+            return 0
+        self.loop.call_soon(self.go_on, context=PyContext_Copy(self.context))
+        self.deferred = True
+        if self.held is None:
+            self.held = []
+        return 0
+
+    cdef bint call_later(self, Py_ssize_t index) except -1:
+        """Have a function called from the event loop that could not be called here, once."""
+        if self.again is None:
+            self.again = set()
+        if index in self.again:
+            return False
+        self.again.add(index)
+        self.defer()
+        self.hold(index)
+        return True
+
+    def go_on(self):
+        """Take stock of what is left, after something was interrupted in the middle, and go on.
+
+        What cannot be wrong is which functions are suspended, and which are not yet called.
+        """
+        cdef list left
+        if self.over:
+            return
+        self.deferred = False
+        self.pumping = False
+        try:
+            if self.waiting and not self.aborted:
+                self.recount_gates()
+            if self.fatal is not None:
+                self.abort()
+            if self.deadlines is not None:
+                self.deadlines.renew()
+            left = self.take_left()
+            if left:
+                self.held = left
+            self.pending = len(left) + self.taken
+            if self.is_stuck(len(left)):
+                self.finish()
+            elif not self.pending:
+                self.advance()
+            self.pump()
+        except BaseException as error:
+            self.break_down(error)
+
+    cdef bint is_stuck(self, Py_ssize_t left) except -1:
+        """Return True if nothing has moved since the last times, and nothing will."""
+        stock = (self.number, self.opened, left)
+        self.vain = self.vain + 1 if stock == self.stock and not self.taken else 0
+        self.stock = stock
+        return self.vain >= stack.MOST_VAIN_ATTEMPTS
+
+    cdef int recount_gates(self) except -1:
+        """Find out anew what each gate waits for, and queue what should have been opened."""
+        cdef Driver driver = self.first
+        called = set(self.queue[:self.queued]).difference(self.held or ())
+        finished = set(called)
+        while driver is not None:
+            finished.discard(driver.index)
+            driver = driver.following
+        self.waiting, opened = self.plan.phases[self.number].reopened(self.due, finished)
+        self.held = None
+        self.queue = [*sorted(called), *sorted(opened - called)]
+        self.queued = len(called)
         return 0
 
     cdef int link(self, Driver driver) except -1:
@@ -405,11 +645,6 @@ cdef class Run:
         driver.preceding = driver.following = None
         return 0
 
-    cdef object note(self):
-        if self.record is None:
-            self.record = Record(self.plan, self.watch)
-        return self.record
-
 
 @cython.final
 @cython.freelist(128)
@@ -430,6 +665,7 @@ cdef class Driver:
     cdef Driver following
     cdef bint linked  # among the suspended ones of the run
     cdef bint begun
+    cdef bint stepping
     cdef bint lone  # in an asyncio.Task of a task factory's
     cdef bint shared  # as long as no function has suspended
     cdef void *weakrefs  # of the asyncio.Task that no function has taken hold of
@@ -440,13 +676,19 @@ cdef class Driver:
     cdef Py_ssize_t attempts
     cdef object error  # what left the last one
     cdef object pause
+    cdef double delay  # of the pause
     cdef double deadline
     cdef bint wants_timer  # none is set yet for the deadline
     cdef bint pausing
+    cdef bint leftover  # a cancellation that the attempt before the pause asked for is to come
     cdef bint expired
     cdef bint timed_out
+    cdef bint in_shelter  # a cleanup that the end of the loop must not cut short
+    cdef object sheltered  # the future that it waits for
+    cdef bint spared
+    cdef Py_ssize_t requests  # to cancel the asyncio.Task, when the timer fired
     cdef Py_ssize_t cancelling  # requests that earlier attempts have left open
-    cdef readonly long serial  # of the timer that is set
+    cdef readonly long long serial  # of the timer that is set
     cdef object __weakref__
 
     cdef object begin(self, task):
@@ -454,9 +696,10 @@ cdef class Driver:
         self.begun = True
         self.task = task
         self.weakrefs = sdax_weakrefs(task)
-        self.references = Py_REFCNT(self.task)
+        self.references = Py_REFCNT(self.task) if SHARING else -1
         self.own_references = Py_REFCNT(self)
         self.context_references = Py_REFCNT(self.context)
+        self.in_shelter = self.run.interrupted and self.run.number == POST
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
@@ -502,7 +745,7 @@ cdef class Driver:
             if how == CALL and limits is not None:
                 self.begin_attempt()
             elif run.watch is not None:
-                run.watch.attempt_resumed(run.number, self.index, self.attempts)
+                run.tell("attempt_resumed", (run.number, self.index, self.attempts))
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
@@ -516,21 +759,26 @@ cdef class Driver:
                 Py_XDECREF(outcome)
             if status == YIELDED:
                 if run.watch is not None:
-                    run.watch.attempt_suspended(run.number, self.index, self.attempts)
+                    run.tell("attempt_suspended", (run.number, self.index, self.attempts))
                 if self.wants_timer:
-                    self.set_timer()
-                return value
+                    self.set_timeout()
+                return self.shelter(value) if self.in_shelter else value
+            if error is not None and self.coroutine is not None and isinstance(
+                error, RecursionError
+            ):
+                self.coroutine.close()  # it may not even have begun
+            self.coroutine = None
             if limits is not None:
                 error = self.settle_attempt(limits, error)
                 if run.watch is not None:
                     self.tell_outcome(value, error)
                 if error is not None:
-                    last, error = error, self.retried(limits, error)
+                    error = self.follow(limits, error)
                     if error is None:
-                        return self.begin_pause(limits, last)
+                        return self.begin_pause()
             if not self.shared:
-                return self.finish(value, error)
-            self.end_function(run, value, error)
+                return self.finish(value, error, False)
+            self.end_function(run, value, error, False)
             if (
                 Py_REFCNT(self.task) != self.references
                 or Py_REFCNT(self) != self.own_references
@@ -545,7 +793,10 @@ cdef class Driver:
             if self.index < 0:
                 self.release()
                 return None
-            sdax_set_name(self.task, (<tuple>run.work[self.index])[2])
+            if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
+                run.defer()
+                run.hold(self.index)
+                raise sdax_take_error()
             how = CALL
 
     cdef int call_function(self, PyObject **outcome) noexcept:
@@ -555,23 +806,17 @@ cdef class Driver:
         returned = PyObject_CallOneArg(work[0], self.run.ctx)
         if returned is NULL:
             return RAISED
-        if work[4] is True:
-            return self.take_value(returned, outcome)
-        self.coroutine = <object>returned
-        Py_XDECREF(returned)
-        if not PyCoro_CheckExact(self.coroutine) and self.make_coroutine(as_coroutine) < 0:
-            return RAISED
-        return PyIter_Send(self.coroutine, None, outcome)
-
-    cdef int take_value(self, PyObject *returned, PyObject **outcome) noexcept:
-        """Take what a plain function has returned."""
-        if not PyCoro_CheckExact(<object>returned):
+        if work[4] is True and not PyCoro_CheckExact(<object>returned):
             outcome[0] = returned
             return RETURNED
         self.coroutine = <object>returned
         Py_XDECREF(returned)
-        self.make_coroutine(refuse_coroutine)
-        return RAISED
+        if work[4] is True:
+            self.make_coroutine(refuse_coroutine)
+            return RAISED
+        if not PyCoro_CheckExact(self.coroutine) and self.make_coroutine(as_coroutine) < 0:
+            return RAISED
+        return PyIter_Send(self.coroutine, None, outcome)
 
     cdef int make_coroutine(self, make) noexcept:
         """Make a coroutine of what the function returned instead of one, or refuse it."""
@@ -583,7 +828,6 @@ cdef class Driver:
             NULL,
         )
         if made is NULL:
-            self.coroutine = None
             return -1
         self.coroutine = <object>made
         Py_XDECREF(made)
@@ -600,120 +844,167 @@ cdef class Driver:
         return RETURNED
 
     cdef int begin_attempt(self) except -1:
+        cdef Run run = self.run
         if self.attempts:
             self.cancelling = self.task.cancelling()
         self.attempts += 1
-        if self.run.watch is not None:
-            self.run.watch.attempt_started(self.run.number, self.index, self.attempts)
-        timeout = (<tuple>self.run.work[self.index])[5]
-        if timeout is not None:
-            if self.run.clock is None:
-                self.run.clock = clock_of(self.run.loop)
-            self.deadline = <double>self.run.clock() + <double>timeout
-            self.wants_timer = True
+        if run.watch is not None:
+            run.tell("attempt_started", (run.number, self.index, self.attempts))
+        if (<tuple>run.work[self.index])[5] is not None:
+            if (<GuardedStep>set_deadline)(self) < 0:
+                run.break_down(sdax_take_error())
         return 0
 
     cdef object settle_attempt(self, limits, error):
-        """Return what an attempt leaves: of one that has expired, as `asyncio.timeout()` does."""
+        """Return what an attempt leaves."""
+        cdef Run run = self.run
+        cdef bint timed_out = False
         self.wants_timer = False
         self.serial = 0
-        self.timed_out = False
-        if not self.expired:
-            return error
-        self.expired = False
-        requests = self.task.uncancel()
-        if requests > self.cancelling or not isinstance(error, CancelledError):
-            return error
-        self.timed_out = True
-        timeout = TimeoutError(f"timed out after {limits.timeout} s")
-        timeout.__cause__ = error
-        hide_engine(error)
-        return timeout
+        if self.expired:
+            self.expired = False
+            error, timed_out = after_timeout(
+                error, limits, self.task, self.requests, run.is_stopping()
+            )
+        self.timed_out = timed_out
+        if error is not None:
+            hide_engine(error)
+            error = self.unasked(limits, error)
+        return error
+
+    cdef object unasked(self, limits, error):
+        """Return the failure that a cancellation is which nobody asked for: a library has
+        cancelled the future that the function waited for. What cancels its `asyncio.Task` is
+        left as it is, and never retried."""
+        cdef Run run = self.run
+        if (
+            limits.retries
+            and is_cancellation(error)
+            and not run.is_stopping()
+            and self.task.cancelling() <= self.cancelling
+        ):
+            return unasked_cancellation(run.plan, run.number, self.index, error)
+        return error
 
     cdef int tell_outcome(self, value, error) except -1:
         cdef Run run = self.run
-        if error is not None:
-            hide_engine(error)
-        run.watch.attempt_finished(
-            run.number,
-            self.index,
-            self.attempts,
-            value,
-            error,
-            timed_out=self.timed_out,
-            cancelled=run.has_cancelled(error),
+        run.tell(
+            "attempt_finished",
+            (run.number, self.index, self.attempts, value, error),
+            {"timed_out": self.timed_out, "cancelled": run.has_cancelled(error)},
         )
         return 0
 
-    cdef object retried(self, limits, error):
-        """Return None when another attempt is to follow this error, else what is left of it."""
-        if (
-            self.run.aborted
-            or self.attempts > limits.retries
-            or not isinstance(error, Exception)
-        ):
-            return error
-        try:
-            if limits.is_retryable(error):
-                return None
-        except BaseException as exception:  # out of a predicate of the user's
+    cdef object follow(self, limits, error):
+        """Return the error of a function that is not to be tried again, None if it is."""
+        delay, last = after_failure(limits, self.attempts, error, self.run.aborted)
+        if delay is not None:
+            self.error = error
+            self.delay = delay
+            return None
+        if last is not error:
             self.timed_out = False
-            exception.__context__ = error
-            return exception
-        return error
+        return last
 
-    cdef object begin_pause(self, limits, error):
+    cdef object begin_pause(self):
         """Wait before the next attempt: return what to wait for."""
         cdef Run run = self.run
-        cdef double delay = limits.backoff(self.attempts - 1) * uniform(0.5, 1.0)
-        hide_engine(error)
-        if run.watch is not None:
-            run.watch.retry_scheduled(run.number, self.index, self.attempts, delay, error)
-        self.error = error
+        error = self.error
         self.pausing = True
-        if delay <= 0:
+        if run.watch is not None:
+            run.tell(
+                "retry_scheduled", (run.number, self.index, self.attempts, self.delay, error)
+            )
+        try:
+            if self.task._must_cancel:
+                # The attempt that is over asked for it, or a group inside of it.
+                self.leftover = True
+                return None
+            return self.wait()
+        except BaseException as exception:
+            chain(exception, error)
+            raise
+
+    cdef object wait(self):
+        """Return what to wait for in a pause."""
+        cdef Run run = self.run
+        if self.delay <= 0:
             return None
         self.pause = run.loop.create_future()
-        self.deadline = <double>run.loop.time() + delay
+        self.deadline = <double>run.loop.time() + self.delay
         self.set_timer()
         self.pause._asyncio_future_blocking = True
-        return self.pause
+        return self.shelter(self.pause) if self.in_shelter else self.pause
 
-    cdef int set_timer(self) except -1:
-        """Set the timer for the deadline: only what suspends can take long."""
+    cdef object shelter(self, yielded):
+        """Have a cleanup wait for what the end of the loop does not cut short."""
+        self.sheltered = yielded
+        return sheltered(self.run.loop, yielded)
+
+    cdef bint spare(self, exception) except -1:
+        """Return True for a cancellation of all tasks of the loop, which passes by, once. The
+        future that the function waits for hears of any other."""
+        future = self.sheltered
+        if (
+            is_cancellation(exception)
+            and not self.spared
+            and not self.expired
+            and self.run.is_loop_ending()
+        ):
+            self.spared = True
+            self.task.uncancel()
+            if future is not None:
+                future._asyncio_future_blocking = True
+            return True
+        if future is not None and not future.done():
+            future.cancel()
+        return False
+
+    cdef int set_timeout(self) except -1:
+        """Set the timer of a timeout: only what suspends can take long."""
         cdef Run run = self.run
         self.wants_timer = False
-        if self.pause is None and (<tuple>run.work[self.index])[5] == 0:
-            self.time_out(None)
+        if (<tuple>run.work[self.index])[5] == 0:
+            self.time_out()
             return 0
+        try:
+            self.set_timer()
+        except BaseException as error:
+            run.break_down(error)
+        return 0
+
+    cdef int set_timer(self) except -1:
+        cdef Run run = self.run
         if run.deadlines is None:
-            run.deadlines = Deadlines(run.loop, run.context)
+            run.deadlines = Deadlines(run.loop, run.context, run.break_down)
         self.serial = run.deadlines.add(self.deadline, self)
         return 0
 
     cpdef expire(self):
         """Hear of the timer that the deadline has come."""
         if self.pause is None:
-            context = self.context
-            self.time_out(PyContext_Copy(self.run.context) if context is None else context)
+            self.time_out()
         elif not self.pause.done():
             self.pause.set_result(None)
 
-    cdef int time_out(self, context) except -1:
-        """Cancel the attempt; outside of its function, tell of it in this context."""
+    cdef int time_out(self) except -1:
+        """Cancel the attempt; tell of it in a context like that of its function."""
         cdef Run run = self.run
+        task = self.task
         self.expired = True
+        self.requests = task.cancelling()
         if run.watch is not None:
-            tell = run.watch.timeout_expired
-            timeout = (<tuple>run.work[self.index])[5]
-            if context is None:
-                tell(run.number, self.index, self.attempts, timeout)
-            else:
-                context.run(tell, run.number, self.index, self.attempts, timeout)
-        self.task.cancel()
+            context = PyContext_Copy(run.context if self.context is None else self.context)
+            context.run(self.tell_timeout)
+        cancel(task, run.break_down)
         return 0
 
-    cdef int end_function(self, Run run, value, error) except -1:
+    def tell_timeout(self):
+        cdef Run run = self.run
+        timeout = (<tuple>run.work[self.index])[5]
+        run.tell("timeout_expired", (run.number, self.index, self.attempts, timeout))
+
+    cdef int end_function(self, Run run, value, error, bint pausing) except -1:
         """Take note of how the function has ended."""
         cdef Py_ssize_t attempts = self.attempts
         cdef bint timed_out = self.timed_out
@@ -723,14 +1014,14 @@ cdef class Driver:
             self.timed_out = False
             self.cancelling = 0
         if error is not None:
-            run.failed(self.index, error, attempts or 1, timed_out)
+            run.failed(self.index, error, attempts or 1, timed_out, pausing)
             return 0
         if value is not None:
             if run.values is None:
                 run.values = {}
             run.values[run.plan.key(run.number, self.index)] = value
         if attempts > 1 or run.watch is not None:
-            run.note().succeeded(run.number, self.index, attempts, value)
+            run.write("succeeded", (run.number, self.index, attempts, value))
         gates = <tuple>(<tuple>run.work[self.index])[3]
         if len(gates) and not run.aborted:
             run.feed(gates)
@@ -739,6 +1030,14 @@ cdef class Driver:
 
     cdef object resume(self, How how, exception):
         """Go on after a suspension."""
+        if self.in_shelter:
+            if how == THROW and self.spare(exception):
+                return self.shelter(self.sheltered)
+            self.sheltered = None
+        if self.leftover:
+            self.leftover = False
+            if how == SEND or not self.run.is_stopping():
+                return self.wait()
         if self.pausing:
             self.pausing = False
             self.pause = None
@@ -748,17 +1047,28 @@ cdef class Driver:
                 how = CALL
             else:
                 # The attempt that failed is the last one then. What came is a cancellation.
-                return self.finish(None, error)
+                return self.finish(None, error, True)
         return self.step(how, exception)
 
-    cdef object finish(self, value, error):
+    cdef object finish(self, value, error, bint pausing):
         """End a function that had suspended, and go on with what it opens."""
         cdef Run run = self.run
         self.release()
-        self.end_function(run, value, error)
+        self.end_function(run, value, error, pausing)
         if not run.pumping and run.is_ready():
             run.pump()
         return None
+
+    cdef int broken(self, Run run, error) except -1:
+        """End, for the engine itself has failed, and have the run take stock."""
+        self.stepping = False
+        if self.error is not None:
+            chain(error, self.error)
+            self.error = None
+        run.break_down(error)
+        if self.run is not None:
+            self.release()
+        return 0
 
     def catch_first_step(self, callback, *arguments, context=None):
         """Be the loop's `call_soon` while the `asyncio.Task` is made, on 3.11.
@@ -775,63 +1085,136 @@ cdef class Driver:
         # Nobody but the loop makes our asyncio.Task current, to step it.
         return current_task(self.run.loop) is self.task
 
+    cdef bint is_open(self) noexcept:
+        """Return True for a function that has begun, also while it waits for its next attempt."""
+        return self.coroutine is not None or self.pausing
+
     cdef object disturb(self, method, tuple arguments):
         """Let other code close the coroutine or throw into it, as it could with that of any
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
-            refuse_running(self.coroutine)
-            return getattr(self.coroutine, method)(*arguments)
+            self.refuse_running()
+            if self.coroutine is not None:
+                return getattr(self.coroutine, method)(*arguments)
+            if arguments:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            return None
         finally:
-            if not self.is_stepped():  # pragma: no cover (run, but not traced by Cython)
-                self.task.cancel()
+            if self.run is not None and not self.is_stepped():
+                cancel(self.task, self.run.break_down)
+
+    cdef int refuse_running(self) except -1:
+        """Raise the `ValueError` that a coroutine raises that is asked to step while it steps.
+
+        Asked itself, on Python 3.11 and 3.12, it may crash the interpreter.
+        """
+        if self.stepping or getattr(self.coroutine, "cr_running", False):
+            raise ValueError("coroutine already executing")
+        return 0
 
     # What asyncio.Task asks of a coroutine.
 
     def __next__(self):
-        if self.run is not None:
-            if self.begun:
-                yielded = self.resume(SEND, None)
-            elif self.lone:
-                yielded = self.begin_alone()
+        cdef Run run = self.run
+        cdef PyObject *yielded
+        if self.stepping:
+            raise ValueError("coroutine already executing")
+        if run is not None:
+            self.stepping = True
+            yielded = (<Guarded>next_step)(self)
+            self.stepping = False
+            if yielded is NULL:
+                self.broken(run, sdax_take_error())
             else:
-                yielded = self.begin(current_task(self.run.loop))
-            if self.run is not None:
-                return yielded
+                result = <object>yielded
+                Py_XDECREF(yielded)
+                if self.run is not None:
+                    return result
         raise StopIteration
 
     def send(self, value):
-        if self.coroutine is not None:
-            refuse_running(self.coroutine)
+        self.refuse_running()
         return self.__next__()
 
     def throw(self, exception, value=None, traceback=None):
-        if self.coroutine is not None and (self.coroutine.cr_running or not self.is_stepped()):
+        cdef Run run = self.run
+        self.refuse_running()
+        if run is not None and self.is_open() and not self.is_stepped():
             return self.disturb(THROW_METHOD, (exception,))
-        if self.run is not None:
+        if run is not None:
             if not self.begun:
-                run, index = self.run, self.index
+                index = self.index
                 self.release()
-                (<Run>run).never_called(index, exception)
+                run.never_called(index, exception)
                 raise exception
-            yielded = self.resume(THROW, exception)
+            self.stepping = True
+            try:
+                yielded = self.resume(THROW, exception)
+            except BaseException as error:
+                yielded = None
+                self.broken(run, error)
+            self.stepping = False
             if self.run is not None:
                 return yielded
         raise StopIteration
 
     def close(self):
-        if self.coroutine is not None:
+        if self.run is not None and self.is_open():
             self.disturb("close", ())
 
     def __await__(self):
+        self.refuse_running()
         return self
 
     def __iter__(self):
+        self.refuse_running()
         return self
 
     def __getattr__(self, name):
         # What tools ask of a coroutine that they show: cr_frame, __qualname__ and the like.
-        return getattr(self.coroutine, name)
+        # Before there is one, and of a plain function, the name and the code are the function's.
+        if self.coroutine is not None or self.run is None:
+            return getattr(self.coroutine, name)
+        work = <tuple>self.run.work[self.index]
+        if name == "__qualname__":
+            return work[6]
+        if name == "__name__":
+            return work[6].rpartition(".")[2]
+        if name == "cr_code":
+            return code_of(work[0])
+        if name == "cr_running":
+            return self.stepping
+        if name == "cr_suspended":
+            return False
+        if name in ("cr_frame", "cr_await", "cr_origin"):
+            return None
+        raise AttributeError(f"a driver has no attribute {name!r}")
+
+    def task_ended(self, task):
+        """Hear that the `asyncio.Task` has ended, maybe without the driver: where a factory wraps
+        it in a coroutine that is cancelled before its first step, or that gives up."""
+        cdef Run run = self.run
+        cdef Py_ssize_t index = self.index
+        cdef Py_ssize_t attempts = self.attempts
+        if run is None:
+            return
+        try:
+            error = CancelledError() if task.cancelled() else task.exception()
+            if error is None:
+                error = RuntimeError("its asyncio.Task ended without waiting for it")
+            coroutine = self.coroutine
+            self.release()
+            if not self.begun:
+                run.never_called(index, error)
+                return
+            if coroutine is not None:
+                coroutine.close()
+            run.failed(index, error, attempts or 1, False, False)
+            if not run.pumping:
+                run.pump()
+        except BaseException as exception:
+            self.broken(run, exception)
 
     cdef object begin_alone(self):
         """Take the first step in an `asyncio.Task` of a task factory's, shared with no other."""
@@ -839,17 +1222,42 @@ cdef class Driver:
         self.task = current_task(self.run.loop)
         if self.task is not None:
             self.task.set_name((<tuple>self.run.work[self.index])[2])
+        self.in_shelter = self.run.interrupted and self.run.number == POST
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
         return yielded
 
 
-cdef inline Driver new_driver(Run run, Py_ssize_t index, context):
+# A function as it is called where what it raises is taken like any other outcome: a `try` would
+# cost each step.
+ctypedef PyObject *(*Guarded)(Driver) noexcept
+ctypedef int (*GuardedStep)(Driver) noexcept
+ctypedef int (*GuardedStart)(Run, Driver, dict) noexcept
+
+
+cdef int set_deadline(Driver driver) except -1:
+    cdef Run run = driver.run
+    if run.clock is None:
+        run.clock = clock_of(run.loop)
+    now = time_names["monotonic"]() if run.clock is time else run.clock()
+    driver.deadline = <double>now + <double>(<tuple>run.work[driver.index])[5]
+    driver.wants_timer = True
+    return 0
+
+
+cdef object next_step(Driver driver):
+    if driver.begun:
+        return driver.resume(SEND, None)
+    if driver.lone:
+        return driver.begin_alone()
+    return driver.begin(current_task(driver.run.loop))
+
+
+cdef inline Driver new_driver(Run run):
     cdef Driver driver = Driver.__new__(Driver)
-    driver.context = context
     driver.run = run
-    driver.index = index
+    driver.index = -1
     driver.shared = True
     return driver
 
@@ -860,14 +1268,22 @@ cdef dict EAGER_TASK = {**EARLY_TASK, "eager_start": True}
 
 cdef int start_ready_eagerly(Run run) except -1:
     """Start a driver in a new `asyncio.Task` while there is something to call."""
-    cdef Py_ssize_t index
+    cdef Driver driver
     cdef dict arguments = EAGER_TASK.copy()  # which is less work than to make it anew
     arguments["loop"] = run.loop
-    while run.taken < run.places and (index := run.take()) >= 0:
-        context = PyContext_Copy(run.context)
-        arguments["name"] = (<tuple>run.work[index])[2]
-        arguments["context"] = context
-        PyObject_Call(Task, (new_driver(run, index, context),), arguments)
+    while run.taken < run.places and run.is_ready():
+        driver = new_driver(run)
+        if (<GuardedStart>start_eagerly)(run, driver, arguments) < 0:
+            start_failed(run, driver, sdax_take_error())
+    return 0
+
+
+cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
+    driver.context = PyContext_Copy(run.context)
+    driver.index = run.take()
+    arguments["name"] = (<tuple>run.work[driver.index])[2]
+    arguments["context"] = driver.context
+    PyObject_Call(Task, (driver,), arguments)
     return 0
 
 
@@ -878,7 +1294,6 @@ cdef int start_ready_early(Run run) except -1:
     driver catches it. A loop that somebody has given another `call_soon` makes and starts each
     `asyncio.Task` itself.
     """
-    cdef Py_ssize_t index
     cdef Driver driver
     cdef dict arguments = EARLY_TASK.copy()
     loop = run.loop
@@ -886,30 +1301,58 @@ cdef int start_ready_early(Run run) except -1:
         return start_ready_by_factory(run)
     current = current_tasks.pop(loop, None)
     arguments["loop"] = loop
-    while run.taken < run.places and (index := run.take()) >= 0:
-        context = PyContext_Copy(run.context)
-        driver = new_driver(run, index, context)
-        arguments["name"] = (<tuple>run.work[index])[2]
-        arguments["context"] = context
-        loop.call_soon = driver.catch_first_step
-        try:
-            PyObject_Call(Task, (driver,), arguments)
-        finally:
-            del loop.call_soon
-        first_step, driver.first_step = driver.first_step, None
-        PyContext_Enter(context)
-        first_step()
+    try:
+        while run.taken < run.places and run.is_ready():
+            driver = new_driver(run)
+            if (<GuardedStart>start_early)(run, driver, arguments) < 0:
+                start_failed(run, driver, sdax_take_error())
+    finally:
+        if current is not None:
+            current_tasks[loop] = current
+    return 0
+
+
+cdef int start_early(Run run, Driver driver, dict arguments) except -1:
+    loop, context = run.loop, PyContext_Copy(run.context)
+    driver.context = context
+    driver.index = run.take()
+    arguments["name"] = (<tuple>run.work[driver.index])[2]
+    arguments["context"] = context
+    loop.call_soon = driver.catch_first_step
+    try:
+        PyObject_Call(Task, (driver,), arguments)
+    finally:
+        del loop.call_soon
+    PyContext_Enter(context)
+    try:
+        driver.first_step()
+    finally:
         PyContext_Exit(context)
-    if current is not None:
-        current_tasks[loop] = current
+    driver.first_step = None
+    return 0
+
+
+cdef int start_failed(Run run, Driver driver, error) except -1:
+    """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
+    if not driver.begun and driver.index >= 0:
+        run.hold(driver.index)
+    if driver.first_step is not None:
+        driver.first_step.__self__._log_destroy_pending = False
+        driver.first_step = None
+    if driver.run is not None:
+        driver.release()
+    run.break_down(error)
     return 0
 
 
 cdef bint can_catch_first_steps(loop) except -1:
-    """Tell whether the loop's `call_soon` is its class's, so that an attribute can hide it."""
-    bind = getattr(getattr(type(loop), "call_soon", None), "__get__", None)
+    """Return True if the loop's `call_soon` is its class's, so that an attribute can hide it."""
+    method = getattr(type(loop), "call_soon", None)
     return (
-        isinstance(loop, AbstractEventLoop) and bind is not None and loop.call_soon == bind(loop)
+        isinstance(loop, AbstractEventLoop)
+        and hasattr(method, "__get__")
+        and not hasattr(method, "__set__")  # as a property has, which no attribute hides
+        and loop.call_soon == method.__get__(loop)
     )
 
 
@@ -917,19 +1360,25 @@ cdef int start_ready_by_factory(Run run) except -1:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     cdef Py_ssize_t index
     cdef Driver driver
-    while run.taken < run.places and (index := run.take()) >= 0:
-        driver = new_driver(run, index, None)
+    while run.taken < run.places and run.is_ready():
+        driver = new_driver(run)
+        driver.index = index = run.take()
         driver.shared = False
         driver.lone = True
         error = task = None
         try:
             task = PyContext_Copy(run.context).run(run.loop.create_task, driver)
+            if not driver.begun:
+                driver.task = task
+                run.link(driver)
+            task.set_name((<tuple>run.work[index])[2])
+            task.add_done_callback(driver.task_ended)
         except BaseException as exception:
             error = exception
         if error is not None:
-            driver.release()
-            run.never_called(index, error)
-        elif not driver.begun:
-            driver.task = task
-            run.link(driver)
+            if driver.begun or task is not None:
+                run.break_down(error)
+            else:
+                driver.release()
+                run.never_called(index, error)
     return 0

@@ -15,20 +15,33 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
-from random import uniform
+from itertools import chain as one_after_another
+from sys import exception as handled
+from sys import getrecursionlimit, setrecursionlimit
 from types import CodeType, CoroutineType, FrameType, coroutine
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
-from .calls import as_coroutine, hide_engine, refuse_coroutine, refuse_running
+from .calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .deadlines import Deadlines, clock_of
+from .engine.attempts import after_failure, after_timeout
+from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .engine.shelter import is_ending, sheltered
+from .engine.stack import (
+    DEEPEST,
+    MOST_VAIN_ATTEMPTS,
+    ROOM,
+    SHARING_ALLOWED,
+    refuse_endless,
+)
 from .plan import EXECUTE, PHASES, POST, PRE, Plan, Work
-from .record import Record
+from .record import Record, unasked_cancellation
 from .tasks import TaskFunction
 from .watch import Watch
 
@@ -39,8 +52,9 @@ if sys.version_info < (3, 12):
         _leave_task,
     )
 
-SHARING: Final = hasattr(sys, "getrefcount")  # else nobody can tell who knows an asyncio.Task
-if SHARING:
+# Without reference counts nobody can tell who knows an asyncio.Task.
+SHARING: Final = SHARING_ALLOWED and hasattr(sys, "getrefcount")
+if hasattr(sys, "getrefcount"):
     from sys import getrefcount
 
 __all__ = ["Run"]
@@ -61,9 +75,17 @@ class Run:
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
     when the run is. `cancel` asks it to end early. Then `values` has what functions
     returned, by the plan's keys, and `record` everything else that is not a plain success;
-    both are None while empty. A run with a `watch` tells it everything: its plan must have
+    both are None while empty. `fatal` is what is not an `Exception`, or what broke the engine
+    itself: the run ends with it. A run with a `watch` tells it everything: its plan must have
     limits for every function (see `Plan.observed`).
+
+    Whatever is raised where it should not be goes to `break_down`. It only keeps the error and
+    has `go_on` called by the event loop, which takes stock of what is left: so a run ends, and
+    cleans up, whatever was interrupted in the middle.
     """
+
+    entered: list[int]  # what gates opened
+    mapping: Any  # what holds the variables of a context until one is set
 
     __slots__ = (
         "aborted",
@@ -71,7 +93,12 @@ class Run:
         "context",
         "ctx",
         "deadlines",
+        "deferred",
+        "depth",
         "due",
+        "entered",
+        "fatal",
+        "interrupted",
         "last",
         "loop",
         "mapping",
@@ -86,6 +113,8 @@ class Run:
         "queue",
         "ready",
         "record",
+        "setbacks",
+        "shaken",
         "suspended",
         "uncalled",
         "untouched",
@@ -101,13 +130,17 @@ class Run:
         self.ctx = ctx
         self.loop = asyncio.get_running_loop()
         self.parent: Task[Any] | None = None  # who waits for this run
+        self.depth = 1  # of runs inside of runs, on one stack
         self.context = copy_context()
         self.variables = len(self.context)
         self.waiter: asyncio.Future[None] | None = None
         self.values: dict[int, Any] | None = None
         self.watch = watch
         self.record: Record | None = None if watch is None else Record(plan, watch)
+        self.fatal: BaseException | None = None
         self.over = False
+        self.interrupted = False  # by its caller, who may be gone
+        self.shaken = False  # its caller was cancelled once more, in this pass of the loop
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
@@ -117,32 +150,59 @@ class Run:
         self.pending = 0  # opened, not yet finished
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
-        self.untouched: int | None = None  # references to what no function has taken hold of
-        self.mapping: Any = None  # what holds the variables of a context until one is set
+        self.untouched: Any = None  # references to what no function has taken hold of
         self.aborted = False  # nothing of this phase is opened or called any more
-        self.uncalled: list[int] = []
+        self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
-        self.clock: Callable[[], float] | None = None  # the loop's, once a timeout asks for it
+        self.clock: Any = None  # see `clock_of`, once a timeout asks for it
+        self.deferred = False  # nothing is opened or called until the loop calls `go_on`
+        self.setbacks: Setbacks | None = None
 
     def start(self, last: int = POST) -> bool:
-        """Run up to and with the phase `last` until all that is left is suspended, and tell
-        whether the run is over. What begins in the middle goes on from there."""
+        """Run up to and with the phase `last` until all that is left is suspended, and return
+        True if the run is over. A run that begins in the middle goes on from there."""
         self.last = last
         self.over = False
-        self.parent = current_task(self.loop)
-        self.advance()
-        self.pump()
+        try:
+            self.parent = current_task(self.loop)
+            if type(self.parent) is Task:
+                driver: Any = self.parent.get_coro()
+                if type(driver) is FirstDriver and driver not in driver.run.suspended:
+                    self.depth = driver.run.depth + 1
+            if self.depth > DEEPEST:
+                refuse_endless(self.context)
+                self.depth = 1
+                self.defer()
+            elif handled() is not None:  # which functions would see as their own
+                self.defer()
+            self.advance()
+            self.pump()
+        except RecursionError as error:
+            # There is hardly a frame left, and nothing that could be called with it.
+            limit = getrecursionlimit()
+            setrecursionlimit(limit + ROOM)
+            try:
+                self.break_down(error)
+            finally:
+                setrecursionlimit(limit)
+        except BaseException as error:
+            self.break_down(error)
         return self.over
 
     def cancel(self) -> None:
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
-        self.abort()
+        self.interrupted = True
+        try:
+            self.abort()
+        except BaseException as error:
+            self.break_down(error)
 
-    def take_record(self) -> Record | None:
-        """Return the record and forget it: what was raised may lead to the run."""
+    def take_record(self) -> tuple[Record | None, BaseException | None]:
+        """Return the record and `fatal`, and forget both: what is raised may lead to the run."""
         record, self.record = self.record, None
-        return record
+        fatal, self.fatal = self.fatal, None
+        return record, fatal
 
     def skip_execute(self) -> None:
         """After `pre_execute`, leave out `execute`: go on with the cleanup."""
@@ -150,39 +210,51 @@ class Run:
             self.phase = self.plan.phases[EXECUTE]
             self.opened = len(self.phase.stages)
             self.waiting = []
-            self.note().skipped_phase(EXECUTE)
+            self.write("skipped_phase", EXECUTE)
+
+    def runs_in(self, task: Task[Any] | None) -> bool:
+        """Return True if a function of this run is the one that this `asyncio.Task` runs."""
+        driver = getattr(task, "get_coro", lambda: None)()
+        return (isinstance(driver, Driver) and driver.run is self) or any(
+            driver.task is task for driver in self.suspended
+        )
+
+    # What follows is for the engine.
 
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
         self.pumping = True
-        factory = self.loop.get_task_factory()
-        by_loop = factory is None or factory is EAGER_FACTORY
-        start = start_ready if by_loop else start_ready_by_factory
-        seen = None
-        while self.ready is not seen and not self.over and len(self.suspended) < self.places:
-            seen = self.ready
-            start(self)
-        if len(self.suspended) < self.places:
-            self.ready = NONE_READY
-        self.pumping = False
+        try:
+            factory = self.loop.get_task_factory()
+            by_loop = factory is None or factory is EAGER_FACTORY
+            start = start_ready if by_loop else start_ready_by_factory
+            seen = None
+            while self.ready is not seen and not self.over and len(self.suspended) < self.places:
+                seen = self.ready
+                start(self)
+            if len(self.suspended) < self.places:
+                self.ready = NONE_READY
+        finally:
+            self.pumping = False
 
     def advance(self) -> None:
         """Open the next stage, of the next phase if need be, or end the run.
 
         Called when nothing that was opened is unfinished.
         """
-        while not self.pending:
+        while not self.pending and not self.deferred:
             phase = self.phase
             if self.opened < len(phase.stages) and not self.aborted:
                 stage = phase.stages[self.opened]
-                self.opened += 1
                 if self.due is not None:
                     stage = tuple(index for index in stage if index in self.due)
-                self.pending = len(stage)
                 self.ready = iter(stage)
+                self.pending = len(stage)
+                self.opened += 1
             elif phase.gates and self.waiting is None and not self.aborted:
                 self.waiting = list(phase.waits)
                 self.queue = deque()
+                self.entered = []
                 self.open_gates([0])
             elif phase.number >= self.last:
                 self.finish()
@@ -224,45 +296,69 @@ class Run:
                 else:
                     opening += self.count_down(phase.work[index][3])
         opened.sort()
+        self.entered += opened
         queue.extend(opened)
         self.pending += len(opened)
-        self.ready = drain(queue)
+        if not self.deferred:
+            self.ready = drain(queue)
 
     def leave_phase(self) -> int:
         """Tell of the end of the phase, and return the last one before the next."""
         number = self.phase.number
         if self.aborted:
             left = list(self.phase.unopened(self.opened, self.waiting))
-            self.note().skipped(number, left)
+            if number == PRE:
+                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
+            self.write("skipped", number, left)
         if self.watch is not None:
-            self.watch.phase_finished()
+            self.tell("phase_finished")
         if not self.aborted:
             return number
         if number == PRE:
-            self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
-            self.note().never_due(self.due)
+            self.write("never_due", self.due)
         return EXECUTE
 
     def finish(self) -> None:
+        if self.watch is not None:
+            self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        if self.watch is not None:
-            self.watch.phase_finished()
-        if self.deadlines is not None:
-            self.deadlines.close()
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        deadlines, self.deadlines = self.deadlines, None
+        try:
+            if deadlines is not None:
+                deadlines.close()
+        except BaseException as error:
+            self.take_fatal(error)
+        waiter = self.waiter
+        if waiter is not None:
+            try:
+                if not waiter.done():
+                    waiter.set_result(None)
+            except BaseException as error:
+                self.take_fatal(error)
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def failed(self, index: int, error: BaseException, attempts: Attempts | None) -> None:
         """Take note of what left a function for good, and stop the phase."""
         hide_engine(error)
         number = self.phase.number
         made = 1 if attempts is None else attempts.number
+        if issubclass(type(error), RecursionError):
+            if number == POST and traceback_of(error) is None and self.call_later(index):
+                return  # it was not even called: there is no frame of its own
+            self.defer()  # no cleanup would have room here
         if self.has_cancelled(error):
-            self.note().cancelled(number, index, made)
+            self.write("cancelled", number, index, made)
+        elif attempts is not None and attempts.pausing and self.is_stopping():
+            self.write("cancelled", number, index, made, error)
         else:
+            if not is_exception(error) and not is_cancellation(error):
+                self.take_fatal(error, self.phase.number, index)
             timed_out = attempts is not None and attempts.timed_out
-            self.note().failed(number, index, made, error, self.loop, timed_out=timed_out)
+            if not self.write("failed", number, index, made, error, timed_out=timed_out):
+                assert self.fatal is not None
+                chain(self.fatal, error)
         self.abort()
         if number == POST and self.waiting is not None:
             self.feed(self.phase.work[index][3])
@@ -270,9 +366,9 @@ class Run:
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
-        self.uncalled.append(index)
-        if self.aborted and isinstance(error, CancelledError):
-            self.note().skipped(self.phase.number, [index])
+        self.uncalled = [*self.uncalled, index]
+        if self.aborted and is_cancellation(error):
+            self.write("skipped", self.phase.number, [index])
             self.finished_one()
         else:
             self.failed(index, error, None)
@@ -289,33 +385,182 @@ class Run:
         if not self.pending:
             self.advance()
 
-    def has_cancelled(self, error: BaseException | None) -> bool:
-        """Tell whether what left a function comes from the run, or from its caller.
+    def is_stopping(self) -> bool:
+        """Return True if the run, or its caller, has cancelled what is suspended.
 
         Whoever cancels all tasks of a loop may get to a function before its run: the caller has
         been cancelled then, and will hear of it soon.
         """
-        return isinstance(error, CancelledError) and (
-            self.aborted
-            or (self.phase.number != POST and self.waiter is not None and self.waiter.cancelled())
+        return self.aborted or (
+            self.phase.number != POST and self.waiter is not None and self.waiter.cancelled()
         )
+
+    def is_loop_ending(self) -> bool:
+        """Return True if the loop ends: it cancels every task, the caller's among them."""
+        waiter = self.waiter
+        return (self.shaken or waiter is None or waiter.cancelled()) and is_ending(
+            self.loop, {driver.task for driver in self.suspended}
+        )
+
+    def has_cancelled(self, error: BaseException | None) -> bool:
+        """Return True if what left a function comes from the run, or from its caller."""
+        return is_cancellation(error) and self.is_stopping()
 
     def abort(self) -> None:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
         if self.aborted or self.phase.number == POST:
             return
-        self.aborted = True
-        uncalled = list(self.ready)
-        self.uncalled += uncalled
+        uncalled = self.take_left()
+        self.uncalled = [*self.uncalled, *uncalled]
         self.pending -= len(uncalled)
-        self.note().stopped(self.phase.number, uncalled)
-        for task in [driver.task for driver in self.suspended]:
-            task.cancel()
+        self.aborted = True
+        self.write("stopped", self.phase.number, uncalled)
+        for driver in list(self.suspended):
+            if driver.task is not None:
+                cancel(driver.task, self.break_down)
 
-    def note(self) -> Record:
-        if self.record is None:
-            self.record = Record(self.plan, self.watch)
-        return self.record
+    def take_left(self) -> list[int]:
+        """Take everything that is opened and not yet called."""
+        held = () if self.setbacks is None else self.setbacks.held
+        left = [*held, *self.ready, *(self.queue or ())]
+        if self.setbacks is not None:
+            self.setbacks.held = NONE_READY
+        self.ready = NONE_READY
+        if self.queue is not None:
+            self.queue.clear()
+        return left
+
+    # Whatever is raised where it should not be.
+
+    def write(self, what: str, *arguments: Any, **options: Any) -> bool:
+        """Have the record write something down, and return True if that worked.
+
+        It calls observers, handlers and the `repr` of what users give.
+        """
+        try:
+            if self.record is None:
+                self.record = Record(self.plan, self.watch)
+            getattr(self.record, what)(*arguments, **options)
+        except BaseException as error:
+            self.break_down(error)
+            return False
+        return True
+
+    def tell(self, what: str, *arguments: Any, **options: Any) -> None:
+        """Tell the observers."""
+        try:
+            getattr(self.watch, what)(*arguments, **options)
+        except BaseException as error:
+            self.break_down(error)
+
+    def break_down(self, error: BaseException) -> None:
+        """Keep what was raised where it should not be: the run ends early, cleans up, and raises
+        it."""
+        self.take_fatal(error)
+        if not self.over:
+            self.defer()
+
+    def take_fatal(
+        self, error: BaseException, number: int | None = None, index: int | None = None
+    ) -> None:
+        """Keep what the run ends with, or tell the loop if there is something already."""
+        hide_engine(error)
+        first = self.fatal
+        if first is None:
+            self.fatal = error
+        elif number is not None:
+            self.write("also_fatal", number, index, error, first, self.loop)
+        else:
+            chain(first, error)
+
+    def defer(self) -> Setbacks:
+        """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
+        setbacks = self.setbacks
+        if setbacks is None:
+            setbacks = self.setbacks = Setbacks()
+        if not self.deferred and not self.over:
+            self.loop.call_soon(self.go_on, context=self.context.copy())
+            setbacks.held, self.ready = self.ready, NONE_READY
+            self.deferred = True
+        return setbacks
+
+    def hold(self, index: int) -> None:
+        """Keep what was taken and not called, to be called by the event loop."""
+        setbacks = self.defer()
+        setbacks.held = one_after_another([index], setbacks.held)
+
+    def call_later(self, index: int) -> bool:
+        """Have a function called from the event loop that could not be called here, once."""
+        again = self.defer().again
+        if index in again:
+            return False
+        again.add(index)
+        self.hold(index)
+        return True
+
+    def go_on(self) -> None:
+        """Take stock of what is left, after something was interrupted in the middle, and go on.
+
+        What cannot be wrong is which functions are suspended, and which are not yet called.
+        """
+        if self.over:
+            return
+        self.deferred = False
+        self.pumping = False
+        try:
+            if self.waiting and not self.aborted:
+                self.recount_gates()
+            if self.fatal is not None:
+                self.abort()
+            if self.deadlines is not None:
+                self.deadlines.renew()
+            left = self.take_left()
+            if self.queue is None:
+                self.ready = iter(left)
+            else:
+                self.queue.extend(left)
+                self.ready = drain(self.queue)
+            self.pending = len(left) + len(self.suspended)
+            if self.is_stuck(len(left)):
+                self.finish()
+            elif not self.pending:
+                self.advance()
+            self.pump()
+        except BaseException as error:
+            self.break_down(error)
+
+    def is_stuck(self, left: int) -> bool:
+        """Return True if nothing has moved since the last times, and nothing will."""
+        assert self.setbacks is not None
+        stock = self.phase.number, self.opened, left
+        return self.setbacks.are_too_many(None if self.suspended else stock)
+
+    def recount_gates(self) -> None:
+        """Find out anew what each gate waits for, and queue what should have been opened."""
+        assert self.queue is not None
+        called = set(self.entered).difference(self.take_left())
+        finished = called.difference(driver.index for driver in self.suspended)
+        self.waiting, opened = self.phase.reopened(self.due, finished)
+        self.entered = sorted(called.union(opened))
+        self.queue = deque(sorted(opened - called))
+
+
+class Setbacks:
+    """What a run remembers of what was raised where it should not be."""
+
+    __slots__ = ("again", "held", "stock", "vain")
+
+    def __init__(self) -> None:
+        self.held = NONE_READY  # opened, not yet called, while the run is deferred
+        self.again = set[int]()  # called twice, for the first call was refused
+        self.stock: Any = None  # what was left the last time
+        self.vain = 0  # how often the same was left
+
+    def are_too_many(self, stock: Any) -> bool:
+        """Return True if the same was left some times, None for what moves by itself."""
+        self.vain = self.vain + 1 if stock is not None and stock == self.stock else 0
+        self.stock = stock
+        return self.vain >= MOST_VAIN_ATTEMPTS
 
 
 class Driver:
@@ -337,15 +582,19 @@ class Driver:
         "index",
         "run",
         "shared",
+        "sheltered",
+        "spared",
         "task",
     )
 
     __next__: Callable[[], Any]
-    __qualname__: str
+    body: Any
+    __qualname__: str  # the coroutine's; before there is one, the function's
 
     def __init__(self, run: Run, index: int, work: Work, context: Context | None) -> None:
         self.run: Any = run  # None once it has ended
         self.index = index
+        self.__qualname__ = work[6]
         self.context: Any = context  # that of the asyncio.Task
         self.shared = SHARING
         self.attempts: Attempts | None = None
@@ -365,103 +614,120 @@ class Driver:
         index = self.index
         attempts: Attempts | None = None
         attributes: dict[str, Any] | None = None  # of the asyncio.Task
+        variables = run.variables
+        tasks = drivers = contexts = weakly = -1  # references where nothing took hold of anything
+        if run.untouched is not None:
+            tasks, drivers, contexts, weakly = run.untouched
         called = False
-        if self.task is None:
-            self.task = current_task(run.loop)
-        while True:
-            if called or (run.untouched is None and self.shared):
-                task, context = self.task, self.context
-                # Who knows the asyncio.Task, its driver or its context. (Counted in one place,
-                # for what the interpreter adds to a count differs from place to place.)
-                traces = (
-                    getrefcount(task)
-                    + getrefcount(self)
-                    + getrefcount(context)
-                    + getweakrefcount(task)
-                )
-                if not called:
-                    run.untouched = traces
-                    if run.variables:
-                        run.mapping = get_referents(context)[-1]
-                else:
-                    if attributes is None:
-                        attributes = attributes_of(task)
-                    # Each request to cancel it is in `_must_cancel`: nothing has suspended yet.
-                    if (
-                        traces != run.untouched
-                        or attributes
-                        or task._callbacks
-                        or task._must_cancel
-                        or (AWAITED_BY and task._asyncio_awaited_by)
-                        or len(context) != run.variables
-                        or (run.variables and get_referents(context)[-1] is not run.mapping)
-                        or (following := next(run.ready, None)) is None
-                    ):
-                        self.release()
-                        return
-                    self.index = index = following
-                    work = run.phase.work[index]
-                    task.set_name(work[2])
-            called = True
-            call, limits, _, feeds, is_plain, timeout = work
-            error = value = None
-            if limits is not None and (timeout is not None or run.watch is not None):
-                attempts = self.attempts = Attempts(self, limits)
+        try:
+            if self.task is None:
+                self.task = current_task(run.loop)
             while True:
-                try:
-                    if attempts is not None:
-                        value = yield from attempts.make(work)
-                        error, attempts.error = attempts.error, None
-                    elif is_plain:
-                        value = self.call_plain(call)
+                if called or (tasks < 0 and self.shared):
+                    task, context = self.task, self.context
+                    # Who knows the asyncio.Task, its driver or its context. (Counted in one
+                    # place, for what the interpreter adds to a count differs from place to place.)
+                    now_tasks = getrefcount(task)
+                    now_drivers = getrefcount(self)
+                    now_contexts = getrefcount(context)
+                    now_weakly = getweakrefcount(task)
+                    if not called:
+                        tasks, drivers = now_tasks, now_drivers
+                        contexts, weakly = now_contexts, now_weakly
+                        run.untouched = tasks, drivers, contexts, weakly
+                        if variables:
+                            run.mapping = get_referents(context)[-1]
                     else:
-                        awaitable: Any = call(run.ctx)
-                        if type(awaitable) is not CoroutineType:
-                            awaitable = self.as_coroutine(awaitable)
-                        self.coroutine = awaitable
-                        self.__qualname__ = awaitable.__qualname__
-                        value = yield from awaitable
-                except BaseException as exception:
-                    if isinstance(exception, GeneratorExit) and not self.is_stepped():
-                        raise
-                    error = exception
-                if error is None or limits is None or attempts is not None:
-                    break
-                # Retries cost nothing before this.
-                attempts = self.attempts = Attempts(self, limits)
-                attempts.first_failed(error)
-                error = None
-            if attempts is not None:
-                self.attempts = None
-            shared = self.shared
-            if not shared:
-                run.suspended.pop(self, None)
-                if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
-                    asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
-                        self.task, run.parent
-                    )
-                self.release()
-            if error is not None:
-                run.failed(index, error, attempts)
-                error = None
-            else:
-                if value is not None:
-                    run.keep(index, value)
-                if attempts is not None and (attempts.number > 1 or run.watch is not None):
-                    run.note().succeeded(run.phase.number, index, attempts.number, value)
-                if feeds and not run.aborted:
-                    run.feed(feeds)
-                run.pending -= 1
-                if not run.pending:
-                    run.advance()
-                    if shared and run.over:  # nobody is left to hand the asyncio.Task to
-                        self.release()
-                        return
-            if not shared:
-                if run.ready is not NONE_READY and not run.pumping:
-                    run.pump()
-                return
-            attempts = None
+                        if attributes is None:
+                            attributes = attributes_of(task)
+                        # Each request to cancel it is in `_must_cancel`: nothing has suspended.
+                        if (
+                            now_tasks != tasks
+                            or now_drivers != drivers
+                            or now_contexts != contexts
+                            or now_weakly != weakly
+                            or attributes
+                            or task._callbacks
+                            or task._must_cancel
+                            or (AWAITED_BY and task._asyncio_awaited_by)
+                            or len(context) != variables
+                            or (variables and get_referents(context)[-1] is not run.mapping)
+                            or (following := next(run.ready, None)) is None
+                        ):
+                            self.release()
+                            return
+                        self.index = index = following
+                        work = run.phase.work[index]
+                        task.set_name(work[2])
+                called = True
+                call, limits, _, feeds, is_plain, timeout, _ = work
+                error = value = None
+                if limits is not None and (timeout is not None or run.watch is not None):
+                    attempts = self.attempts = Attempts(self, limits)
+                while True:
+                    try:
+                        if attempts is not None:
+                            value = yield from attempts.make(work)
+                            error, attempts.error = attempts.error, None
+                        elif is_plain:
+                            value = self.call_plain(work)
+                        else:
+                            awaitable: Any = call(run.ctx)
+                            if type(awaitable) is not CoroutineType:
+                                awaitable = self.as_coroutine(awaitable)
+                            self.coroutine = awaitable
+                            self.__qualname__ = awaitable.__qualname__
+                            value = yield from awaitable
+                    except BaseException as exception:
+                        if type(exception) is GeneratorExit and not self.is_stepped():
+                            raise
+                        error = exception
+                    if error is None or limits is None or attempts is not None:
+                        break
+                    # Retries cost nothing before this.
+                    attempts = self.attempts = Attempts(self, limits)
+                    attempts.first_failed(error)
+                    error = None
+                if attempts is not None:
+                    self.attempts = None
+                shared = self.shared
+                if not shared:
+                    run.suspended.pop(self, None)
+                    if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+                        asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                            self.task, run.parent
+                        )
+                    self.release()
+                if error is not None:
+                    if self.coroutine is not None and issubclass(type(error), RecursionError):
+                        self.coroutine.close()  # it may not even have begun
+                    run.failed(index, error, attempts)
+                    error = None
+                else:
+                    if value is not None:
+                        run.keep(index, value)
+                    if attempts is not None and (attempts.number > 1 or run.watch is not None):
+                        run.write("succeeded", run.phase.number, index, attempts.number, value)
+                    if feeds and not run.aborted:
+                        run.feed(feeds)
+                    run.pending -= 1
+                    if not run.pending:
+                        run.advance()
+                        if shared and run.over:  # nobody is left to hand the asyncio.Task to
+                            self.release()
+                            return
+                if not shared:
+                    if run.ready is not NONE_READY and not run.pumping:
+                        run.pump()
+                    return
+                attempts = None
+        except BaseException as exception:
+            if type(exception) is GeneratorExit and not self.is_stepped():
+                raise
+            error = exception
+        if error is not None:
+            self.broken(run, error)
+            error = None
 
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
@@ -472,6 +738,10 @@ class Driver:
         else:
             self.attempts.suspended()
             self.__next__ = self.resume
+        if self.run.interrupted and self.run.phase.number == POST:
+            self.spared = False
+            self.__next__ = self.resume_sheltered
+            return self.shelter(yielded)
         return yielded
 
     def keep_task(self) -> None:
@@ -487,22 +757,69 @@ class Driver:
     def resume(self) -> Any:
         attempts: Any = self.attempts
         if attempts.watch is not None:
-            attempts.resumed(attempts.watch)
+            attempts.resumed()
         yielded = self.body.send(None)
         attempts.suspended()
         return yielded
+
+    def resume_sheltered(self) -> Any:
+        """Go on with a cleanup that the end of the loop must not cut short."""
+        self.sheltered = None
+        yielded = self.body.send(None) if self.attempts is None else self.resume()
+        return self.shelter(yielded)
+
+    def shelter(self, yielded: Any) -> Any:
+        self.sheltered = yielded
+        return sheltered(self.run.loop, yielded)
+
+    def spare(self, exception: BaseException) -> bool:
+        """Return True for a cancellation of all tasks of the loop, which passes by, once. The
+        future that the function waits for hears of any other."""
+        if self.__next__ != self.resume_sheltered:
+            return False
+        future = self.sheltered
+        attempts = self.attempts
+        if (
+            is_cancellation(exception)
+            and not self.spared
+            and not (attempts is not None and attempts.expired)
+            and self.run.is_loop_ending()
+        ):
+            self.spared = True
+            self.task.uncancel()
+            if future is not None:
+                future._asyncio_future_blocking = True
+            return True
+        if future is not None and not future.done():
+            future.cancel()
+        return False
 
     def release(self) -> None:
         """Let go of what leads back here: there is nothing more to call."""
         self.run = self.task = self.context = None
         self.__next__ = ENDED
 
+    def is_new(self) -> bool:
+        """Return True until the first step."""
+        return not self.body.gi_suspended and self.body.gi_frame is not None
+
+    def forget_task(self) -> None:
+        """Drop an `asyncio.Task` that could not be made, or not be looked after."""
+
+    def broken(self, run: Run, error: BaseException) -> None:
+        """End, for the engine itself has failed, and have the run take stock."""
+        run.break_down(error)  # first: where there is no frame left for it, it is called again
+        run.suspended.pop(self, None)
+        self.release()
+
     def as_coroutine(self, returned: Any) -> Any:
         plan = self.run.plan
         return as_coroutine(returned, plan.names[self.index], PHASES[self.run.phase.number])
 
-    def call_plain(self, call: Callable[[Any], Any]) -> Any:
-        value = call(self.run.ctx)
+    def call_plain(self, work: Work) -> Any:
+        self.coroutine = None
+        self.__qualname__ = work[6]
+        value: Any = work[0](self.run.ctx)
         if type(value) is CoroutineType:
             refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.phase.number])
         return value
@@ -510,58 +827,78 @@ class Driver:
     def is_stepped(self) -> bool:
         # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
         # other time is no function's own, but the interpreter dropping what will never run on.
-        return current_task(self.run.loop) is self.task
+        return self.run is not None and current_task(self.run.loop) is self.task
 
-    def disturb(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def is_open(self) -> bool:
+        """Return True for a function that has begun, also while it waits for its next attempt."""
+        attempts = self.attempts
+        return self.coroutine is not None or (attempts is not None and attempts.pausing)
+
+    def disturb(self, method: str, *arguments: Any) -> Any:
         """Let other code close the coroutine or throw into it, as it could with that of any
         `asyncio.Task`. The function may have given up what its own one waits for, which would
         never go on then: it is cancelled."""
         try:
-            refuse_running(self.coroutine)
-            return method(*arguments)
+            self.refuse_running()
+            if self.coroutine is not None:
+                return getattr(self.coroutine, method)(*arguments)
+            if arguments:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            return None
         finally:
-            del method, arguments
-            if not self.is_stepped():
-                self.task.cancel()
+            del arguments
+            if self.run is not None and not self.is_stepped():
+                cancel(self.task, self.run.break_down)
+
+    def refuse_running(self) -> None:
+        """Raise the `ValueError` that a coroutine raises that is asked to step while it steps.
+
+        Asked itself, on Python 3.11 and 3.12, it may crash the interpreter.
+        """
+        if self.cr_running:
+            raise ValueError("coroutine already executing")
 
     # The rest of what asyncio.Task asks of a coroutine.
 
     def send(self, value: Any) -> Any:
-        if self.run is not None and self.coroutine is not None:
-            refuse_running(self.coroutine)
+        self.refuse_running()
         return self.__next__()
 
     def throw(self, exception: Any, value: Any = None, traceback: Any = None) -> Any:
-        coroutine = None if self.run is None else self.coroutine
         try:
-            if coroutine is not None and (coroutine.cr_running or not self.is_stepped()):
-                return self.disturb(coroutine.throw, exception)
+            self.refuse_running()
+            if self.run is not None and self.is_open() and not self.is_stepped():
+                return self.disturb("throw", exception)
             return self.throw_in(exception)
         finally:
             # The traceback that it gets leads to this frame.
             del exception
 
     def throw_in(self, exception: Any) -> Any:
+        if self.run is not None and self.run.interrupted and self.spare(exception):
+            return self.shelter(self.sheltered)
         attempts = self.attempts
         if attempts is not None and attempts.watch is not None:
-            attempts.resumed(attempts.watch)
+            attempts.resumed()
         try:
             yielded = self.body.throw(exception)
         finally:
             del exception
         if attempts is not None:
             attempts.suspended()
+        if self.__next__ == self.resume_sheltered:
+            return self.shelter(yielded)
         return yielded
 
     def close(self) -> None:
-        if self.run is not None and self.coroutine is not None:
-            self.disturb(self.coroutine.close)
+        if self.run is not None and self.is_open():
+            self.disturb("close")
 
     def __await__(self) -> Driver:
+        self.refuse_running()
         return self
 
-    def __iter__(self) -> Driver:
-        return self
+    __iter__ = __await__
 
     # What tools ask of a coroutine that they show. (A __getattr__ would do for all of it, and
     # would make every other attribute slow.)
@@ -576,6 +913,8 @@ class Driver:
 
     @property
     def cr_code(self) -> CodeType | None:
+        if self.coroutine is None and self.run is not None:
+            return code_of(self.run.phase.work[self.index][0])
         return getattr(self.coroutine, "cr_code", None)
 
     @property
@@ -584,7 +923,7 @@ class Driver:
 
     @property
     def cr_running(self) -> bool:
-        return getattr(self.coroutine, "cr_running", False)
+        return self.body.gi_running or getattr(self.coroutine, "cr_running", False)
 
     @property
     def cr_suspended(self) -> bool:
@@ -601,7 +940,13 @@ class EarlyDriver(Driver):
 
     __slots__ = ("first_step",)
 
-    first_step: Callable[[], None]
+    first_step: Any
+
+    def forget_task(self) -> None:
+        step = getattr(self, "first_step", None)
+        if step is not None:
+            step.__self__._log_destroy_pending = False
+            del self.first_step
 
     def catch_first_step(
         self, callback: Callable[..., Any], *arguments: Any, context: Context | None = None
@@ -641,7 +986,8 @@ class LoneDriver(Driver):
                 return super().throw_in(exception)
             run, index = self.run, self.index
             self.discard()
-            run.never_called(index, exception)
+            if run is not None:
+                run.never_called(index, exception)
             raise exception
         finally:
             del exception
@@ -650,8 +996,33 @@ class LoneDriver(Driver):
         """Let go of everything before the first step."""
         self.run.suspended.pop(self, None)
         self.release()
-        self.body.close()
-        del self.body  # closed before its first step, it would still hold on to this driver
+        self.body.close()  # before its first step, it would still hold on to this driver
+
+    def task_ended(self, task: Any) -> None:
+        """Hear that the `asyncio.Task` has ended, maybe without the driver: where a factory wraps
+        it in a coroutine that is cancelled before its first step, or that gives up."""
+        run, index = self.run, self.index
+        if run is None:
+            return
+        error: BaseException | None = CancelledError()
+        try:
+            if not task.cancelled():
+                error = task.exception()
+            if error is None:
+                error = RuntimeError("its asyncio.Task ended without waiting for it")
+            if self.begun:
+                run.suspended.pop(self, None)
+                self.release()
+                if self.coroutine is not None:
+                    self.coroutine.close()
+                run.failed(index, error, self.attempts)
+                if not run.pumping:
+                    run.pump()
+            else:
+                self.discard()
+                run.never_called(index, error)
+        except BaseException as exception:
+            self.broken(run, exception)
 
 
 class Attempts:
@@ -667,6 +1038,7 @@ class Attempts:
         "number",
         "pause",
         "pausing",
+        "requests",
         "serial",
         "timed_out",
         "watch",
@@ -679,6 +1051,7 @@ class Attempts:
         self.error: BaseException | None = None  # what left the last attempt
         self.timed_out = False
         self.expired = False
+        self.requests = 0  # to cancel the asyncio.Task, when the timer fired
         self.cancelling = 0  # requests that earlier attempts have left open
         self.deadline: float | None = None  # wanted, but no timer is set yet
         self.serial = 0  # of the timer that is set
@@ -689,13 +1062,13 @@ class Attempts:
     def first_failed(self, error: BaseException) -> None:
         """Go on from the failure of a first attempt that was not made here."""
         self.number = 1
-        self.error = error
         hide_engine(error)
+        self.error = self.unasked(error)
 
     @coroutine
     def make(self, work: Work) -> Generator[Any, None, Any]:
         """Try until an attempt succeeds, and return its value, or none is left: see `error`."""
-        call, _, _, _, is_plain, timeout = work
+        call, _, _, _, is_plain, timeout, name = work
         driver = self.driver
         run = driver.run
         while self.error is None or (yield from self.pause_before_next()):
@@ -703,15 +1076,20 @@ class Attempts:
             self.number += 1
             self.timed_out = False
             error = value = None
+            driver.__qualname__ = name
             if self.watch is not None:
-                self.watch.attempt_started(*self.place())
+                run.tell("attempt_started", *self.place())
             if timeout is not None:
-                if run.clock is None:
-                    run.clock = clock_of(run.loop)
-                self.deadline = run.clock() + timeout
+                try:
+                    if run.clock is None:
+                        run.clock = clock_of(run.loop)
+                    now = time.monotonic() if run.clock is time else run.clock()
+                    self.deadline = now + timeout
+                except BaseException as exception:
+                    run.break_down(exception)
             try:
                 if is_plain:
-                    value = driver.call_plain(call)
+                    value = driver.call_plain(work)
                 else:
                     awaitable = call(run.ctx)
                     if type(awaitable) is not CoroutineType:
@@ -720,18 +1098,23 @@ class Attempts:
                     driver.__qualname__ = awaitable.__qualname__
                     value = yield from awaitable  # type: ignore[misc]
             except BaseException as exception:
-                if isinstance(exception, GeneratorExit) and not driver.is_stepped():
+                if type(exception) is GeneratorExit and not driver.is_stepped():
                     raise
                 error = exception
             if timeout is not None:
                 self.deadline = None
                 self.serial = 0
                 if self.expired:
-                    error = self.timeout_of(error)
+                    self.expired = False
+                    error, self.timed_out = after_timeout(
+                        error, self.limits, driver.task, self.requests, run.is_stopping()
+                    )
             if error is not None:
                 hide_engine(error)
+                error = self.unasked(error)
             if self.watch is not None:
-                self.watch.attempt_finished(
+                run.tell(
+                    "attempt_finished",
                     *self.place(),
                     value,
                     error,
@@ -744,18 +1127,48 @@ class Attempts:
             error = None
         return None
 
+    def unasked(self, error: BaseException) -> BaseException:
+        """Return the failure that a cancellation is which nobody asked for: a library has
+        cancelled the future that the function waited for. What cancels its `asyncio.Task` is
+        left as it is, and never retried."""
+        driver = self.driver
+        run = driver.run
+        if (
+            self.limits.retries
+            and is_cancellation(error)
+            and not run.is_stopping()
+            and driver.task.cancelling() <= self.cancelling
+        ):
+            return unasked_cancellation(run.plan, run.phase.number, driver.index, error)
+        return error
+
     @coroutine
     def pause_before_next(self) -> Generator[Any, None, bool]:
-        """Wait as long as the next attempt has to, and tell whether there is to be one."""
-        if not self.may_retry():
+        """Wait as long as the next attempt has to, and return True if there is to be one."""
+        driver = self.driver
+        run, task = driver.run, driver.task
+        assert self.error is not None
+        delay, error = after_failure(self.limits, self.number, self.error, run.aborted)
+        if error is not self.error:
+            self.error = error
+            self.timed_out = False
+        if delay is None:
             return False
-        loop = self.driver.run.loop
-        delay = self.limits.backoff(self.number - 1) * uniform(0.5, 1.0)
+        driver.coroutine = None
+        driver.__qualname__ = run.phase.work[driver.index][6]
         if self.watch is not None:
-            assert self.error is not None
-            self.watch.retry_scheduled(*self.place(), delay, self.error)
+            run.tell("retry_scheduled", *self.place(), delay, error)
+        error = None  # type: ignore[assignment]  # whose traceback leads here
+        loop = run.loop
         self.pausing = True
         try:
+            if task._must_cancel:
+                # The attempt that is over asked for it, or a group inside of it.
+                try:
+                    yield None
+                except CancelledError:
+                    if run.is_stopping():
+                        return False
             if delay > 0:
                 self.pause = loop.create_future()
                 self.set_timer(loop.time() + delay)
@@ -766,81 +1179,59 @@ class Attempts:
             return False
         finally:
             self.pause = None
-            self.pausing = False
             self.serial = 0
-        self.cancelling = self.driver.task.cancelling()
+        self.pausing = False
+        self.cancelling = task.cancelling()
         return True
-
-    def timeout_of(self, error: BaseException | None) -> BaseException | None:
-        """Tell what an expired attempt leaves, as `asyncio.timeout()` does."""
-        self.expired = False
-        requests = self.driver.task.uncancel()
-        if requests > self.cancelling or not isinstance(error, CancelledError):
-            return error
-        self.timed_out = True
-        timeout = TimeoutError(f"timed out after {self.limits.timeout} s")
-        timeout.__cause__ = error
-        hide_engine(error)
-        return timeout
-
-    def may_retry(self) -> bool:
-        run, error = self.driver.run, self.error
-        if run.aborted or self.number > self.limits.retries or not isinstance(error, Exception):
-            return False
-        try:
-            retry = self.limits.is_retryable(error)
-        except BaseException as exception:  # out of a predicate of the user's
-            self.error = exception
-            exception.__context__ = error
-            self.timed_out = retry = False
-        return retry
 
     def place(self) -> tuple[int, int, int]:
         """Return the phase, the task and the attempt, as a watch is told of them."""
         return self.driver.run.phase.number, self.driver.index, self.number
 
-    def resumed(self, watch: Watch) -> None:
+    def resumed(self) -> None:
         """Tell the watch that the function goes on, unless it is a pause that is over."""
         if not self.pausing:
-            watch.attempt_resumed(*self.place())
+            self.driver.run.tell("attempt_resumed", *self.place())
 
     def suspended(self) -> None:
         """Set the timer of a timeout, if there is one: only what suspends can take long."""
+        run = self.driver.run
         if self.watch is not None and not self.pausing:
-            self.watch.attempt_suspended(*self.place())
+            run.tell("attempt_suspended", *self.place())
         if self.deadline is None:
             return
+        deadline, self.deadline = self.deadline, None
         if self.limits.timeout == 0:
-            self.time_out(None)
+            self.time_out()
         else:
-            self.set_timer(self.deadline)
-        self.deadline = None
+            try:
+                self.set_timer(deadline)
+            except BaseException as error:
+                run.break_down(error)
 
     def set_timer(self, deadline: float) -> None:
         run = self.driver.run
         if run.deadlines is None:
-            run.deadlines = Deadlines(run.loop, run.context)
+            run.deadlines = Deadlines(run.loop, run.context, run.break_down)
         self.serial = run.deadlines.add(deadline, self)
 
     def expire(self) -> None:
         """Hear of the timer that the deadline has come."""
         if self.pause is None:
-            context = self.driver.context
-            self.time_out(self.driver.run.context.copy() if context is None else context)
+            self.time_out()
         elif not self.pause.done():
             self.pause.set_result(None)
 
-    def time_out(self, context: Context | None) -> None:
-        """Cancel the attempt; outside of its function, tell of it in this context."""
+    def time_out(self) -> None:
+        """Cancel the attempt; tell of it in a context like that of its function."""
+        driver = self.driver
+        run, task = driver.run, driver.task
         self.expired = True
+        self.requests = task.cancelling()
         if self.watch is not None:
-            assert self.limits.timeout is not None
-            tell, arguments = self.watch.timeout_expired, (*self.place(), self.limits.timeout)
-            if context is None:
-                tell(*arguments)
-            else:
-                context.run(tell, *arguments)
-        self.driver.task.cancel()
+            context = run.context if driver.context is None else driver.context
+            context.copy().run(run.tell, "timeout_expired", *self.place(), self.limits.timeout)
+        cancel(task, run.break_down)
 
 
 def drain(queue: deque[int]) -> Iterator[int]:
@@ -861,19 +1252,29 @@ def attributes_of(task: Any) -> dict[str, Any]:
 
 def start_ready_eagerly(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
-    by_step = run.watch is not None or run.plan.has_timeouts
+    by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
     for index in run.ready:
-        work = run.phase.work[index]
-        context = run.context.copy()
-        driver = Driver(run, index, work, context)
-        if by_step:
-            driver.__next__ = driver.begin
-        Task(  # type: ignore[call-arg]
-            driver, loop=run.loop, name=work[2], context=context, eager_start=True
-        )
-        if not by_step and driver.run is not None:
-            driver.keep_task()
-        if len(run.suspended) >= run.places:
+        driver: Driver | None = None
+        try:
+            work = run.phase.work[index]
+            context = run.context.copy()
+            driver = Driver(run, index, work, context)
+            if by_step:
+                driver.__next__ = driver.begin
+            task: Task[Any] = Task(  # type: ignore[call-arg]
+                driver, loop=run.loop, name=work[2], context=context, eager_start=True
+            )
+            if driver.run is not None:
+                if task.done():
+                    # Not even a frame was left for what should have caught its error.
+                    raise_error_of(task)
+                if not by_step:
+                    driver.keep_task()
+        except BaseException as error:
+            if driver is None or driver.is_new():
+                run.ready = one_after_another((index,), run.ready)
+            start_failed(run, driver, error)
+        if len(run.suspended) >= run.places or run.deferred:
             break
 
 
@@ -888,39 +1289,66 @@ def start_ready_early(run: Run) -> None:
     if not can_catch_first_steps(loop):
         start_ready_by_factory(run)
         return
-    by_step = run.watch is not None or run.plan.has_timeouts
+    by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
     current = _current_tasks.get(loop)
     if current is not None:
         _leave_task(loop, current)
-    for index in run.ready:
-        work = run.phase.work[index]
-        context = run.context.copy()
-        driver = EarlyDriver(run, index, work, context)
-        if by_step:
-            driver.__next__ = driver.begin
-        loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
-        try:
-            driver.task = Task(driver, loop=loop, name=work[2], context=context)
-        finally:
-            del loop.call_soon
-        first_step = driver.first_step
-        del driver.first_step
-        context.run(first_step)
-        if not by_step and driver.run is not None:
-            driver.keep_task()
-        if len(run.suspended) >= run.places:
-            break
-    if current is not None:
-        _enter_task(loop, current)
+    try:
+        for index in run.ready:
+            driver: EarlyDriver | None = None
+            try:
+                work = run.phase.work[index]
+                context = run.context.copy()
+                driver = EarlyDriver(run, index, work, context)
+                if by_step:
+                    driver.__next__ = driver.begin
+                loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
+                try:
+                    task: Task[Any] = Task(driver, loop=loop, name=work[2], context=context)
+                finally:
+                    del loop.call_soon
+                driver.task = task
+                context.run(driver.first_step)
+                del driver.first_step
+                if driver.run is not None:
+                    if task.done():
+                        # Not even a frame was left for what should have caught its error.
+                        raise_error_of(task)
+                    if not by_step:
+                        driver.keep_task()
+            except BaseException as error:
+                if driver is None or driver.is_new():
+                    run.ready = one_after_another((index,), run.ready)
+                start_failed(run, driver, error)
+            if len(run.suspended) >= run.places or run.deferred:
+                break
+    finally:
+        if current is not None:
+            _enter_task(loop, current)
+
+
+def raise_error_of(task: Task[Any]) -> NoReturn:
+    """Raise what an `asyncio.Task` ended with that should be suspended."""
+    task.result()
+    raise RuntimeError("an asyncio.Task ended early")
+
+
+def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
+    """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
+    if driver is not None:
+        driver.forget_task()
+        driver.release()
+    run.break_down(error)
 
 
 def can_catch_first_steps(loop: Any) -> bool:
-    """Tell whether the loop's `call_soon` is its class's, so that an attribute can hide it."""
-    bind = getattr(getattr(type(loop), "call_soon", None), "__get__", None)
+    """Return True if the loop's `call_soon` is its class's, so that an attribute can hide it."""
+    method: Any = getattr(type(loop), "call_soon", None)
     return (
         isinstance(loop, asyncio.AbstractEventLoop)
-        and bind is not None
-        and bool(loop.call_soon == bind(loop))
+        and hasattr(method, "__get__")
+        and not hasattr(method, "__set__")  # as a property has, which no attribute hides
+        and bool(loop.call_soon == method.__get__(loop))
     )
 
 
@@ -932,16 +1360,26 @@ def start_ready_by_factory(run: Run) -> None:
         error = None
         try:
             task = run.context.copy().run(run.loop.create_task, driver)
+            if not driver.begun:
+                driver.task = task
+                run.suspended[driver] = None
+            task.set_name(run.phase.work[index][2])
+            task.add_done_callback(driver.task_ended)
         except BaseException as exception:
             error = exception
         if error is not None:
-            driver.discard()
-            run.never_called(index, error)
-        elif not driver.begun:
-            driver.task = task
-            run.suspended[driver] = None
-        if len(run.suspended) >= run.places:
+            if driver.begun or task is not None:
+                run.break_down(error)
+            else:
+                driver.discard()
+                run.never_called(index, error)
+        if len(run.suspended) >= run.places or run.deferred:
             break
 
 
-start_ready: Final = start_ready_eagerly if sys.version_info >= (3, 12) else start_ready_early
+if sys.version_info >= (3, 12):
+    start_ready = start_ready_eagerly
+    FirstDriver: type[Driver] = Driver  # which is called on the stack of whoever starts it
+else:
+    start_ready = start_ready_early
+    FirstDriver = EarlyDriver

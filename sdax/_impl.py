@@ -1,13 +1,15 @@
 """Chooses the engine when sdax is imported.
 
-The compiled one where it is installed, else the Python one. `SDAX_NO_EXTENSIONS=1` asks for the
-Python engine, `SDAX_REQUIRE_EXTENSIONS=1` makes a missing compiled one an `ImportError`; an
-empty value, `0` and `false` mean off.
+The compiled one where it is installed, else the Python one. A compiled engine that is there and
+cannot be imported is a `RuntimeWarning`. `SDAX_NO_EXTENSIONS=1` asks for the Python engine,
+`SDAX_REQUIRE_EXTENSIONS=1` makes a missing compiled one an `ImportError`; an empty value, `0` and
+`false` mean off.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 __all__ = ["IMPLEMENTATION", "Run"]
@@ -15,6 +17,14 @@ __all__ = ["IMPLEMENTATION", "Run"]
 
 def _is_on(switch: str) -> bool:
     return os.environ.get(switch, "").strip().lower() not in ("", "0", "false")
+
+
+def _is_expected(error: Exception) -> bool:
+    """Return True if the compiled engine is not installed, or this is a sub-interpreter."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name == f"{__package__}._core"
+    # CPython and Cython each refuse sub-interpreters with a message of their own.
+    return isinstance(error, ImportError) and "interpreter" in str(error).lower()
 
 
 if TYPE_CHECKING:
@@ -30,12 +40,21 @@ else:
         from ._core import Run
 
         IMPLEMENTATION = "cython"
-    except ImportError as error:
+    except Exception as error:
         if _is_on("SDAX_REQUIRE_EXTENSIONS"):
             raise ImportError(
                 "SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine sdax._core cannot be "
-                "imported; install sdax from a wheel for this Python, or with a C compiler"
+                "imported; with a C compiler, this builds it: "
+                "pip install --no-cache-dir --no-binary sdax --force-reinstall sdax"
             ) from error
+        if not _is_expected(error):
+            warnings.warn(
+                f"sdax takes its Python engine, which is slower, because the compiled engine "
+                f"sdax._core cannot be imported ({type(error).__name__}: {error}); install sdax "
+                f"again, or set SDAX_NO_EXTENSIONS=1 to do without the compiled engine",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         from ._core_py import Run
 
         IMPLEMENTATION = "python"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from asyncio import Task
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from types import CoroutineType
+from types import CodeType
 from typing import Any, NoReturn
 
+from .checks import SPLIT_GENERATOR
+from .engine.exceptions import hide_engine
 from .group import SdaxTaskGroup
-from .text import shown
+from .text import class_name, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,16 @@ def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, An
     """Make a coroutine of whatever a function returned, or refuse it with a `TypeError`."""
     if inspect.isawaitable(returned):
         return _await(returned)
+    if inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        hint = SPLIT_GENERATOR
+    else:
+        hint = (
+            "define it with 'async def', or pass it to task_sync_func, or to task_thread_func if "
+            "it blocks"
+        )
     raise TypeError(
         f"{phase} of task {shown(name)} must return an awaitable, but its function returned "
-        f"{shown(returned)}, a {type(returned).__qualname__}; define it with 'async def'"
+        f"{shown(returned)} of type {class_name(returned)}; {hint}"
     )
 
 
@@ -42,27 +52,57 @@ def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) 
     )
 
 
-def refuse_running(coroutine: CoroutineType[Any, Any, Any]) -> None:
-    """Refuse to touch a coroutine that runs, with the `ValueError` that it would raise itself.
+def cancel(task: Task[Any], broken: Callable[[BaseException], None]) -> None:
+    """Cancel an `asyncio.Task`, also where the future that it waits for refuses to be cancelled.
 
-    Asked itself to close or to throw, on Python 3.11 and 3.12, it may crash the interpreter.
+    What that future raises goes to `broken`. The task is then woken up with a cancelled future in
+    its place, as asyncio would wake it.
     """
-    if coroutine.cr_running:
-        raise ValueError("coroutine already executing")
+    try:
+        task.cancel()
+    except BaseException as error:
+        hide_engine(error)
+        broken(error)
+        try:
+            _wake_up_cancelled(task)
+        except BaseException as another:
+            broken(another)
+
+
+def _wake_up_cancelled(task: Any) -> None:
+    loop, waiter = task.get_loop(), task._fut_waiter
+    cancelled = loop.create_future()
+    cancelled.cancel()
+    callbacks: list[tuple[Any, Any]] = list(waiter._callbacks or [])
+    for callback, context in callbacks:
+        # The callback that asyncio.Task has made, in C or in Python, to go on when it is done.
+        if getattr(callback, "__self__", None) is task:
+            waiter.remove_done_callback(callback)
+            loop.call_soon(callback, cancelled, context=context)
+
+
+def name_of(call: Any) -> str:
+    """Return the name of the user's function behind what the engine calls."""
+    function = _innermost(call)
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+def code_of(call: Any) -> CodeType | None:
+    """Return the code of the user's function behind what the engine calls, if it has any."""
+    code = getattr(_innermost(call), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def _innermost(call: Any) -> Any:
+    """Return the user's function: inside of our own helpers, and of `functools.partial`."""
+    for _ in range(100):
+        inner = getattr(call, "func", None) or getattr(call, "function", None)
+        if hasattr(call, "__qualname__") or not callable(inner):
+            break
+        call = inner
+    return call
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def hide_engine(exception: BaseException) -> None:
-    """Drop the engine's frames off a traceback: it starts at the user's function then, and
-    holds no frame that knows the run, which would be a reference cycle."""
-    traceback = exception.__traceback__
-    while traceback is not None and _is_ours(traceback.tb_frame.f_globals.get("__name__")):
-        traceback = traceback.tb_next
-    exception.__traceback__ = traceback
-
-
-def _is_ours(module: object) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] == __package__

@@ -5,12 +5,20 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from inspect import CO_ITERABLE_COROUTINE
+from typing import TYPE_CHECKING, Any, Final
 
 from .text import shown
 
 if TYPE_CHECKING:
     from .events import Observer
+
+# What to do instead of a phase with a 'yield'.
+SPLIT_GENERATOR: Final = (
+    "a phase cannot be a generator, because nothing would run what stands after its 'yield'; put "
+    "what stands before the 'yield' into pre_execute, and what stands after it into post_execute"
+)
 
 
 def checked_number(field: str, value: Any) -> float:
@@ -28,15 +36,15 @@ def checked_number(field: str, value: Any) -> float:
     return number
 
 
-def checked_limit(field: str, value: Any) -> int | None:
-    """Return None or an integer of at least 1; refuse all else in the field's name."""
+def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
+    """Return None or an integer of at least this; refuse all else in the field's name."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{field} must be an integer or None, got {shown(value)}")
     number = int.__pos__(value)  # as above: nothing of a subclass
-    if number < 1:
-        raise ValueError(f"{field} must be at least 1, got {shown(value)}")
+    if number < least:
+        raise ValueError(f"{field} must be at least {least}, got {shown(value)}")
     return number
 
 
@@ -67,17 +75,29 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
 
 
 def is_async(function: Any) -> bool:
-    """Tell whether a call of it makes a coroutine, by its own `async def` or its `__call__`'s."""
+    """Return True if a call makes a coroutine, by an `async def` of its own or of `__call__`."""
     return any(map(inspect.iscoroutinefunction, _called(function)))
 
 
+def is_generator(function: Any) -> bool:
+    """Return True if a call makes a generator, async or not, which nobody can await."""
+    for each in _called(function):
+        if inspect.isasyncgenfunction(each):
+            return True
+        # What types.coroutine() makes of a generator function can be awaited.
+        flags = getattr(getattr(each, "__code__", None), "co_flags", 0)
+        if inspect.isgeneratorfunction(each) and not flags & CO_ITERABLE_COROUTINE:
+            return True
+    return False
+
+
 def runs_later(function: Any) -> bool:
-    """Tell whether a call of it does nothing before what it returns is awaited or iterated."""
-    return is_async(function) or any(
-        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
-        for each in _called(function)
-    )
+    """Return True if a call does nothing until somebody awaits or iterates what it returns."""
+    return is_async(function) or is_generator(function)
 
 
 def _called(function: Any) -> tuple[Any, Any]:
+    """Return what a call runs: the function itself, or its class's `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
     return function, getattr(type(function), "__call__", None)  # noqa: B004

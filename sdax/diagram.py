@@ -21,9 +21,9 @@ _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
 
 def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
     """Describe tasks in levels: a line for each level and each task."""
-    size = sum(map(len, levels.values()))
-    counts = f"{counted(len(levels), 'level')}, {counted(size, 'task')}"
-    lines = [counts + _described_concurrency(max_concurrency)]
+    all_tasks = _all_of(levels)
+    counts = f"{counted(len(levels), 'level')}, {counted(len(all_tasks), 'task')}"
+    lines = [_head(counts, execute_order(all_tasks, "at once"), max_concurrency)]
     for level, tasks in levels.items():
         lines.append(f"level {digits(level)}")
         lines += in_columns((one_line(task.name), _phases(task)) for task in tasks)
@@ -31,24 +31,24 @@ def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
 
 
 def outline_of_graph(
-    tasks: Tasks, dependencies: Dependencies, execute_order: str, max_concurrency: int | None
+    tasks: Tasks, dependencies: Dependencies, order: str, max_concurrency: int | None
 ) -> str:
     """Describe tasks in a graph: a line for each task, with what it depends on."""
     edges = sum(len(set(names)) for names in dependencies.values())
     counts = f"{counted(len(tasks), 'task')}, {counted(edges, 'dependency', 'dependencies')}"
-    order = ", execute in dependency order" if execute_order == "dependency" else ""
     rows: list[tuple[str, ...]] = []
     for task in tasks:
         row: tuple[str, ...] = (one_line(task.name), _phases(task))
         if required := dict.fromkeys(dependencies[task.name]):
-            row += ("after " + ", ".join(map(one_line, required)),)
+            row += ("depends on " + ", ".join(map(one_line, required)),)
         rows.append(row)
-    return "\n".join([counts + order + _described_concurrency(max_concurrency), *in_columns(rows)])
+    head = _head(counts, execute_order(tasks, order), max_concurrency)
+    return "\n".join([head, *in_columns(rows)])
 
 
 def levels_to_mermaid(levels: Levels) -> str:
     """Draw tasks in levels: a subgraph for each level, and an arrow from each to the next."""
-    lines = ["flowchart TD"]
+    lines = _flowchart(execute_order(_all_of(levels), "at once"))
     number = 0
     for position, (level, tasks) in enumerate(levels.items()):
         lines.append(f'    subgraph level{position}["level {digits(level)}"]')
@@ -61,15 +61,33 @@ def levels_to_mermaid(levels: Levels) -> str:
     return "\n".join(lines) + "\n"
 
 
-def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies) -> str:
+def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, order: str) -> str:
     """Draw tasks in a graph: an arrow from each task to those that depend on it."""
     numbers = {task.name: number for number, task in enumerate(tasks)}
-    lines = ["flowchart TD"]
+    lines = _flowchart(execute_order(tasks, order))
     lines += (f"    {_node(number, task)}" for number, task in enumerate(tasks))
     for name, number in numbers.items():
         for required in dict.fromkeys(dependencies[name]):
             lines.append(f"    t{numbers[required]} --> t{number}")
     return "\n".join(lines) + "\n"
+
+
+def execute_order(tasks: Tasks, order: str) -> str:
+    """Say in which order `execute` runs, or nothing if fewer than two tasks have it.
+
+    Levels and arrows show the order of `pre_execute`. They would say too much without this.
+    """
+    if sum(task.execute is not None for task in tasks) < 2:
+        return ""
+    return "execute in dependency order" if order == "dependency" else "execute all at once"
+
+
+def _all_of(levels: Levels) -> Tasks:
+    return [task for tasks in levels.values() for task in tasks]
+
+
+def _flowchart(title: str) -> list[str]:
+    return [*(["---", f"title: {title}", "---"] if title else []), "flowchart TD"]
 
 
 def _node(number: int, task: AsyncTask[Any, Any]) -> str:
@@ -100,5 +118,6 @@ def described_limits(function: TaskFunction[Any]) -> str:
     return f" ({', '.join(limits)})" if limits else ""
 
 
-def _described_concurrency(limit: int | None) -> str:
-    return "" if limit is None else f", at most {digits(limit)} at a time"
+def _head(counts: str, order: str, limit: int | None) -> str:
+    concurrency = "" if limit is None else f"at most {digits(limit)} at a time"
+    return ", ".join(filter(None, [counts, order, concurrency]))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
-from .text import shown
+from .text import nearest, shown, shown_fields
 
 if TYPE_CHECKING:
     from .report import RunReport
+
+    Matcher: TypeAlias = (
+        type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
+    )
+
+E = TypeVar("E", bound=BaseException)
+
+_members: Final[Any] = BaseExceptionGroup.exceptions
 
 
 class RetryableException(Exception):
@@ -29,6 +37,21 @@ class TaskCancelledError(Exception):
     """
 
 
+class UnknownTaskError(KeyError):
+    """A `KeyError` for the name of a task that is not there; it says which names are near."""
+
+    def __init__(self, name: Hashable, names: Collection[Hashable] = ()) -> None:
+        super().__init__(name)
+        self._names = names
+
+    def __str__(self) -> str:
+        name = self.args[0]
+        return f"there is no task {shown(name)}{nearest(name, self._names)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args  # names may be many, and not picklable
+
+
 class TaskFailure(NamedTuple):
     """One failure of a run: which task, in which phase, after how many attempts, and why."""
 
@@ -37,14 +60,17 @@ class TaskFailure(NamedTuple):
     attempts: int
     exception: Exception
 
+    def __repr__(self) -> str:
+        return shown_fields(self)
+
 
 def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions inside a group, however deeply nested, or the exception itself."""
     stack = [exception]
     while stack:
         current = stack.pop()
-        if isinstance(current, BaseExceptionGroup):
-            stack.extend(reversed(current.exceptions))
+        if issubclass(type(current), BaseExceptionGroup):  # asked without its own __class__
+            stack.extend(reversed(_members.__get__(current)))
         else:
             yield current
 
@@ -68,7 +94,9 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     `exceptions` are the very objects that the functions raised, flat, in the order in which
     they failed; an exception group that a function raised stays one member. `failures` says
     for each of them which task and phase it left, `report` what happened to every task.
-    `except*`, `split` and `subgroup` give groups of this type again.
+    `except*`, `split` and `subgroup` give groups of this type again. Of a subclass they give
+    groups of that subclass with the same attributes. Its constructor is not called for them, nor
+    for a copy or after pickling: so it may take other arguments.
 
     >>> try:
     ...     await processor.process_tasks(ctx)
@@ -115,22 +143,77 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
         return self._failures
 
     @property
-    def report(self) -> RunReport[Any] | None:
-        """What happened to every task of the run; None for a group made by hand."""
+    def report(self) -> RunReport[Any]:
+        """What happened to every task of the run; a report of no tasks for a group made by hand."""
+        if self._report is None:
+            from .report import report_of_nothing  # from a module that imports this one
+
+            return report_of_nothing()
         return self._report
+
+    def __repr__(self) -> str:
+        members = ", ".join(map(shown, self.exceptions))
+        return f"{type(self).__name__}({shown(self.message)}, [{members}])"
+
+    def first(self, kind: type[E]) -> E | None:
+        """Return the first member that is a `kind`, or None; groups are searched for it as well.
+
+        It is what an exception handler needs that answers by type. Raises `TypeError` if `kind` is
+        not an exception class.
+
+        >>> except SdaxExecutionError as error:
+        ...     if (missing := error.first(NotFoundError)) is not None:
+        ...         return Response(404, str(missing))
+        """
+        given: object = kind
+        if not (isinstance(given, type) and issubclass(given, BaseException)):
+            raise TypeError(f"first takes an exception class, got {shown(kind)}")
+        waiting: list[BaseException] = list(reversed(self.exceptions))
+        while waiting:
+            member = waiting.pop()
+            if isinstance(member, kind):
+                return member
+            if isinstance(member, BaseExceptionGroup):
+                waiting += reversed(member.exceptions)
+        return None
 
     def derive(self, excs: Sequence[Exception], /) -> SdaxExecutionError:  # type: ignore[override]
         """Make a group of the same type with some of the members (see `ExceptionGroup`)."""
-        error = type(self)(self.message, excs)
+        error = _without_constructor(type(self), self.message, excs)
         left = list(self._failures)
         found = (_take_failure(member, left) for member in excs)
-        error._failures = tuple(failure for failure in found if failure is not None)
-        error._report = self._report
+        failures = tuple(failure for failure in found if failure is not None)
+        attributes = {name: value for name, value in vars(self).items() if name != "__notes__"}
+        vars(error).update(attributes, _failures=failures)
         return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        members = list(self.exceptions)
+        return _without_constructor, (type(self), self.message, members), dict(vars(self))
+
+    def __setstate__(self, state: dict[str, Any] | None, /) -> None:
+        vars(self).update(state or {})  # not by __setattr__, which a subclass may have
+
+    if TYPE_CHECKING:
+        # As `derive` has it, which nothing says of a group of another type.
+
+        def subgroup(  # type: ignore[override]
+            self, matcher_value: Matcher, /
+        ) -> Self | None: ...
+
+        def split(  # type: ignore[override]
+            self, matcher_value: Matcher, /
+        ) -> tuple[Self | None, Self | None]: ...
 
     def leaf_exceptions(self) -> list[BaseException]:
         """Return the single exceptions, those inside groups that functions raised included."""
         return flatten_exceptions(self)
+
+
+def _without_constructor(
+    kind: type[SdaxExecutionError], message: str, members: Sequence[Exception]
+) -> SdaxExecutionError:
+    return SdaxExecutionError.__new__(kind, message, members)
 
 
 def _take_failure(member: Exception, left: list[TaskFailure]) -> TaskFailure | None:

@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .report import RunReport, State
+from .text import shown_fields
 
 _numbers: Final = count(1)
 
@@ -23,9 +24,10 @@ E = TypeVar("E", bound=tuple[Any, ...])
 
 
 def _event(kind: type[E]) -> type[E]:
-    """Have events equal none of another kind: they are tuples, which look at their members alone.
+    """Have events equal none of another kind, and show any exception.
 
-    (A frozen dataclass would too, and takes three times as long to make.)
+    They are tuples, which look at their members alone. (A frozen dataclass would do all this, and
+    takes three times as long to make.)
     """
 
     def equal(self: E, other: object) -> object:
@@ -35,6 +37,7 @@ def _event(kind: type[E]) -> type[E]:
 
     setattr(kind, "__eq__", equal)  # noqa: B010
     setattr(kind, "__ne__", object.__ne__)  # noqa: B010
+    setattr(kind, "__repr__", shown_fields)  # noqa: B010
     return kind
 
 
@@ -258,7 +261,8 @@ Event: TypeAlias = (
 
 class Observer(Protocol):
     """Whatever can be called with an event. It is called in the context of the function that the
-    event is about, and must not block. What it raises is logged, and never touches the run."""
+    event is about, and must not block. An `Exception` that it raises is logged, and never touches
+    the run. Anything else, such as Ctrl-C, stops the run, which cleans up and raises it."""
 
     def __call__(self, event: Event, /) -> object:
         """Hear of an event."""

@@ -21,6 +21,7 @@ T = TypeVar("T", default=Any)
 K = TypeVar("K", bound=Hashable, default=Any)
 T_contra = TypeVar("T_contra", contravariant=True, default=Any)
 K_co = TypeVar("K_co", bound=Hashable, covariant=True, default=Any)
+V_co = TypeVar("V_co", covariant=True, default=Any)
 
 
 class KeyedByDefault:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError, Future
-from typing import Any
+import sys
+from asyncio import Future, current_task
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Final
 
 from ._impl import Run
-from .errors import SdaxExecutionError
+from .engine.exceptions import chain, is_cancellation, put_before, raise_with_context
+from .errors import SdaxExecutionError, TaskFailure
 from .record import Record
 from .report import RunReport
+from .text import counted, listed, one_line, shortened, shown
+
+MOST_PLACES: Final = 4
+LONGEST_NAME: Final = 60  # characters
+
+
+class _Pass:
+    """Awaits one pass of the loop, without a call of a Python function."""
+
+    __await__: Any = partial(iter, (None,))
+
+
+_PASS: Final[Any] = _Pass()
 
 
 def new_waiter(run: Run) -> Future[None]:
@@ -17,59 +35,185 @@ def new_waiter(run: Run) -> Future[None]:
     return run.waiter
 
 
-def interrupt(run: Run, came: BaseException, earlier: BaseException | None) -> BaseException:
-    """Cancel a run because of what came out of the wait for it; return what came first."""
+async def see_through(run: Run, came: BaseException) -> None:
+    """Cancel a run because of what came out of the wait for it, and wait until it is over.
+
+    Whatever comes meanwhile is left aside, but for a `GeneratorExit`: nothing can be awaited any
+    more then, and the run cleans up on its own.
+    """
     try:
         run.cancel()
-        if isinstance(came, GeneratorExit):
-            # Nothing can be awaited any more: the run cleans up on its own.
+        _let_go(run, came)
+        with shield():
+            # At least one pass of the loop: an exception that is raised while another one is
+            # thrown in gets what the caller handles as its context, in place of its own.
+            passed = helpless = False
+            while not (run.over and passed):
+                another: BaseException | None = None
+                try:
+                    passed = True
+                    await (_PASS if run.over or helpless else new_waiter(run))
+                except BaseException as exception:
+                    another = exception
+                if another is not None:
+                    _let_go(run, another)
+                    run.shaken = True
+                    run.loop.call_soon(_settle, run)
+                    # Without memory or frames for a future, look again in the next pass.
+                    helpless = not is_cancellation(another)
+    finally:
+        # It may be raised again, and then leads here by its traceback.
+        another = None
+        del came
+
+
+def _settle(run: Run) -> None:
+    run.shaken = False
+
+
+def _let_go(run: Run, came: BaseException) -> None:
+    """Leave the run alone, and raise, if it is a `GeneratorExit` that came."""
+    try:
+        if type(came) is GeneratorExit:
+            hear_out(run)
             if run.watch is not None:
                 run.watch.run_finished(came, None)
             raise came
-        return came if earlier is None else earlier
     finally:
-        # It may be raised again, and then leads here by its traceback.
-        del came, earlier
+        del came
+
+
+def shield() -> AbstractContextManager[object]:
+    """Return what keeps anyio from cancelling the caller again in each pass of the loop."""
+    anyio = sys.modules.get("anyio")
+    scope = getattr(anyio, "CancelScope", None)
+    if scope is None or current_task() is None:
+        return nullcontext()
+    shield: AbstractContextManager[object] = scope(shield=True)
+    return shield
+
+
+def hear_out(run: Run) -> None:
+    """Have the loop's exception handler hear what a run that nobody awaits has to raise."""
+    if run.over:
+        _tell_loop_of_failures(run)
+    else:
+        new_waiter(run).add_done_callback(partial(_when_over, run))
+
+
+def _when_over(run: Run, _: Future[None]) -> None:
+    _tell_loop_of_failures(run)
+
+
+def _tell_loop_of_failures(run: Run) -> None:
+    record, fatal = run.take_record()
+    failures = _failures(record, report_of(run, record))
+    error = fatal or failures
+    if error is None:
+        return
+    if failures is not None:
+        put_before(error, failures)
+    run.loop.call_exception_handler(
+        {"message": "sdax: a run that nobody awaits any more has failed", "exception": error}
+    )
 
 
 def report_of(run: Run, record: Record | None) -> RunReport[Any]:
     """Return the report of a run that has this record."""
-    return RunReport(run.plan, run.values, None if record is None else record.phases)
+    phases = None if record is None else record.phases
+    return RunReport(
+        run.plan, run.values, phases, None if run.watch is None else run.watch.durations()
+    )
+
+
+def _failures(record: Record | None, report: RunReport[Any]) -> SdaxExecutionError | None:
+    if record is None or not record.failures:
+        return None
+    return SdaxExecutionError.from_failures(record.failures, report)
+
+
+def raise_failures(run: Run) -> None:
+    """Raise an `SdaxExecutionError` of the failures so far, if there are any."""
+    error = _failures(run.record, report_of(run, run.record))
+    if error is not None:
+        raise error
+
+
+def raise_fatal(run: Run) -> None:
+    """Raise, once, what was not an `Exception`, or what broke the engine, if there was such."""
+    fatal, run.fatal = run.fatal, None
+    try:
+        if fatal is not None:
+            raise fatal
+    finally:
+        # Its traceback leads to this frame: no name here may lead back.
+        del fatal
 
 
 def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
-    """Raise the interruption, with the run's failures as its context, or the failures alone;
+    """Raise what stopped the run, with its failures as the context, or the failures alone;
     return the report if there are neither."""
-    record = run.take_record()
+    record, fatal = run.take_record()
     report = report_of(run, record)
+    failures = _failures(record, report)
+    error = fatal or interruption or failures
     try:
-        try:
-            if record is not None:
-                record.raise_failures(report)
-        except SdaxExecutionError as error:
-            if isinstance(interruption, CancelledError):
-                # Whoever asked for it will hardly look at a context.
-                run.loop.call_exception_handler(
-                    {
-                        "message": "sdax: a run that was cancelled had failures as well",
-                        "exception": error,
-                    }
-                )
-            if interruption is not None:
-                # It gets the failures as its context, and they take over what it had. (Raised
-                # here, it would get them anyway, but not on PyPy if it had been raised before.)
-                error.__context__ = interruption.__context__
-                interruption.__context__ = error
-                raise interruption  # noqa: B904
-            raise
-        if interruption is not None:
-            raise interruption
-        if run.watch is not None:
-            run.watch.run_finished(None, report)
-        return report
-    except BaseException as error:
-        if run.watch is not None:
-            run.watch.run_finished(error, report)
-        # What is raised leads here by its traceback: no name may lead back.
-        del record, report, interruption
+        if error is None:
+            if run.watch is not None:
+                run.watch.run_finished(None, report)
+            return report
+        error = _with_context(run, error, interruption, failures)
+        raise_with_context(error)
+    except BaseException as raised:
+        if run.watch is not None and error is not None:
+            run.watch.run_finished(raised, report)
         raise
+    finally:
+        # What is raised leads here by its traceback: no name may lead back.
+        del record, report, interruption, failures, fatal, error
+
+
+def _with_context(
+    run: Run,
+    error: BaseException,
+    interruption: BaseException | None,
+    failures: SdaxExecutionError | None,
+) -> BaseException:
+    """Give an error what else the run has to raise as its context; return what is to be raised."""
+    try:
+        heard = True
+        if failures is not None and failures is not error:
+            heard = _give_failures(error, failures)
+        if interruption is not None and not is_cancellation(interruption):
+            chain(error, interruption)
+        if failures is not None and (not heard or is_cancellation(error)):
+            # Whoever asked for a cancellation will hardly look at its context.
+            run.loop.call_exception_handler(
+                {"message": _message_about(failures.failures), "exception": failures}
+            )
+        return error
+    except BaseException as raised:  # out of the handler
+        chain(raised, error)
+        return raised
+    finally:
+        del error, interruption, failures
+
+
+def _give_failures(error: BaseException, failures: SdaxExecutionError) -> bool:
+    """Make failures the context of an error, which may be one of them."""
+    if put_before(error, failures):
+        return True
+    others = [each for each in failures.exceptions if each is not error]
+    return not others or put_before(error, failures.derive(others))
+
+
+def _message_about(failures: Sequence[TaskFailure]) -> str:
+    """Return what the loop's exception handler is told of the failures of a cancelled run."""
+    places = (
+        f"{failure.phase} of task {shortened(one_line(shown(failure.name)), LONGEST_NAME)}"
+        for failure in failures
+    )
+    return (
+        f"sdax: a run that was cancelled had {counted(len(failures), 'failure')} as well: "
+        f"{listed(places, len(failures), MOST_PLACES)}"
+    )

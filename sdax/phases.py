@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from asyncio import Future
+from asyncio import CancelledError, Future, current_task
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
+from .engine.exceptions import set_traceback, traceback_of
 from .generic import K, KeyedByDefault, T
-from .outcome import conclude, interrupt, new_waiter, report_of
+from .outcome import (
+    conclude,
+    hear_out,
+    new_waiter,
+    raise_failures,
+    raise_fatal,
+    see_through,
+    shield,
+)
 from .plan import EXECUTE, POST, PRE
 from .text import shown
 
@@ -82,8 +92,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             self._last = self._next
             self._next = self._after(run)
         try:
-            if run.record is not None:
-                run.record.raise_fatal()
+            raise_fatal(run)
             if interruption is not None:
                 raise interruption
         finally:
@@ -109,9 +118,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
 
     def raise_failures(self) -> None:
         """Raise an `SdaxExecutionError` of all failures so far, if there are any."""
-        run = self._run
-        if run is not None and run.record is not None:
-            run.record.raise_failures(report_of(run, run.record))
+        if self._run is not None:
+            raise_failures(self._run)
 
     async def aclose(self) -> None:
         """Do what leaving the block does; a second call does nothing."""
@@ -134,20 +142,20 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
     async def _close(self, body: BaseException | None) -> None:
         run = self._run
         first = not self._closed
+        if run is not None and self._running is not None and run.runs_in(current_task()):
+            raise RuntimeError(
+                "aclose: called by a function of this run, which would wait for itself; leave it "
+                "to whoever opened the run"
+            )
         self._closed = True
         if run is None or not first:
             return
         interruption = None
         try:
             while self._running is not None:  # in another asyncio.Task, which waits for the run
-                run.cancel()
-                try:
-                    await _shielded(self._running)
-                except BaseException as exception:
-                    interruption = interruption or exception
+                interruption = await self._stop_phase(run, self._running) or interruption
             if self._abandoned:
-                if self._last != POST:
-                    run.start(POST)  # and it goes on by itself
+                self._clean_up_alone(run)
                 return
             if self._last != POST:
                 run.skip_execute()
@@ -155,10 +163,40 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 interruption = interruption or late
                 del late
                 self._last, self._next = POST, None
-            if interruption is not None or run.record is not None:
+            if interruption is not None or run.record is not None or run.fatal is not None:
                 _conclude_block(run, interruption, body)
         finally:
             del body, interruption
+
+    async def _stop_phase(self, run: Run, running: Future[None]) -> BaseException | None:
+        """Cancel the phase that runs in another asyncio.Task, and wait for it; return what came
+        meanwhile."""
+        run.cancel()
+        came: BaseException | None = None
+        try:
+            await _shielded(running)
+        except GeneratorExit:
+            # Nothing can be awaited any more: the cleanup follows when the phase has ended.
+            running.add_done_callback(lambda _: self._clean_up_alone(run))
+            raise
+        except BaseException as exception:
+            came = exception
+        try:
+            if came is not None and not running.done():
+                with shield():
+                    while not running.done():
+                        with suppress(CancelledError):
+                            await _shielded(running)
+            return came
+        finally:
+            del came
+
+    def _clean_up_alone(self, run: Run) -> None:
+        """Begin the cleanup, which then goes on by itself."""
+        if self._last != POST:
+            run.skip_execute()
+            run.start(POST)
+        hear_out(run)
 
     def _after(self, run: Run) -> int | None:
         if self._last == PRE:
@@ -175,7 +213,9 @@ async def _run_phase(run: Run, number: int) -> BaseException | None:
             try:
                 await new_waiter(run)
             except BaseException as exception:
-                interruption = interrupt(run, exception, interruption)
+                interruption = exception
+            if interruption is not None:
+                await see_through(run, interruption)
         return interruption
     finally:
         del interruption
@@ -186,13 +226,13 @@ def _conclude_block(
 ) -> None:
     """Raise what the run has to raise. An exception of the block gets its context, and is left to
     the block, which raises it again: a coroutine could not raise a `StopIteration`."""
-    traceback = None if body is None else body.__traceback__
+    traceback = None if body is None else traceback_of(body)
     try:
         conclude(run, interruption or body)
     except BaseException as error:
         if error is not body:
             raise
-        error.__traceback__ = traceback
+        set_traceback(error, traceback)
     finally:
         del interruption, body, traceback
 

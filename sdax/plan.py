@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from .calls import WithTaskGroup
-from .tasks import AsyncTask, PlainFunction, TaskFunction
+from .calls import WithTaskGroup, name_of
+from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
 from .text import shown
+from .threads import OwnThreads
 
 PRE: Final = 0
 EXECUTE: Final = 1
@@ -18,8 +20,10 @@ PHASES: Final = ("pre_execute", "execute", "post_execute")
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 # A function as the engine takes it: what to call, its limits (None without timeout and retries:
 # such a function never pays for them), the name of its asyncio.Task, the gates that it feeds,
-# whether it is a plain function, and the timeout among its limits.
-Work: TypeAlias = tuple[Call, TaskFunction[Any] | None, str, tuple[int, ...], bool, float | None]
+# whether it is a plain function, the timeout among its limits, and the name of the user's function.
+Work: TypeAlias = tuple[
+    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool, float | None, str
+]
 
 
 class Phase:
@@ -67,6 +71,32 @@ class Phase:
         for gate, members in enumerate(self.gates):
             if waiting is None or waiting[gate]:
                 yield from members
+
+    def reopened(
+        self, due: Collection[int] | None, finished: Collection[int]
+    ) -> tuple[list[int], set[int]]:
+        """Return the completions that each gate waits for when these tasks have finished, and the
+        tasks whose gate is open: of those that are `due`, where None is all."""
+        waiting = list(self.waits)
+        opening = [0]
+        opened = set[int]()
+
+        def feed(gates: Iterable[int]) -> None:
+            for gate in gates:
+                waiting[gate] -= 1
+                if not waiting[gate]:
+                    opening.append(gate)
+
+        while opening:
+            gate = opening.pop()
+            feed(self.onward[gate])
+            for index in self.gates[gate]:
+                is_due = due is None or index in due
+                if is_due:
+                    opened.add(index)
+                if not is_due or index in finished:
+                    feed(self.work[index][3])
+        return waiting, opened
 
 
 class Plan:
@@ -171,14 +201,21 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
         if function is None:
             work.append(None)
             continue
+        name = f"sdax:{_as_text(task.name)}:{phase}"
         call: Any = function.function
+        users_name = name_of(call)
         if function.has_task_group_argument:
             call = WithTaskGroup(call)
         if is_plain := isinstance(call, PlainFunction):
             call = call.function
+        if isinstance(call, ThreadFunction) and call.executor is None:
+            # What hangs in other threads must not keep a cleanup from being called, and a
+            # timeout must not run before its function does.
+            is_cleanup = number == POST
+            if is_cleanup or function.timeout is not None:
+                call = replace(call, executor=OwnThreads(name, urgent=is_cleanup))
         limits = function if function.timeout is not None or function.retries else None
-        name = f"sdax:{_as_text(task.name)}:{phase}"
-        work.append((call, limits, name, (), is_plain, function.timeout))
+        work.append((call, limits, name, (), is_plain, function.timeout, users_name))
     return tuple(work)
 
 

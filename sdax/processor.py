@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, Generic, Literal, Self
+from typing import Any, Generic, Literal, NoReturn, Self
 
 from frozendict import frozendict
 
 from ._impl import Run
 from .checks import checked_limit, checked_observers
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
+from .errors import UnknownTaskError
 from .events import ObservedRun, Observer, Observers, TaskInfo
 from .generic import K, KeyedByDefault, T
 from .graph import plan_graph
-from .outcome import conclude, interrupt, new_waiter
+from .outcome import conclude, new_waiter, see_through
 from .phases import AsyncPhaseRunner
 from .plan import Plan, plan_levels
 from .replacing import Stub, replaced_tasks
 from .report import RunReport
 from .tasks import AsyncTask
-from .text import shown
+from .text import counted, nearest, shown
 from .watch import Watch
 
 
@@ -53,17 +54,19 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         run = self._observed_run(ctx, observers) if observers else Run(self._plan, ctx)
         del observer, observers  # they may keep what is raised, which leads here
         interruption: BaseException | None = None
-        run.start()
-        # Not in a coroutine of its own: each waiting run would pay for that.
-        while not run.over:
-            try:
-                await new_waiter(run)
-            except BaseException as exception:
-                interruption = interrupt(run, exception, interruption)
-        if run.record is None and interruption is None:
-            values = run.values
-            return self._plain_report if values is None else RunReport(self._plan, values, None)
         try:
+            run.start()
+            # Not in a coroutine of its own: each waiting run would pay for that.
+            while not run.over:
+                try:
+                    await new_waiter(run)
+                except BaseException as exception:
+                    interruption = exception
+                if interruption is not None:
+                    await see_through(run, interruption)
+            if run.record is None and interruption is None and run.fatal is None:
+                values = run.values
+                return self._plain_report if values is None else RunReport(self._plan, values, None)
             return conclude(run, interruption)
         finally:
             # What is raised leads here by its traceback: no name may lead back.
@@ -150,7 +153,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     Made by its builder:
 
-    >>> processor = AsyncTaskProcessor.builder().add_task(task, level=1).build()
+    >>> processor = AsyncTaskProcessor[Context].builder().add_task(task, level=1).build()
     >>> report = await processor.process_tasks(ctx)
 
     `levels` maps each level to its tasks, in the order in which they were added;
@@ -226,7 +229,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             yield TaskInfo(task.name, level, None)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {len(self.levels)} levels>"
+        counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
+        return f"<{type(self).__name__}: {counts}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: a subgraph for each level, with its tasks.
@@ -237,6 +241,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     def __str__(self) -> str:
         """Return an outline of the levels: tasks, phases, timeouts and retries.
+
+        The first line says in which order `execute` runs, if more than one task has it.
 
         >>> print(processor)
         1 level, 1 task
@@ -255,7 +261,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     Made by its builder:
 
     >>> processor = (
-    ...     AsyncDagTaskProcessor.builder()
+    ...     AsyncDagTaskProcessor[Context].builder()
     ...     .add_task(database)
     ...     .add_task(users, depends_on=("Database",))
     ...     .build()
@@ -302,8 +308,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             _infos=None,
             _plan=plan,
             _plain_report=RunReport(plan, None, None),
-            tasks=frozendict({task.name: task for task in tasks}),
-            dependencies=frozendict({task.name: depends_on for task, depends_on in added}),
+            tasks=ByName({task.name: task for task in tasks}),
+            dependencies=ByName({task.name: depends_on for task, depends_on in added}),
         )
 
     @classmethod
@@ -328,22 +334,25 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
-        return f"<{type(self).__name__}: {len(self._added)} tasks, {edges} dependencies>"
+        tasks = counted(len(self._added), "task")
+        return f"<{type(self).__name__}: {tasks}, {counted(edges, 'dependency', 'dependencies')}>"
 
     def to_mermaid(self) -> str:
         """Return a Mermaid flowchart: an arrow from each task to those that depend on it.
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return graph_to_mermaid(self.tasks.values(), self.dependencies)
+        return graph_to_mermaid(self.tasks.values(), self.dependencies, self.execute_order)
 
     def __str__(self) -> str:
         """Return an outline of the graph: tasks, phases, limits, and what each depends on.
 
+        The first line says in which order `execute` runs, if more than one task has it.
+
         >>> print(processor)
         2 tasks, 1 dependency
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
-          Users     execute  after Database
+          Users     execute  depends on Database
         """
         return outline_of_graph(
             self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency
@@ -447,6 +456,13 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         )
 
 
+class ByName(frozendict[Any, Any]):
+    """A mapping from the names of tasks, which says what was meant by one that is not there."""
+
+    def __missing__(self, name: Any) -> NoReturn:
+        raise UnknownTaskError(name, self)
+
+
 def _check_task(task: object) -> None:
     if not isinstance(task, AsyncTask):
         raise TypeError(f"add_task: task must be an AsyncTask, got {shown(task)}")
@@ -516,7 +532,7 @@ def _prerequisites(
     except KeyError as error:
         raise ValueError(
             f"build: task {shown(task.name)} depends on {shown(error.args[0])}, but no task of "
-            f"that name was added"
+            f"that name was added{nearest(error.args[0], index_of)}"
         ) from None
     if index_of[task.name] in indices:
         raise ValueError(f"build: task {shown(task.name)} depends on itself")

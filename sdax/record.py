@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, CancelledError
+from asyncio import AbstractEventLoop
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
-from .errors import SdaxExecutionError, TaskCancelledError, TaskFailure
+from .engine.exceptions import add_note, is_cancellation, is_exception, set_cause
+from .errors import TaskCancelledError, TaskFailure
 from .plan import EXECUTE, PHASES, POST, Plan
-from .report import PhaseReport, RunReport, State
+from .report import PhaseReport, State
 from .text import shown
 from .watch import Watch
 
@@ -23,14 +23,13 @@ class Record:
     Both engines make one only when there is something to write down, or somebody who watches.
     """
 
-    __slots__ = ("_plan", "_watch", "failures", "fatal", "phases")
+    __slots__ = ("_plan", "_watch", "failures", "phases")
 
     def __init__(self, plan: Plan, watch: Watch | None) -> None:
         self._plan = plan
         self._watch = watch
         self.phases: dict[int, PhaseReport] = {}
         self.failures: list[TaskFailure] = []
-        self.fatal: BaseException | None = None
 
     def succeeded(self, number: int, index: int, attempts: int, value: Any) -> None:
         """Note a success that took more than one attempt, or that somebody watches."""
@@ -39,12 +38,18 @@ class Record:
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, State.SUCCEEDED, value)
 
-    def cancelled(self, number: int, index: int, attempts: int) -> None:
-        """Note a function that was cancelled by the run."""
-        report = _CANCELLED if attempts == 1 else PhaseReport(State.CANCELLED, attempts)
+    def cancelled(
+        self, number: int, index: int, attempts: int, exception: BaseException | None = None
+    ) -> None:
+        """Note a function that the run cancelled, maybe while it waited for a retry: `exception`
+        is what its last attempt raised then."""
+        if attempts == 1 and exception is None:
+            report = _CANCELLED
+        else:
+            report = PhaseReport(State.CANCELLED, attempts, None, exception)
         self.phases[self._plan.key(number, index)] = report
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, State.CANCELLED)
+            self._watch.task_finished(number, index, attempts, State.CANCELLED, exception=exception)
 
     def stopped(self, number: int, uncalled: Sequence[int]) -> None:
         """Note that a phase ends early: what is suspended is cancelled, these are not called."""
@@ -77,71 +82,65 @@ class Record:
         index: int,
         attempts: int,
         exception: BaseException,
-        loop: AbstractEventLoop,
         *,
         timed_out: bool = False,
     ) -> None:
-        """Note what left a function for good."""
+        """Note what left a function for good.
+
+        What is not an `Exception` is kept by the run, which ends with it.
+        """
         name = self._plan.names[index]
         phase = PHASES[number]
-        if isinstance(exception, CancelledError):
-            original = exception
-            exception = TaskCancelledError(
-                f"{phase} of task {shown(name)} was cancelled, but not by its run: the function "
-                f"cancelled itself, or other code cancelled its asyncio.Task"
-            )
-            exception.__cause__ = original
+        if is_cancellation(exception):
+            exception = unasked_cancellation(self._plan, number, index, exception)
         state = State.TIMED_OUT if timed_out else State.FAILED
         key = self._plan.key(number, index)
-        # What is no Exception is raised as it is, out of a frame that knows this record: to
-        # keep it here would close a reference cycle.
-        reported = exception if isinstance(exception, Exception) else None
-        self.phases[key] = PhaseReport(state, attempts, None, reported)
-        _add_note(exception, self._plan, number, index, attempts)
+        _annotate(exception, self._plan, number, index, attempts)
+        if is_exception(exception):
+            assert isinstance(exception, Exception)
+            self.phases[key] = PhaseReport(state, attempts, None, exception)
+            self.failures.append(TaskFailure(name, phase, attempts, exception))
+        else:
+            # It is raised as it is, out of a frame that knows this record: to keep it here would
+            # close a reference cycle.
+            self.phases[key] = PhaseReport(state, attempts)
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, state, exception=exception)
-        if isinstance(exception, Exception):
-            self.failures.append(TaskFailure(name, phase, attempts, exception))
-        elif self.fatal is None:
-            self.fatal = exception
-        else:
-            loop.call_exception_handler(
-                {
-                    "message": f"sdax: {phase} of task {shown(name)} raised {shown(exception)} "
-                    f"after another function had raised {shown(self.fatal)}",
-                    "exception": exception,
-                }
-            )
 
-    def raise_failures(self, report: RunReport[Any]) -> None:
-        """Raise what the run has to raise, if anything."""
-        try:
-            if self.failures:
-                raise SdaxExecutionError.from_failures(self.failures, report)
-        except SdaxExecutionError as error:
-            if self.fatal is not None:
-                self.fatal.__context__ = error  # on PyPy, raising it below does not do that
-            raise
-        finally:
-            self.raise_fatal()
-
-    def raise_fatal(self) -> None:
-        """Raise, once, what was no `Exception`, if there was such."""
-        fatal, self.fatal = self.fatal, None
-        try:
-            if fatal is not None:
-                raise fatal
-        finally:
-            # Its traceback leads to this frame: no name here may lead back.
-            del fatal
+    def also_fatal(
+        self,
+        number: int,
+        index: int,
+        exception: BaseException,
+        first: BaseException,
+        loop: AbstractEventLoop,
+    ) -> None:
+        """Tell the loop what a function raised that would have been raised, but for the first."""
+        loop.call_exception_handler(
+            {
+                "message": f"sdax: {PHASES[number]} of task {shown(self._plan.names[index])} "
+                f"raised {shown(exception)} after another function had raised {shown(first)}",
+                "exception": exception,
+            }
+        )
 
 
-def _add_note(exception: BaseException, plan: Plan, number: int, index: int, attempts: int) -> None:
+def unasked_cancellation(
+    plan: Plan, number: int, index: int, original: BaseException
+) -> TaskCancelledError:
+    """Return the failure of a function that was cancelled, but not by its run."""
+    error = TaskCancelledError(
+        f"{PHASES[number]} of task {shown(plan.names[index])} was cancelled, but not by its run: "
+        f"the function cancelled itself, or other code cancelled its asyncio.Task or the future "
+        f"that it waited for"
+    )
+    set_cause(error, original)
+    return error
+
+
+def _annotate(exception: BaseException, plan: Plan, number: int, index: int, attempts: int) -> None:
     work = plan.phases[number].work[index]
     assert work is not None
     allowed = 1 if work[1] is None else work[1].retries + 1
     name = shown(plan.names[index])
-    note = f"task {name}, {PHASES[number]}, attempt {attempts} of {shown(allowed)}"
-    # An exception class may forbid it, and that must not cost the exception itself.
-    with suppress(Exception):
-        exception.add_note(note)
+    add_note(exception, f"task {name}, {PHASES[number]}, attempt {attempts} of {shown(allowed)}")

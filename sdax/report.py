@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Final, Generic, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, cast
 
-from .generic import K
+from .errors import TaskFailure, UnknownTaskError
+from .generic import K, V_co
 from .plan import PHASES, Plan
 from .table import table_of
-from .text import shown
+from .text import counted, shown, shown_fields
 
 
 class State(StrEnum):
@@ -26,17 +28,25 @@ class State(StrEnum):
 FAILURES: Final = (State.FAILED, State.TIMED_OUT)
 
 
-class PhaseReport(NamedTuple):
+class PhaseReport(NamedTuple, Generic[V_co]):
     """What became of one phase of a task: state, attempts made, and what it returned or raised.
 
     `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
     (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
+
+    A report cannot know which type a function's value has, but you can say it:
+
+    >>> user: PhaseReport[User] = report["User"].pre_execute
+    >>> user.value.name
     """
 
     state: State
     attempts: int = 0
-    value: Any = None
+    value: V_co = cast(V_co, None)
     exception: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
 
 
 class TaskReport(NamedTuple):
@@ -51,29 +61,82 @@ _ABSENT = PhaseReport(State.ABSENT)
 _SUCCEEDED = PhaseReport(State.SUCCEEDED, 1)
 
 
+class Durations(NamedTuple):
+    """How many seconds a run took, and each of its phases that has begun."""
+
+    run: float
+    phases: Mapping[str, float]
+
+
 class RunReport(Mapping[K, TaskReport], Generic[K]):
     """What happened in a run: a read-only mapping from task name to `TaskReport`.
+
+    It is made when it is looked at: a run whose report nobody reads pays next to nothing for it.
+    A name that is not there is a `KeyError`, which says the nearest ones.
 
     >>> report = await processor.process_tasks(ctx)
     >>> report["UserData"].execute.value
     """
 
-    __slots__ = ("_phases", "_plan", "_tasks", "_values")
+    __slots__ = ("_durations", "_phases", "_plan", "_tasks", "_values")
 
     def __init__(
         self,
         plan: Plan,
         values: Mapping[int, Any] | None,
         phases: Mapping[int, PhaseReport] | None,
+        durations: Durations | None = None,
     ) -> None:
         if type(plan) is not Plan:
             raise TypeError(f"a RunReport is made by a run, out of its plan; got {shown(plan)}")
         self._plan = plan
         self._values = values
         self._phases = phases
+        self._durations = durations
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing failed, not even a task that is not required.
+
+        A run that was cancelled may be ok, although not all of its functions were called.
+        """
+        return not any(each.state in FAILURES for each in self._phases_noted())
+
+    @property
+    def failures(self) -> tuple[TaskFailure, ...]:
+        """`(name, phase, attempts, exception)` of each phase that failed, in the order in which
+        they failed.
+
+        They are those of `SdaxExecutionError.failures`, and those of tasks that are not required.
+        What is no `Exception` is not among them: the run raises it.
+        """
+        size = len(self._plan.names)
+        return tuple(
+            TaskFailure(self._plan.names[key % size], PHASES[key // size], each.attempts, exception)
+            for key, each in (self._phases or {}).items()
+            if each.state in FAILURES and isinstance(exception := each.exception, Exception)
+        )
+
+    @property
+    def duration(self) -> float | None:
+        """The seconds that the run took, or None: they are measured for runs with an observer."""
+        return None if self._durations is None else self._durations.run
+
+    @property
+    def phase_durations(self) -> Mapping[str, float] | None:
+        """The seconds of each phase of the run that has begun, by name, or None as `duration`."""
+        return None if self._durations is None else self._durations.phases
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """How many phases of tasks ended in each state; those without a function do not count."""
+        found = Counter(each.state for task in self.values() for each in task)
+        return {state: found[state] for state in State if found[state] and state != State.ABSENT}
 
     def __getitem__(self, name: K) -> TaskReport:
-        index = self._plan.index_of[name]
+        index = self._plan.index_of.get(name)
+        if index is None:
+            raise UnknownTaskError(name, self._plan.names)
         return TaskReport(*(self._phase_report(number, index) for number in range(len(PHASES))))
 
     def __iter__(self) -> Iterator[K]:
@@ -83,13 +146,15 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         return len(self._plan.names)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Unpickled, (dict(self),)
+        return _Unpickled, (dict(self), self.failures, self._durations)
 
     def __repr__(self) -> str:
-        return f"<RunReport of {len(self)} tasks>"
+        return f"<RunReport of {counted(len(self), 'task')}>"
 
     def __str__(self) -> str:
         """Return a table: each phase with its state, attempts, and value or exception in short.
+
+        Of a large run it shows a part, of which failures are the first.
 
         >>> print(report)
         1 task: 1 succeeded, 1 failed
@@ -98,6 +163,10 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
           UserData  execute       failed     1         ConnectionError: no route
         """
         return table_of(self)
+
+    def _phases_noted(self) -> Iterable[PhaseReport]:
+        """Return at least what is not a plain success."""
+        return (self._phases or {}).values()
 
     def _phase_report(self, number: int, index: int) -> PhaseReport:
         if self._plan.phases[number].work[index] is None:
@@ -112,12 +181,25 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
 class _Unpickled(RunReport[K]):
     """A report without its plan, and so without the functions, which may not be picklable."""
 
-    __slots__ = ()
+    __slots__ = ("_failures",)
 
-    def __init__(self, tasks: dict[K, TaskReport]) -> None:
+    def __init__(
+        self,
+        tasks: dict[K, TaskReport],
+        failures: tuple[TaskFailure, ...],
+        durations: Durations | None,
+    ) -> None:
         self._tasks = tasks
+        self._failures = failures
+        self._durations = durations
+
+    @property
+    def failures(self) -> tuple[TaskFailure, ...]:
+        return self._failures
 
     def __getitem__(self, name: K) -> TaskReport:
+        if name not in self._tasks:
+            raise UnknownTaskError(name, self._tasks)
         return self._tasks[name]
 
     def __iter__(self) -> Iterator[K]:
@@ -125,3 +207,11 @@ class _Unpickled(RunReport[K]):
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def _phases_noted(self) -> Iterable[PhaseReport]:
+        return (each for task in self._tasks.values() for each in task)
+
+
+def report_of_nothing() -> RunReport[Any]:
+    """Return a report of no tasks."""
+    return _Unpickled({}, (), None)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from .plan import PHASES
-from .text import counted, in_columns, one_line
+from .text import class_name, counted, in_columns, one_line
 
 if TYPE_CHECKING:
     from .report import PhaseReport, TaskReport
 
+Entry: TypeAlias = "tuple[Hashable, str, PhaseReport | None]"  # a task, a phase, what became of it
+
 WIDEST_RESULT: Final = 72  # characters of a value or an exception; the rest is "..."
+MOST_ROWS: Final = 50
 
 _HEAD: Final = ("task", "phase", "state", "attempts", "value or exception")
+
+# What a table shows that cannot show everything.
+_RANKS: Final = {"failed": 0, "timed out": 0, "cancelled": 1, "skipped": 2, "succeeded": 3}
 
 # Looks at no more of a collection than it shows: a value may be large.
 _short: Final = reprlib.Repr()
@@ -23,29 +29,45 @@ _short.maxstring = _short.maxother = _short.maxlong = WIDEST_RESULT
 
 
 def table_of(report: Mapping[Any, TaskReport]) -> str:
-    """Show how many phases ended in which state, and each phase that has a function in a line."""
-    rows: list[tuple[str, ...]] = [_HEAD]
-    states = Counter[str]()
+    """Show how many phases ended in which state, and each phase that has a function in a line.
+
+    Of many it shows the first 50, failures before all others.
+    """
+    entries: list[Entry] = []
     for name, task in report.items():
-        called = [
-            (phase, each)
+        called: list[Entry] = [
+            (name, phase, each)
             for phase, each in zip(PHASES, task, strict=True)
             if each.state != "absent"
         ]
-        for phase, each in called:
-            states[each.state] += 1
-            attempts = str(each.attempts) if each.attempts else ""
-            rows.append((one_line(name), phase, each.state, attempts, _result(each)))
-        if not called:
-            rows.append((one_line(name), "(no phase)", "", "", ""))
+        entries += called or [(name, "(no phase)", None)]
+    if len(entries) > MOST_ROWS:
+        entries.sort(key=lambda entry: 4 if entry[2] is None else _RANKS[entry[2].state])
+    shown, left = entries[:MOST_ROWS], entries[MOST_ROWS:]
+    lines = [_described(counted(len(report), "task"), entries)]
+    if shown:
+        lines += in_columns([_HEAD, *(_row(*entry) for entry in shown)])
+    if left:
+        lines.append("  " + _described(f"... and {counted(len(left), 'line')} more", left))
+    return "\n".join(lines)
+
+
+def _described(things: str, entries: Iterable[tuple[Hashable, str, PhaseReport | None]]) -> str:
+    states = Counter(each.state for _, _, each in entries if each is not None)
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
-    head = f"{counted(len(report), 'task')}: {counts}" if counts else counted(len(report), "task")
-    return "\n".join([head, *in_columns(rows if len(rows) > 1 else [])])
+    return f"{things}: {counts}" if counts else things
+
+
+def _row(name: Hashable, phase: str, report: PhaseReport | None) -> tuple[str, ...]:
+    if report is None:
+        return one_line(name), phase, "", "", ""
+    attempts = str(report.attempts) if report.attempts else ""
+    return one_line(name), phase, report.state, attempts, _result(report)
 
 
 def _result(report: PhaseReport) -> str:
     if report.exception is not None:
-        return _shortened(_described(report.exception))
+        return _shortened(_brief_exception(report.exception))
     return "" if report.value is None else _shortened(one_line(_brief(report.value)))
 
 
@@ -56,10 +78,10 @@ def _brief(value: object) -> str:
         return object.__repr__(value)
 
 
-def _described(exception: BaseException) -> str:
-    kind = type(exception).__qualname__
+def _brief_exception(exception: BaseException) -> str:
+    kind = class_name(exception)
     try:
-        first, *more = str(exception).splitlines() or [""]
+        first, *more = str.__str__(str(exception)).splitlines() or [""]
     except Exception:
         return kind
     return one_line(f"{kind}: {first}{' ...' if more else ''}" if first or more else kind)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import FrozenInstanceError, dataclass
+from concurrent.futures import Executor
+from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack
 
-from .checks import checked_number, is_async, runs_later
+from .checks import SPLIT_GENERATOR, checked_number, is_async, is_generator, runs_later
 from .errors import RetryableException, iter_leaves
 from .generic import K, K_co, KeyedByDefault, T, T_contra
 from .group import SdaxTaskGroup
 from .text import shown
+from .threads import call_in_thread
 
 __all__ = [
     "AsyncTask",
+    "Limits",
     "PlainFunction",
     "RetryableException",
     "SdaxTaskGroup",
@@ -56,7 +60,8 @@ class TaskFunction(Generic[T_contra]):
       that is asked with the exception. A group is retried when all its leaves are.
     - `has_task_group_argument`: call `function(ctx, group)` with an `SdaxTaskGroup`.
 
-    Raises `TypeError` or `ValueError`, naming field and value, for what cannot work.
+    Raises `TypeError` or `ValueError`, with the field and the value, for what cannot work, such
+    as a generator function.
 
     >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1)
     """
@@ -81,6 +86,8 @@ class TaskFunction(Generic[T_contra]):
                 f"TaskFunction.function must be callable with the context, "
                 f"got {shown(self.function)}{hint}"
             )
+        if is_generator(self.function):
+            raise _generator_refused("TaskFunction.function", self.function)
         if not isinstance(self.has_task_group_argument, bool):
             raise TypeError(
                 f"TaskFunction.has_task_group_argument must be a bool, "
@@ -114,6 +121,23 @@ class TaskFunction(Generic[T_contra]):
     def _set_number(self, field: str) -> None:
         number = checked_number(f"TaskFunction.{field}", getattr(self, field))
         object.__setattr__(self, field, number)
+
+    # Pickle's protocols 0 to 2 make an OSError of TimeoutError and of ConnectionError. So the
+    # state has the exceptions that are built in by their names.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        kinds = self.retryable_exceptions
+        if isinstance(kinds, tuple):
+            state["retryable_exceptions"] = tuple(_name_if_built_in(kind) for kind in kinds)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kinds = state["retryable_exceptions"]
+        if isinstance(kinds, tuple):
+            kinds = tuple(vars(builtins)[k] if isinstance(k, str) else k for k in kinds)
+        for name, value in {**state, "retryable_exceptions": kinds}.items():
+            object.__setattr__(self, name, value)
 
     def is_retryable(self, exception: BaseException) -> bool:
         """Tell whether the exception earns another attempt, were one left."""
@@ -180,6 +204,8 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
         }
         for phase, function in phases.items():
             if function is not None and not isinstance(function, TaskFunction):
+                if is_generator(function):
+                    raise _generator_refused(f"{phase} of task {shown(self.name)}", function)
                 got = shown(function)
                 hint = f"; did you mean TaskFunction({got})?" if callable(function) else ""
                 raise TypeError(
@@ -199,7 +225,14 @@ class _Join(AsyncTask[Any, K_co]):
 
 
 class Limits(TypedDict, total=False):
-    """The keyword arguments that the helpers share: the fields of `TaskFunction`."""
+    """The keyword arguments that `task_func` and its kin share: the fields of `TaskFunction`.
+
+    It is a type for helpers of your own:
+
+    >>> def call_service(function: Callable[[T], Awaitable[Any]], **limits: Unpack[Limits]):
+    ...     limits.setdefault("timeout", 2.0)
+    ...     return task_func(function, **limits)
+    """
 
     timeout: float | None
     retries: int
@@ -221,12 +254,14 @@ class PlainFunction(Generic[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class ThreadFunction(Generic[T_contra]):
-    """What `task_thread_func` gives to `TaskFunction`: each call has a thread of its own."""
+    """What `task_thread_func` gives to `TaskFunction`: `function` is called in a thread."""
 
     function: Callable[[T_contra], Any]
+    abandon_on_cancel: bool = False
+    executor: Executor | None = None
 
     async def __call__(self, ctx: T_contra) -> Any:
-        value = await asyncio.to_thread(self.function, ctx)
+        value = await call_in_thread(self.function, ctx, self.executor, self.abandon_on_cancel)
         if asyncio.iscoroutine(value):
             value.close()
             raise TypeError(
@@ -255,16 +290,42 @@ def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> Ta
     return TaskFunction(PlainFunction(function), **limits)
 
 
-def task_thread_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_thread_func(
+    function: Callable[[T], Any],
+    *,
+    abandon_on_cancel: bool = False,
+    executor: Executor | None = None,
+    **limits: Unpack[Limits],
+) -> TaskFunction[T]:
     """Make a `TaskFunction` of a blocking function: run in a thread, with the context variables.
 
-    A thread cannot be stopped: after a timeout or a cancellation it runs on to its end, while
-    the run no longer waits for it.
+    A thread cannot be stopped. So a timeout or a cancellation waits until the function returns,
+    and only then the run goes on. With `abandon_on_cancel=True` the run does not wait: the
+    function runs on by itself, and what it returns or raises is lost.
+
+    - `executor`: a `concurrent.futures.Executor` that runs the function. The time in its queue
+      counts for `timeout`. An executor that uses other processes must be able to pickle the
+      function, the context and the result; context variables stay behind.
+    - Without an executor, a cleanup and a function with a timeout each get a new thread for each
+      call, named `sdax:<task>:<phase>`, so that nothing else can hold them up. All other
+      functions share the threads of the event loop's default executor, as `asyncio.to_thread`
+      does. If no thread can be started, a cleanup runs in the event loop.
+
+    Raises `TypeError` for an async or a generator function and for what is not an executor.
 
     >>> task_thread_func(read_file, timeout=5.0)
     """
     _check_plain("task_thread_func", function)
-    return TaskFunction(ThreadFunction(function), **limits)
+    if not isinstance(abandon_on_cancel, bool):
+        raise TypeError(
+            f"task_thread_func: abandon_on_cancel must be a bool, got {shown(abandon_on_cancel)}"
+        )
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            f"task_thread_func: executor must be a concurrent.futures.Executor or None, "
+            f"got {shown(executor)}"
+        )
+    return TaskFunction(ThreadFunction(function, abandon_on_cancel, executor), **limits)
 
 
 def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
@@ -315,6 +376,13 @@ def _check_plain(helper: str, function: Any) -> None:
             f"use task_func"
         )
 
+    if is_generator(function):
+        raise _generator_refused(f"the function of {helper}", function)
+
+
+def _generator_refused(what: str, function: object) -> TypeError:
+    return TypeError(f"{what} is a generator function, {shown(function)}: {SPLIT_GENERATOR}")
+
 
 def _refuse_change(self: object, name: str, value: object) -> None:
     raise FrozenInstanceError(f"{type(self).__name__} is immutable: cannot set {shown(name)}")
@@ -335,6 +403,10 @@ def _answer(answer: Any) -> Any:
             f"returned {shown(answer)}"
         )
     return answer
+
+
+def _name_if_built_in(kind: type[Exception]) -> type[Exception] | str:
+    return kind.__name__ if vars(builtins).get(kind.__name__) is kind else kind
 
 
 def _checked_retryable(

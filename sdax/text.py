@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any, Final
 from unicodedata import combining, east_asian_width
 
+MOST_COMPARED: Final = 10_000  # names, when the nearest ones are looked for: it takes a while
+MOST_LISTED: Final = 8
 WIDEST_COLUMN: Final = 60  # a cell that is wider pushes on its own line alone
+
+_qualified_name: Final[Callable[[type], str]] = vars(type)["__qualname__"].__get__
+_module: Final[Callable[[type], object]] = vars(type)["__module__"].__get__
 
 
 def shown(value: object) -> str:
     """Return the `repr` of a value for a message, whatever that `repr` does.
 
-    It may raise, and an integer of some thousand digits has none.
+    It may raise, and an integer of some thousand digits has none. It may also return a string of
+    a class that does not behave like one.
     """
     try:
-        return repr(value)
+        return str.__str__(repr(value))
     except Exception:
         return object.__repr__(value)
+
+
+def shown_fields(record: Any) -> str:
+    """Return the `repr` of a named tuple, whatever the `repr` of its members does."""
+    pairs = zip(record._fields, record, strict=True)
+    fields = ", ".join(f"{name}={shown(value)}" for name, value in pairs)
+    return f"{type(record).__name__}({fields})"
+
+
+def class_name(value: object) -> str:
+    """Return the qualified name of a value's class, whatever its metaclass says."""
+    return _qualified_name(type(value))
+
+
+def module_name(value: object) -> str:
+    """Return the module of a value's class, whatever its metaclass says."""
+    return str(_module(type(value)))
 
 
 def one_line(name: Hashable) -> str:
@@ -30,14 +54,22 @@ def one_line(name: Hashable) -> str:
 
 
 def nearest(name: Hashable, names: Collection[Hashable]) -> str:
-    """Return the end of a sentence about a name that does not exist: which others are like it."""
-    known = {one_line(each): each for each in names}
-    if close := difflib.get_close_matches(one_line(name), known, 3):
-        return f"; did you mean {' or '.join(shown(known[each]) for each in close)}?"
-    if not known:
+    """Return the end of a sentence about a name that is not there: what may have been meant.
+
+    >>> nearest("Usr", ["User", "Flags"])
+    "; did you mean 'User'?"
+    """
+    texts: dict[str, Hashable] = {}
+    for each in islice(names, MOST_COMPARED):
+        texts.setdefault(one_line(each).casefold(), each)
+    close = [texts[text] for text in get_close_matches(one_line(name).casefold(), texts)]
+    if close:
+        return f"; did you mean {' or '.join(map(shown, close))}?"
+    if not names:
         return "; there are none"
-    few = [shown(each) for each in known.values()][:8]
-    return f"; there are {', '.join(few)}{', ...' if len(known) > len(few) else ''}"
+    few = list(map(shown, islice(names, MOST_LISTED)))
+    more = ", ..." if len(names) > len(few) else ""
+    return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(few)}{more}"
 
 
 def digits(number: int) -> str:
@@ -53,6 +85,12 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def shortened(text: str, longest: int) -> str:
     """Return a text of at most so many characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def listed(names: Iterable[str], number: int, most: int) -> str:
+    """Return the first of `number` names: `"A, B and 98 more"` for `most=2`."""
+    first = ", ".join(islice(names, most))
+    return f"{first} and {number - most} more" if number > most else first
 
 
 def cells(text: str) -> int:

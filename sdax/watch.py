@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
+
+from frozendict import frozendict
 
 from .events import (
     AttemptFinished,
@@ -29,7 +33,8 @@ from .events import (
     TimeoutExpired,
 )
 from .plan import PHASES
-from .report import RunReport, State
+from .report import Durations, RunReport, State
+from .text import counted, shown
 
 _logger: Final = logging.getLogger("sdax")
 
@@ -41,7 +46,19 @@ class Watch:
     leads to what a function returned or raised.
     """
 
-    __slots__ = ("_cause", "_observers", "_phase", "_run", "_stopped", "_tasks")
+    __slots__ = (
+        "_began",
+        "_cause",
+        "_clock",
+        "_failed",
+        "_observers",
+        "_phase",
+        "_phase_began",
+        "_phases",
+        "_run",
+        "_stopped",
+        "_tasks",
+    )
 
     def __init__(
         self, run: ObservedRun, tasks: Sequence[TaskInfo], observers: Sequence[Observer]
@@ -52,15 +69,58 @@ class Watch:
         self._phase: str | None = None
         self._cause: Cause | None = None
         self._stopped = False  # the cause, if any, is settled
+        self._failed: dict[int, int] = {}  # by the place of an observer: at how many events
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._phase_began = self._clock()
+        self._phases: dict[str, float] = {}  # how many seconds each took that is over
+
+    def durations(self) -> Durations:
+        """Return how long the run has taken so far, and its phases."""
+        now = self._clock()
+        phases = dict(self._phases)
+        if self._phase is not None:
+            phases[self._phase] = now - self._phase_began
+        return Durations(now - self._began, frozendict(phases))
 
     def _tell(self, event: Event) -> None:
-        for observer in self._observers:
+        """Call every observer. What is not an `Exception`, such as Ctrl-C, is raised at the end."""
+        stopping: BaseException | None = None
+        for place, observer in enumerate(self._observers):
             try:
-                observer(event)
-            except BaseException:
-                _logger.exception(
-                    "observer %r failed at %s; the run goes on", observer, type(event).__name__
-                )
+                try:
+                    observer(event)
+                except Exception:
+                    with suppress(Exception):  # a handler's own: logging never touches the run
+                        self._log_failure(place, event)
+            except BaseException as error:
+                stopping = stopping or error
+        if stopping is not None:
+            try:
+                raise stopping
+            finally:
+                del stopping  # its traceback leads here
+
+    def _log_failure(self, place: int, event: Event) -> None:
+        """Log what an observer raised. Later ones of the run are only counted: there may be a
+        thousand."""
+        times = self._failed[place] = self._failed.get(place, 0) + 1
+        if times == 1:
+            _logger.exception(
+                "observer %s failed at %s; the run goes on",
+                shown(self._observers[place]),
+                type(event).__name__,
+            )
+
+    def _log_further_failures(self) -> None:
+        for place, times in self._failed.items():
+            if times > 1:
+                with suppress(Exception):
+                    _logger.error(
+                        "observer %s failed at %s of run %d as well",
+                        shown(self._observers[place]),
+                        counted(times - 1, "later event"),
+                        self._run.number,
+                    )
 
     def run_started(self) -> None:
         """The run is about to be made."""
@@ -76,6 +136,7 @@ class Watch:
             # Whoever goes through a run phase by phase may have swallowed a cancellation.
             state = State.CANCELLED if self._stopped else State.SUCCEEDED
         self._tell(RunFinished(self._run, state, exception, report))
+        self._log_further_failures()
         if report is not None:
             self._observers = ()  # which may keep the exception, whose traceback leads here
 
@@ -83,6 +144,7 @@ class Watch:
         """The phase that is under way, if any, is over."""
         phase, self._phase = self._phase, None
         if phase is not None:
+            self._phases[phase] = self._clock() - self._phase_began
             self._tell(PhaseFinished(self._run, phase))
 
     def attempt_started(self, number: int, index: int, attempt: int) -> None:
@@ -90,6 +152,7 @@ class Watch:
         task, phase = self._tasks[index], PHASES[number]
         if phase != self._phase:
             self._phase = phase
+            self._phase_began = self._clock()
             self._tell(PhaseStarted(self._run, phase))
         if attempt == 1:
             self._tell(TaskStarted(self._run, task, phase))
@@ -149,7 +212,7 @@ class Watch:
         task, phase = self._tasks[index], PHASES[number]
         cause = self._cause if state is State.CANCELLED else None
         self._tell(TaskFinished(self._run, task, phase, attempts, state, value, exception, cause))
-        if exception is not None and not self._stopped:
+        if exception is not None and state is not State.CANCELLED and not self._stopped:
             self._cause = Cause(task, phase)
 
     def tasks_skipped(self, number: int, indices: Iterable[int]) -> None:

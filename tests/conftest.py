@@ -17,12 +17,15 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings, strategies
 
+import service.postgresql
+from helpers import CAN_FREEZE
 from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
@@ -126,13 +129,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Hypothesis warns of a generator that nobody refers to, and what is frozen does not count.
     _search_for_nothing()
     gc.collect()
-    if hasattr(gc, "freeze"):  # which PyPy has not
+    if CAN_FREEZE:
         gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let pytest's last garbage collection find whatever was left open, however long ago."""
-    if hasattr(gc, "unfreeze"):
+    if CAN_FREEZE:
         gc.unfreeze()
 
 
@@ -173,6 +176,21 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     return Implementation(name, module)
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The directory of the socket of a real PostgreSQL, started when first asked for; it lets in
+    the user "sdax", on ten connections at a time."""
+    programs = service.postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")
+    with TemporaryDirectory(prefix="sdax-", dir="/tmp") as folder:  # a short path
+        cluster = service.postgresql.Cluster(programs, folder)
+        cluster.initialize("-U", "sdax", "-A", "trust")
+        options = "-F -c shared_buffers=4MB -c max_connections=10 -c max_wal_senders=0"
+        with cluster.serving(f"-h '' -k {folder} {options}"):
+            yield folder
+
+
 @pytest.fixture
 def both_engines(request: pytest.FixtureRequest) -> list[ModuleType]:
     """The engines, for a test that compares them."""
@@ -187,13 +205,12 @@ def factors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Make every random factor of a delay 1, and return the ranges that were asked for."""
     ranges: list[Any] = []
     if "engine" in request.fixturenames:
-        engine = request.getfixturevalue("engine")
 
         def uniform(low: float, high: float) -> float:
             ranges.append((low, high))
             return 1.0
 
-        monkeypatch.setattr(engine.module, "uniform", uniform)
+        monkeypatch.setattr("sdax.engine.attempts.uniform", uniform)
     return ranges
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections import Counter
+from typing import Any, NoReturn
 
 from sdax import RetryableException, SdaxExecutionError, TaskCancelledError
 from workflows import Error
@@ -78,3 +79,120 @@ def outline(exception: BaseException | None) -> object:
     if isinstance(exception, TaskCancelledError):
         cause = outline(exception.__cause__)
     return (type(exception), text, members, cause)
+
+
+# Exceptions that refuse what others do to them: each is as Python allows it.
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise RuntimeError("refused")
+
+
+class Frozen(Exception):
+    """Cannot be changed."""
+
+    __setattr__ = __delattr__ = _refuse
+
+
+class Slotted(Exception):
+    """Has a slot for what it knows."""
+
+    __slots__ = ("code",)
+
+
+class NoRepr(Exception):
+    """Cannot be shown."""
+
+    __repr__ = _refuse
+
+
+class NoStr(Exception):
+    """Has no text."""
+
+    __str__ = _refuse
+
+
+class NoText(Exception):
+    """Has neither."""
+
+    __repr__ = __str__ = _refuse
+
+
+class OddText(Exception):
+    """Gives no strings."""
+
+    def __repr__(self) -> Any:
+        return 5
+
+    __str__ = __repr__
+
+
+class OddStr(str):
+    """A string that is none to look at."""
+
+    __slots__ = ()
+
+    __format__ = __len__ = __str__ = __repr__ = isprintable = splitlines = _refuse
+
+
+class OddStrings(Exception):
+    """Gives strings of a class that does not behave like one."""
+
+    def __repr__(self) -> str:
+        return OddStr("text")
+
+    __str__ = __repr__
+
+
+class Incomparable(Exception):
+    """Cannot be compared, hashed or asked whether it is true."""
+
+    __eq__ = __ne__ = __bool__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+
+
+class NoNotes(Exception):
+    """Takes no notes."""
+
+    add_note = _refuse
+
+
+class OddNotes(Exception):
+    """Has notes that are no list."""
+
+    __notes__ = 5
+
+
+class _Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            _refuse()
+        return super().__getattribute__(name)
+
+
+class Nameless(Exception, metaclass=_Nameless):
+    """Does not tell what it is called. Not in the zoo, because pytest cannot show it."""
+
+
+class Long(Exception):
+    """Has a long text of several lines, with control characters."""
+
+    def __str__(self) -> str:
+        return "\x1b[31m first\nsecond " + "x" * 100_000
+
+    __repr__ = __str__
+
+
+ZOO: dict[str, type[Exception]] = {
+    "frozen": Frozen,
+    "slotted": Slotted,
+    "no repr": NoRepr,
+    "no str": NoStr,
+    "no text": NoText,
+    "odd text": OddText,
+    "odd strings": OddStrings,
+    "incomparable": Incomparable,
+    "no notes": NoNotes,
+    "odd notes": OddNotes,
+    "long": Long,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import sysconfig
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +31,12 @@ Phase = Function | TaskFunction[Any] | None
 without_factory = pytest.mark.loop_kinds("asyncio", "debug", "eager", "uvloop")
 
 COUNTS_REFERENCES = hasattr(sys, "getrefcount")
+
+# PyPy has no gc.freeze(). Free-threaded builds of Python 3.13.0 crash after it
+# (https://github.com/python/cpython/issues/126312).
+CAN_FREEZE = hasattr(gc, "freeze") and not (
+    sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 13, 1)
+)
 
 # For tests of what is gone as soon as nobody refers to it, and of what a reference counts for.
 counts_references = pytest.mark.skipif(

@@ -109,7 +109,7 @@ class Memory:
     def sample(self) -> float:
         """Return the MiB that are resident, without what only waits for the collector."""
         gc.collect()
-        pages = int(STATM.read_text().split()[1])
+        pages = int(STATM.read_text(encoding="utf-8").split()[1])
         self.samples.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
         return self.samples[-1]
 

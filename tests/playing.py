@@ -145,7 +145,7 @@ def using(engine: ModuleType) -> Iterator[None]:
 
     with (
         mock.patch.object(sdax.processor, "Run", engine.Run),
-        mock.patch.object(engine, "uniform", fixed),
+        mock.patch("sdax.engine.attempts.uniform", fixed),
     ):
         yield
 

@@ -37,6 +37,7 @@ class Ending(NamedTuple):
     value: Any = None
     error: BaseException | None = None
     timed_out: bool = False
+    waiting: bool = False  # for the next attempt, when it was cancelled
 
 
 class Graph(NamedTuple):
@@ -204,10 +205,22 @@ class Reference:
         self, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
     ) -> Ending:
         attempt = 0
+        current = asyncio.current_task()
+        assert current is not None
         while True:
             attempt += 1
+            requests = current.cancelling()
             ending = await self.attempt(attempt, task, function, ctx)
             error = ending.error
+            if (
+                function.retries
+                and isinstance(error, CancelledError)
+                and not (self.stopped and self.phase != POST)
+                and current.cancelling() <= requests
+            ):
+                # Somebody cancelled what the function waited for, and not the function.
+                ending = ending._replace(error=unasked(error))
+                error = ending.error
             if (
                 error is None
                 or (self.stopped and self.phase != POST)
@@ -218,7 +231,7 @@ class Reference:
             try:
                 await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
             except CancelledError:
-                return ending
+                return ending._replace(waiting=True)
 
     async def attempt(
         self, attempt: int, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
@@ -245,14 +258,15 @@ class Reference:
         return Ending(attempt, value)
 
     def judge(self, task: AsyncTask[Any, Any], ending: Ending) -> PhaseReport:
-        attempts, value, error, timed_out = ending
+        attempts, value, error, timed_out, waiting = ending
         if error is None:
             return PhaseReport(State.SUCCEEDED, attempts, value)
+        if waiting and self.stopped and self.phase != POST:
+            return PhaseReport(State.CANCELLED, attempts, None, error)
         if isinstance(error, CancelledError):
             if self.stopped and self.phase != POST:
                 return PhaseReport(State.CANCELLED, attempts)
-            cause, error = error, TaskCancelledError()
-            error.__cause__ = cause
+            error = unasked(error)
         state = State.TIMED_OUT if timed_out else State.FAILED
         if isinstance(error, Exception):
             now = asyncio.get_running_loop().time()
@@ -302,6 +316,13 @@ def create_lazy_task(coroutine: Coroutine[Any, Any, None], **options: Any) -> as
     if loop.get_task_factory() is getattr(asyncio, "eager_task_factory", None):
         return asyncio.Task(coroutine, loop=loop, **options)
     return loop.create_task(coroutine, **options)
+
+
+def unasked(error: CancelledError) -> TaskCancelledError:
+    """Return the failure that a cancellation is which nobody asked for."""
+    failure = TaskCancelledError()
+    failure.__cause__ = error
+    return failure
 
 
 def has(task: AsyncTask[Any, Any], phase: str) -> bool:

@@ -23,37 +23,42 @@ from helpers import (
     task,
     until,
 )
-from sdax import RetryableException, SdaxExecutionError, TaskFunction
+from sdax import RetryableException, SdaxExecutionError, State, TaskFunction
+from sdax.events import TaskFinished
 
 pytestmark = pytest.mark.usefixtures("factors")
 
 
 @virtual_clock
 @pytest.mark.parametrize("limits", [{"initial_delay": 100}, {"initial_delay": 0}])
-async def test_cancelled_while_waiting_for_a_retry(
-    limits: dict[str, Any], loop_errors: list[Any]
-) -> None:
+async def test_cancelled_while_waiting_for_a_retry(limits: dict[str, Any]) -> None:
     errors = [RetryableException(number) for number in range(100)]
     trace = Trace()
     flaky = Flaky(*errors)
-    run = spawn(solo(TaskFunction(flaky, retries=1000, **limits), post=trace.quick("post")))
+    finished: list[Any] = []
+
+    def observer(event: Any) -> None:
+        if isinstance(event, TaskFinished):
+            finished.append(event)
+
+    processor = solo(TaskFunction(flaky, retries=1000, **limits), post=trace.quick("post"))
+    run = asyncio.ensure_future(processor.process_tasks(None, observer=observer))
     await until(lambda: flaky.calls)
     await asyncio.sleep(0)
     run.cancel()
     error = await error_of(run)
     assert isinstance(error, asyncio.CancelledError)
     assert now() == 0
-    # What the last attempt raised is not lost.
+    # The function is cancelled, and what its last attempt raised is not lost.
     last = errors[len(flaky.calls) - 1]
-    failures = loop_errors.pop()["exception"].failures
-    assert failures == (("A", "pre_execute", len(flaky.calls), last),)
+    event = finished[0]
+    assert (event.state, event.attempts) == (State.CANCELLED, len(flaky.calls))
+    assert event.exception is last
     assert trace == ["post"]
 
 
 @virtual_clock
-async def test_cancelled_while_what_returned_no_awaitable_waits_for_a_retry(
-    loop_errors: list[Any],
-) -> None:
+async def test_cancelled_while_what_returned_no_awaitable_waits_for_a_retry() -> None:
     calls: list[Any] = []
     trace = Trace()
     function: Any = TaskFunction(
@@ -67,8 +72,6 @@ async def test_cancelled_while_what_returned_no_awaitable_waits_for_a_retry(
     await asyncio.sleep(0)
     run.cancel()
     assert isinstance(await error_of(run), asyncio.CancelledError)
-    (failure,) = loop_errors.pop()["exception"].exceptions
-    assert "must return an awaitable" in str(failure)
     assert trace == ["post"]
 
 
@@ -85,9 +88,9 @@ async def test_a_sibling_fails_while_one_waits_for_a_retry() -> None:
         build([task("A", TaskFunction(flaky, retries=1, initial_delay=100)), task("B", fail)])
     )
     assert now() == 5
-    assert error.exceptions == (broken, last)
-    assert error.failures[1] == ("A", "pre_execute", 1, last)
-    assert last.__notes__ == ["task 'A', pre_execute, attempt 1 of 2"]
+    assert error.exceptions == (broken,)
+    assert error.report is not None
+    assert error.report["A"].pre_execute == (State.CANCELLED, 1, None, last)
     assert len(flaky.calls) == 1
 
 
@@ -129,8 +132,10 @@ async def test_a_wait_after_a_timeout_is_cancelled() -> None:
         )
     )
     assert now() == 5
-    assert [type(exception) for exception in error.exceptions] == [Broken, TimeoutError]
-    assert states(error.report) == {"A": "T--", "B": "F--"}
+    assert error.exceptions == (broken,)
+    assert states(error.report) == {"A": "C--", "B": "F--"}
+    assert error.report is not None
+    assert isinstance(error.report["A"].pre_execute.exception, TimeoutError)
 
 
 @pytest.mark.parametrize("by", ["a sibling", "the caller"])

@@ -230,13 +230,15 @@ def test_the_command_names_the_works_there_are() -> None:
 
 
 def test_the_readme_shows_what_the_results_say() -> None:
-    readme = report.between_markers((BENCHMARKS.parent / "README.md").read_text())
+    readme = report.between_markers((BENCHMARKS.parent / "README.md").read_text(encoding="utf-8"))
     assert readme.count("\n| ") > 10
-    assert readme == report.between_markers((BENCHMARKS / "RESULTS.md").read_text())
+    assert readme == report.between_markers((BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8"))
 
 
 def test_the_results_are_what_was_measured() -> None:
-    assert (BENCHMARKS / "RESULTS.md").read_text() == report.results(BENCHMARKS / "results")
+    assert (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8") == report.results(
+        BENCHMARKS / "results"
+    )
 
 
 def measured(**ratios: float) -> Any:
@@ -277,8 +279,8 @@ def test_ratios_are_to_the_baseline_of_the_same_file() -> None:
 def test_a_suite_that_was_run_several_times_is_read_as_one(tmp_path: Path) -> None:
     for number, ratio in enumerate((20, 1.5, 21), 1):  # once the machine was busy
         content = json.dumps(measured(deep=ratio))
-        (tmp_path / f"3.13-{number}.json").write_text(content)
-    (tmp_path / "3.13-sdax-0.7.json").write_text(json.dumps(measured(deep=0.8)))
+        (tmp_path / f"3.13-{number}.json").write_text(content, encoding="utf-8")
+    (tmp_path / "3.13-sdax-0.7.json").write_text(json.dumps(measured(deep=0.8)), encoding="utf-8")
     several, published = read_runs(tmp_path)
     assert several.about.startswith("3 times, the median of the ratios: `pytest benchmarks/`")
     assert [each.ratio for each in several.measurements] == [1, pytest.approx(20)]
@@ -300,7 +302,7 @@ def test_only_changes_beyond_noise_are_told(
             arguments.append(f"--{name}")
             for n, content in enumerate(files):
                 path = tmp_path / f"{name}-{n}.json"
-                path.write_text(json.dumps(content))
+                path.write_text(json.dumps(content), encoding="utf-8")
                 arguments.append(str(path))
         monkeypatch.setattr(sys, "argv", arguments)
         compare.main()

@@ -29,7 +29,7 @@ from helpers import (
 )
 from sdax import SdaxExecutionError, TaskFunction
 
-RUN_CANCELLED = "sdax: a run that was cancelled had failures as well"
+RUN_CANCELLED = "sdax: a run that was cancelled had "  # and then what
 
 
 async def cancelled(run: asyncio.Task[Any], *args: Any) -> asyncio.CancelledError:
@@ -285,8 +285,24 @@ async def test_failures_of_a_cancelled_run(phase: str, loop_errors: list[Any]) -
         context = context.__context__
     assert context.exceptions == (first, second)
     assert context.report is not None
-    assert [reported["message"] for reported in loop_errors] == [RUN_CANCELLED]
+    assert [reported["message"] for reported in loop_errors] == [
+        f"{RUN_CANCELLED}2 failures as well: {phase} of task 'A', post_execute of task 'low'"
+    ]
     assert loop_errors[0]["exception"] is context
+    loop_errors.clear()
+
+
+async def test_the_message_about_many_failures_is_short(loop_errors: list[Any]) -> None:
+    failing = Trace().failing("", Broken())
+    low = [task("x" * 1000 if number == 2 else number, post=failing) for number in range(100)]
+    run = spawn(build(low, [task("A", forever)]))
+    await passes(2)
+    await cancelled(run)
+    (reported,) = loop_errors
+    assert reported["message"] == (
+        f"{RUN_CANCELLED}100 failures as well: post_execute of task 0, post_execute of task 1, "
+        f"post_execute of task '{'x' * 58}…, post_execute of task 3 and 96 more"
+    )
     loop_errors.clear()
 
 
@@ -571,7 +587,7 @@ async def test_cleanup_bounds_itself_with_its_own_timeout() -> None:
     assert isinstance(await error_of(run), asyncio.CancelledError)
     assert trace == ["B.post", "B.post cancelled", "A.post"]
     assert loop.time() == 3
-    assert loop_errors == [RUN_CANCELLED]
+    assert loop_errors == [f"{RUN_CANCELLED}1 failure as well: post_execute of task 'B'"]
 
 
 # A caller that is closed

@@ -64,6 +64,7 @@ BROKEN = {
     "raising.py": "x = 1\nraise RuntimeError('first line\\nsecond line')\n",
     "leaving.py": "raise SystemExit(3)\n",
     "lacking.py": "import no_such_library\n",
+    "rude.py": "def __getattr__(name):\n    raise LookupError(f'nobody may ask for {name}')\n",
     "package/__init__.py": "",
     "package/inner.py": "from shop import levels\n",
 }
@@ -371,6 +372,13 @@ def test_what_cannot_be_explored(explored: Path, capsys: Any, engine: Any) -> No
         ("show raising:x", r"RuntimeError: first line\nsecond line (line 2 of "),
         ("show leaving:x", "module leaving cannot be imported: SystemExit: 3 (line 1 of "),
         ("show lacking:x", "ModuleNotFoundError: No module named 'no_such_library' (line 1 of "),
+        ("show shop:levels.x", "shop:levels has no 'x'"),
+        ("show shop:builder.x", "shop:builder has no 'x'"),
+        (
+            "show rude:x",
+            "module rude cannot give 'x': LookupError: nobody may ask for x (line 2 of ",
+        ),
+        ("trace shop:levels rude:x", "module rude cannot give 'x': LookupError: nobody may ask"),
         ("show ..:x", "module .. cannot be imported: TypeError: "),
         ("trace shop:levels shop:graph", "shop:graph is no function that makes a context"),
         (
@@ -394,16 +402,137 @@ def test_one_line_says_what_is_wrong(folder: Path, capsys: Any, arguments: str, 
     assert says in errors
 
 
+NOWHERE = "out.html cannot be written: No such file or directory\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions differ")
-def test_a_page_that_cannot_be_written(folder: Path, capsys: Any, engine: Any) -> None:
+@pytest.mark.parametrize(("name", "status"), [("levels", 2), ("failing", 1)])
+def test_a_page_that_cannot_be_written(
+    folder: Path, capsys: Any, engine: Any, name: str, status: int
+) -> None:
     Path("out.html").symlink_to(folder / "nowhere" / "x.html")
-    status, _, errors = command(
-        "trace", "shop:levels", "shop:make_context", "--html", "out.html", capsys=capsys
+    ended, printed, errors = command(
+        "trace", f"shop:{name}", "shop:make_context", "--html", "out.html", capsys=capsys
+    )
+    assert ended == status
+    assert printed.startswith("run 1: ")
+    assert errors.endswith(f"python -m sdax trace: --html: {NOWHERE}")
+    assert ("no stock of" in errors) == (name == "failing")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_page_on_a_full_disk(folder: Path, capsys: Any, engine: Any) -> None:
+    status, printed, errors = command(
+        "trace", "shop:levels", "shop:make_context", "--html", "/dev/full", capsys=capsys
     )
     assert status == 2
+    assert printed.startswith("run 1: succeeded")
     assert errors == (
-        "python -m sdax trace: --html: out.html cannot be written: No such file or directory\n"
+        "python -m sdax trace: --html: /dev/full cannot be written: No space left on device\n"
     )
+
+
+def test_an_interrupted_run_stays_one_when_its_page_cannot_be_written(
+    folder: Path, capsys: Any, engine: Any
+) -> None:
+    text = "def interrupt(ctx): raise KeyboardInterrupt\n"
+    lines = [
+        "from sdax import AsyncTaskProcessor, task, task_sync_func",
+        text,
+        "processor = AsyncTaskProcessor.builder()",
+        ".add_task(task('A', execute=task_sync_func(interrupt)), 1).build()",
+    ]
+    Path("package/ends.py").write_text("\n".join(lines[:2]) + "".join(lines[2:]), encoding="utf-8")
+    Path("out.html").symlink_to(folder / "nowhere" / "x.html")
+    with pytest.raises(KeyboardInterrupt):
+        command(
+            *("trace", "package.ends:processor", "shop:make_context", "--html", "out.html"),
+            capsys=capsys,
+        )
+    assert capsys.readouterr().err.endswith(NOWHERE)
+
+
+EVERY_COMMAND = [
+    "",
+    "--version",
+    "--help",
+    "show --help",
+    "show shop:levels",
+    "show shop:graph --format mermaid",
+    "show shop:levels --format html",
+    "trace shop:levels shop:make_context --html out.html",
+    "bench --seconds 0.1 --only 3-2-2",
+]
+
+
+def run_program(arguments: str, stdout: Any, *options: str, **environment: str) -> Any:
+    """Run a command in a Python of its own."""
+    return subprocess.run(
+        [sys.executable, "-P", *options, "-m", "sdax", *arguments.split()],
+        env={**os.environ, **environment},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", EVERY_COMMAND)
+def test_a_command_whose_output_nobody_reads(folder: Path, arguments: str, unbuffered: str) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = run_program(arguments, writes, PYTHONUNBUFFERED=unbuffered)
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert Path("out.html").exists() == arguments.startswith("trace")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", EVERY_COMMAND)
+def test_a_command_whose_output_cannot_be_written(folder: Path, arguments: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run_program(arguments, full)
+    says = b"python -m sdax: standard output takes no more: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, says)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--version", capsys=capsys) == (0, f"sdax {sdax.__version__}\n", "")
+
+
+def test_a_diagram_is_utf_8_whatever_the_output_is(folder: Path) -> None:
+    text = SHOP.replace("User <b>", "Müller")
+    (folder / "shop.py").write_text(text, encoding="utf-8")
+    done = run_program(
+        "show shop:levels --format mermaid", subprocess.PIPE, PYTHONIOENCODING="cp1252"
+    )
+    assert done.returncode == 0
+    assert "Müller" in done.stdout.decode("utf-8")
+
+
+def test_a_benchmark_is_checked_without_assertions_too() -> None:
+    code = (
+        "from sdax.bench.contestants import Contestant, Loop\n"
+        "from sdax.bench.work import SELECTION\n"
+        "import asyncio\n"
+        "async def nothing(ctx): pass\n"
+        "lazy = Contestant('lazy', lambda job: nothing)\n"
+        "loop = asyncio.new_event_loop()\n"
+        "try: lazy.checked(loop, SELECTION[3])\n"
+        "except AssertionError as error: print('found', error)\n"
+        "loop.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("found 3-2-2: missing ")
 
 
 def test_as_a_program(folder: Path) -> None:

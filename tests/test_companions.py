@@ -9,17 +9,14 @@ import asyncio
 import importlib
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from companions import COMPANIONS, USERS, AsyncPG, Companion, answer, processor
 from helpers import PHASES, error_of, spawn, until
-from service import postgresql
 
 PRE, EXECUTE, POST = PHASES
 EVERYTHING = {(user, phase) for user in USERS for phase in PHASES}
@@ -37,19 +34,6 @@ def open_sockets() -> set[int]:
     return found
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[None]:
-    """The server for asyncpg, started when first asked for."""
-    programs = postgresql.programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")
-    with TemporaryDirectory(prefix="sdax-", dir="/tmp") as AsyncPG.server:  # a short path
-        cluster = postgresql.Cluster(programs, AsyncPG.server)
-        cluster.initialize("-U", "sdax", "-A", "trust")
-        with cluster.serving(f"-h '' -k {AsyncPG.server} -F -c shared_buffers=4MB"):
-            yield
-
-
 @pytest.fixture(params=COMPANIONS)
 def companion(request: pytest.FixtureRequest) -> type[Companion]:
     """One companion after the other, with what it needs."""
@@ -60,7 +44,7 @@ def companion(request: pytest.FixtureRequest) -> type[Companion]:
         except ImportError as error:
             pytest.skip(f"{name} cannot be imported: {error}")
     if kind is AsyncPG:
-        request.getfixturevalue("database")
+        AsyncPG.server = request.getfixturevalue("postgresql")
     return kind
 
 

@@ -120,7 +120,7 @@ def run_case(case: Case, engine: Any) -> RunSpan:
             assert case.failing
 
     try:
-        with mock.patch.object(engine.module, "uniform", lambda low, high: RANDOM_FACTOR):
+        with mock.patch("sdax.engine.attempts.uniform", lambda low, high: RANDOM_FACTOR):
             loop.run_until_complete(run())
     finally:
         loop.close()
@@ -216,7 +216,7 @@ def played(seed: int, engine: Any) -> RunSpan | None:
 
     with (
         mock.patch.object(sdax.processor, "Run", engine.module.Run),
-        mock.patch.object(engine.module, "uniform", lambda low, high: RANDOM_FACTOR),
+        mock.patch("sdax.engine.attempts.uniform", lambda low, high: RANDOM_FACTOR),
     ):
         observe(random_workflow(Random(seed), settled=False), prepare)
     runs = timelines[0].runs

@@ -125,12 +125,39 @@ def test_outline_of_levels() -> None:
 
 def test_outline_of_a_graph() -> None:
     assert str(small_graph()) == (
-        "4 tasks, 4 dependencies\n"
-        "  Report         execute      after Users, ('orders', 7)\n"
+        "4 tasks, 4 dependencies, execute all at once\n"
+        "  Report         execute      depends on Users, ('orders', 7)\n"
         "  Users          pre_execute (timeout 2 s, 3 retries), execute, post_execute\n"
-        "  ('orders', 7)  pre_execute  after Users\n"
-        "  done           (no phase)   after Report"
+        "  ('orders', 7)  pre_execute  depends on Users\n"
+        "  done           (no phase)   depends on Report"
     )
+
+
+def test_outline_and_diagram_of_levels_say_that_execute_has_no_levels() -> None:
+    processor = (
+        AsyncTaskProcessor.builder(max_concurrency=2)
+        .add_task(AsyncTask("A", execute=PLAIN), level=1)
+        .add_task(AsyncTask("B", execute=PLAIN), level=2)
+        .build()
+    )
+    first, *_ = str(processor).splitlines()
+    assert first == "2 levels, 2 tasks, execute all at once, at most 2 at a time"
+    assert processor.to_mermaid().startswith(
+        "---\ntitle: execute all at once\n---\nflowchart TD\n    subgraph level0"
+    )
+
+
+@pytest.mark.parametrize("order", ["at once", "dependency"])
+def test_one_execute_has_no_order(order: Any) -> None:
+    processor = (
+        AsyncDagTaskProcessor.builder(execute_order=order)
+        .add_task(AsyncTask("A", PLAIN))
+        .add_task(AsyncTask("B", execute=PLAIN), depends_on=("A",))
+        .build()
+    )
+    first, *_ = str(processor).splitlines()
+    assert first == "2 tasks, 1 dependency"
+    assert processor.to_mermaid().startswith("flowchart TD\n")
 
 
 def test_names_of_wide_characters_are_aligned() -> None:
@@ -178,7 +205,7 @@ def test_a_name_never_breaks_an_outline_into_more_lines() -> None:
 def test_a_long_name_does_not_push_the_others_aside() -> None:
     lines = str(in_graph(["A", "B" * 1000])).splitlines()
     assert lines[1] == f"  {'A':60}  pre_execute"
-    assert lines[2] == f"  {'B' * 1000}  pre_execute  after A"
+    assert lines[2] == f"  {'B' * 1000}  pre_execute  depends on A"
 
 
 # Mermaid
@@ -205,6 +232,9 @@ def test_diagram_of_levels() -> None:
 
 def test_diagram_of_a_graph() -> None:
     assert small_graph().to_mermaid() == (
+        "---\n"
+        "title: execute all at once\n"
+        "---\n"
         "flowchart TD\n"
         '    t0["Report<br>execute"]\n'
         '    t1["Users<br>pre_execute (timeout 2 s, 3 retries), execute, post_execute"]\n'
@@ -360,6 +390,11 @@ def test_mermaid_itself_reads_every_diagram(mermaid: Mermaid) -> None:
         expected = {(f"t{j}", f"t{i}") for i in range(1, len(names)) for j in {i // 2, 0}}
         assert {tuple(edge) for edge in found["edges"]} == expected
         assert len(found["edges"]) == len(expected)
+
+
+def test_mermaid_itself_reads_a_title(mermaid: Mermaid) -> None:
+    (found,) = mermaid.parse([small_graph(execute_order="dependency").to_mermaid()])
+    assert len(found["labels"]) == len(found["edges"]) == 4
 
 
 def test_mermaid_itself_reads_every_diagram_of_levels(mermaid: Mermaid) -> None:

@@ -3,6 +3,7 @@
 A block of Python is a whole program. Words after `python` in its first line say otherwise:
 
 - `continued`: it goes on where the block of Python before it ended;
+- `typed`: type checkers accept it in their strict mode, with what it continues (`test_typing.py`);
 - `threads`: it uses threads or files, and so real time; all others have a clock that jumps.
 
 What it prints is in the next block, of `text`, after a paragraph that ends in "prints"; so is what
@@ -29,6 +30,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import sdax
+import sdax.clients
 import sdax.observe
 import sdax.testing
 from sdax.testing import VirtualClockLoop
@@ -83,14 +85,20 @@ PYTHON = [block for block in BLOCKS if block.words[:1] == ("python",)]
 COMMANDS = [block for block in BLOCKS if block.words == ("sh",) and block.prints is not None]
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_examples_in_python(engine: Any, monkeypatch: Any, block: Block) -> None:
-    assert set(block.words) <= {"python", "continued", "threads"}
+def chain_of(block: Block) -> list[Block]:
+    """The block, after all those which it continues."""
     before = PYTHON[: PYTHON.index(block)]
     chain = [block]
     while "continued" in chain[0].words:
         chain.insert(0, before.pop())
         assert chain[0].page == block.page, "nothing to continue"
+    return chain
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_examples_in_python(engine: Any, monkeypatch: Any, block: Block) -> None:
+    assert set(block.words) <= {"python", "continued", "threads", "typed"}
+    chain = chain_of(block)
     if not any("threads" in each.words for each in chain):
         monkeypatch.setattr(asyncio.events, "new_event_loop", VirtualClockLoop)
     monkeypatch.chdir(ROOT)
@@ -130,6 +138,14 @@ def test_there_are_examples() -> None:
     assert COMMANDS
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_name_the_type_of_their_context(page: Path) -> None:
+    # A builder without it accepts every context, and so a wrong one.
+    for block in PYTHON:
+        if block.page == page:
+            assert not re.search(r"Processor\.\w*builder\(", block.text), block
+
+
 def test_the_tests_of_guarantees_exist() -> None:
     page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+\.py)`", page))
@@ -138,7 +154,9 @@ def test_the_tests_of_guarantees_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [sdax, sdax.observe, sdax.testing], ids=lambda module: module.__name__
+    "module",
+    [sdax, sdax.clients, sdax.observe, sdax.testing],
+    ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

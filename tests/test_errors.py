@@ -13,12 +13,15 @@ import pytest
 from helpers import Broken, Trace, build, failure_of, solo, task
 from sdax import (
     RetryableException,
+    RunReport,
     SdaxExecutionError,
     TaskCancelledError,
     TaskFailure,
     TaskFunction,
     flatten_exceptions,
 )
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 
 async def raise_what_it_is_told(ctx: Any) -> None:
@@ -147,7 +150,7 @@ async def test_except_star_keeps_the_type() -> None:
 
 
 def states_of(error: SdaxExecutionError) -> dict[Any, str]:
-    return {name: str(phases.post_execute.state) for name, phases in (error.report or {}).items()}
+    return {name: str(phases.post_execute.state) for name, phases in error.report.items()}
 
 
 async def test_what_except_star_does_not_catch_keeps_the_type() -> None:
@@ -218,14 +221,57 @@ async def test_the_same_object_out_of_several_functions() -> None:
 def test_made_by_hand() -> None:
     error = SdaxExecutionError("message", [Broken()])
     assert error.failures == ()
-    assert error.report is None
     assert isinstance(error.subgroup(Broken), SdaxExecutionError)
+    failure = TaskFailure("A", "execute", 1, Broken())
+    for made in (error, SdaxExecutionError.from_failures([failure], None)):
+        assert isinstance(made.report, RunReport)
+        assert len(made.report) == 0
+        assert str(made.report) == "0 tasks"
+        assert made.report.ok
+        assert made.report.duration is None
+        with pytest.raises(KeyError, match="there is no task 'A'"):
+            made.report["A"]
+
+
+async def test_the_first_of_a_kind() -> None:
+    inner = KeyError(2)
+    group = ExceptionGroup("own", [ValueError(1), ExceptionGroup("inner", [inner])])
+    plain, last = KeyError(3), Broken(4)
+    error = await failure_of(failing(group, plain, last))
+    assert error.first(LookupError) is inner
+    assert error.first(Broken) is last
+    assert error.first(ExceptionGroup) is group
+    assert error.first(Exception) is group
+    assert error.first(OSError) is None
+    assert error.first(KeyboardInterrupt) is None
+    matched, _ = split(error, KeyError)
+    assert matched.first(KeyError) is inner
+    assert matched.first(Broken) is None
+
+
+async def test_the_first_of_a_kind_in_a_deep_group() -> None:
+    deep: Exception = Broken()
+    for _ in range(5000):
+        deep = ExceptionGroup("", [deep])
+    error = SdaxExecutionError("message", [deep])
+    assert type(error.first(Broken)) is Broken
+    while isinstance(deep, ExceptionGroup):
+        deep = deep.exceptions[0]
+
+
+@pytest.mark.parametrize("kind", [None, 5, "Broken", Broken(), int, (Broken, OSError)])
+def test_what_is_no_kind_of_exception(kind: Any) -> None:
+    with pytest.raises(TypeError, match="first takes an exception class, got "):
+        SdaxExecutionError("message", [Broken()]).first(kind)
 
 
 def copies(error: Any) -> list[Any]:
     return [
         copy.copy(error),
-        *(pickle.loads(pickle.dumps(error, protocol)) for protocol in (3, 4, 5)),
+        *(
+            pickle.loads(pickle.dumps(error, protocol))
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        ),
     ]
 
 
@@ -255,6 +301,66 @@ async def test_pickle_of_a_failure_of_local_functions() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert again.exceptions[0].args == (5,)
     assert [failure.name for failure in again.failures] == ["0"]
+
+
+class OrderError(SdaxExecutionError):
+    """A group whose constructor takes other arguments, and that cannot be changed."""
+
+    def __new__(cls, order: int, exceptions: Any) -> Any:
+        return super().__new__(cls, f"order {order} failed", exceptions)
+
+    def __init__(self, order: int, exceptions: Any) -> None:
+        vars(self)["order"] = order
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot set {name}")
+
+
+def check_order_error(error: Any, *members: Exception) -> None:
+    assert type(error) is OrderError
+    assert error.exceptions == members
+    assert (error.message, error.order) == ("order 7 failed", 7)
+
+
+def test_groups_of_a_subclass_with_another_constructor() -> None:
+    errors = (Broken(1), ValueError(2), Broken(3))
+    error: Any = OrderError(7, errors)
+    matched, rest = error.split(Broken)
+    check_order_error(matched, errors[0], errors[2])
+    check_order_error(rest, errors[1])
+    check_order_error(error.subgroup(ValueError), errors[1])
+    check_order_error(error.derive([errors[2]]), errors[2])
+
+
+def test_except_star_with_a_subclass_with_another_constructor() -> None:
+    errors = (Broken(1), ValueError(2))
+    caught: list[Any] = []
+    with pytest.raises(OrderError) as left:
+        try:
+            raise OrderError(7, errors)
+        except* Broken as group:
+            caught.append(group)
+    check_order_error(caught[0], errors[0])
+    check_order_error(left.value, errors[1])
+
+
+def test_copies_of_a_subclass_with_another_constructor() -> None:
+    error: Any = OrderError(7, [Broken(1)])
+    vars(error)["__notes__"] = ["noted"]
+    for again in [*copies(error), copy.deepcopy(error)]:
+        check_order_error(again, *again.exceptions)
+        assert again.exceptions[0].args == (1,)
+        assert again.__notes__ == ["noted"]
+
+
+async def test_the_notes_of_a_group_stay_its_own() -> None:
+    error: Any = await failure_of(failing(Broken(1), ValueError(2)))
+    error.add_note("of both")
+    matched, _ = error.split(Broken)
+    matched.add_note("of one")
+    assert error.__notes__ == ["of both"]
+    assert matched.__notes__ == ["of both", "of one"]
+    assert not hasattr(error.derive([Broken()]), "__notes__")
 
 
 def test_flatten_exceptions() -> None:

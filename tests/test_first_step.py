@@ -305,3 +305,22 @@ async def test_call_soon_while_an_asyncio_task_is_made() -> None:
     await passes(1)
     assert asked
     assert called == asked
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """A loop whose `call_soon` is a property, which no attribute hides."""
+
+    asked = 0
+
+    @property
+    def call_soon(self) -> Any:  # type: ignore[override]
+        self.asked += 1
+        return super().call_soon
+
+
+def test_a_loop_whose_call_soon_is_a_property(engine: Any) -> None:
+    trace = Trace()
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        processor = build([trace.task("A", number=1)], [trace.task("B")])
+        report = runner.run(processor.process_tasks(None))
+    assert states(report) == {"A": "+++", "B": "+++"}

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from typing import Any
+
+import pytest
 
 from helpers import (
     PHASES,
     Broken,
     bare_or_limited,
     build,
+    error_of,
     failure_of,
     forever,
     nothing,
     passes,
     solo,
     soon_or_late,
+    spawn,
     task,
     var,
 )
@@ -161,3 +166,62 @@ async def test_later_functions_see_the_callers_variables_as_they_were() -> None:
     gate.set()
     await run
     assert seen == ["callers"] * 3
+
+
+@pytest.mark.virtual_clock
+async def test_what_a_future_sets_when_it_is_cancelled_reaches_no_function() -> None:
+    seen: list[str] = []
+
+    class Request(asyncio.Future[None]):
+        def cancel(self, msg: Any = None) -> bool:
+            var.set("by a future")
+            return super().cancel(msg)
+
+    async def slow(ctx: Any) -> None:
+        try:
+            await Request()
+        finally:
+            seen.append(var.get())
+
+    async def close(ctx: Any) -> None:
+        seen.append(var.get())
+
+    await failure_of(
+        build(
+            [task("A", None, TaskFunction(slow, timeout=1.0), close)],
+            [task("B", None, None, close)],
+        )
+    )
+    assert seen == ["unset"] * 3
+
+
+@soon_or_late
+async def test_no_function_sees_the_exception_that_its_caller_handles(number: int) -> None:
+    seen: list[Any] = []
+
+    async def function(ctx: Any) -> None:
+        seen.append(sys.exc_info()[1])
+        await passes(number)
+        raise Broken
+
+    try:
+        raise KeyError("handled by the caller")
+    except KeyError:
+        error = await failure_of(build([task("A", None, function, nothing)]))
+    assert error.exceptions[0].__context__ is None
+    assert seen == [None]
+
+
+@soon_or_late
+async def test_no_cleanup_sees_the_cancellation(number: int) -> None:
+    seen: list[Any] = []
+
+    async def close(ctx: Any) -> None:
+        seen.append(sys.exc_info()[1])
+        await passes(number)
+
+    run = spawn(build([task("A", forever, None, close)]))
+    await passes(3)
+    run.cancel()
+    await error_of(run)
+    assert seen == [None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import inspect
 import io
 import sys
@@ -11,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from helpers import build, current, nothing, spawn, task, until
-from sdax import TaskFunction
+from helpers import build, current, error_of, nothing, spawn, task, until
+from sdax import TaskFunction, task_group_func, task_sync_func, task_thread_func
 
 
 async def user_code(gate: asyncio.Event) -> None:
@@ -84,6 +86,59 @@ async def test_repr_of_tasks_at_any_time() -> None:
         repr(each)
         each.get_stack()
         each.print_stack(file=io.StringIO())
+
+
+def plain_function(ctx: Any) -> None:
+    ctx.append(repr(current()))
+
+
+class Callable:
+    async def __call__(self, ctx: Any) -> None:
+        pass
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (TaskFunction(user_code), "user_code"),
+        (task_sync_func(plain_function), "plain_function"),
+        (task_thread_func(plain_function), "plain_function"),
+        (task_group_func(user_code), "user_code"),  # type: ignore[arg-type]
+        (TaskFunction(functools.partial(user_code)), "user_code"),
+        (TaskFunction(Callable()), "Callable"),
+    ],
+    ids=["async", "plain", "thread", "group", "partial", "object"],
+)
+@pytest.mark.parametrize("limits", [{}, {"timeout": 60.0}], ids=["bare", "limited"])
+async def test_a_task_factory_sees_the_functions_name(
+    function: TaskFunction[Any], name: str, limits: dict[str, Any]
+) -> None:
+    """Tools name what they trace by the coroutine, when the `asyncio.Task` is made."""
+    seen: list[Any] = []
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        made = asyncio.Task(coroutine, loop=loop, **options)
+        if "sdax" in type(coroutine).__module__ or type(coroutine).__name__ == "Driver":
+            seen.append((coroutine.__qualname__, coroutine.__name__))
+            repr(made)
+            made.get_stack()
+        return made
+
+    asyncio.get_running_loop().set_task_factory(factory)
+    processor = build([task("A", dataclasses.replace(function, **limits))])
+    await error_of(processor.process_tasks(None))
+    assert seen == [(name, name)]
+
+
+async def test_a_plain_function_is_not_shown_as_the_one_before() -> None:
+    shown: list[str] = []
+    processor = build(
+        [task("A", nothing), task("B", task_sync_func(plain_function)), task("C", nothing)]
+    )
+    await processor.process_tasks(shown)
+    assert "plain_function" in shown[0]
+    assert "nothing" not in shown[0]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="call graphs are new in 3.14")

@@ -371,3 +371,18 @@ async def test_get_context_is_the_context_of_the_function(number: int) -> None:
         [task(name, *(function(name + phase) for phase in PHASES)) for name in "ABC"]
     ).process_tasks(None)
     assert wrong == []
+
+
+async def test_counts_that_change_by_the_same_number() -> None:
+    """One reference more and one weak reference fewer are two traces, not none."""
+    kept: list[Any] = []
+
+    async def keeps(ctx: Any) -> None:
+        asyncio.tasks._unregister_task(current())  # type: ignore[attr-defined]
+        kept.append(current())
+
+    async def other(ctx: Any) -> None:
+        kept.append(current())
+
+    await build([task("A", keeps), task("B", other)]).process_tasks(None)
+    assert kept[0] is not kept[1]

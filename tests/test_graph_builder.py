@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 import pytest
+from frozendict import frozendict
 
 from helpers import build, graph, nothing, states, task
 from sdax import (
@@ -72,6 +73,17 @@ def test_a_processor_cannot_be_changed() -> None:
     assert not hasattr(processor, "__dict__")
 
 
+def test_names_that_are_not_there() -> None:
+    processor = graph(task("User", nothing), (task("Flags", nothing), ["User"]))
+    for mapping in (processor.tasks, processor.dependencies):
+        assert isinstance(mapping, frozendict)
+        assert pickle.loads(pickle.dumps(mapping)) == mapping
+        assert mapping.get("Usr") is None
+        with pytest.raises(KeyError, match="there is no task 'Usr'; did you mean") as caught:
+            mapping["Usr"]
+        assert caught.value.args == ("Usr",)
+
+
 def test_equality_and_hash() -> None:
     a, b = task("A", nothing), task("B", nothing)
     one, other = graph(a, (b, ["A"])), graph(a, (b, ["A"]))
@@ -90,6 +102,10 @@ def test_equality_and_hash() -> None:
 def test_repr() -> None:
     processor = graph(task("A", nothing), (task("B", nothing), ["A"]), (join("C"), ["A", "B"]))
     assert repr(processor) == "<AsyncDagTaskProcessor: 3 tasks, 3 dependencies>"
+    assert repr(graph(join("A"))) == "<AsyncDagTaskProcessor: 1 task, 0 dependencies>"
+    assert repr(graph(join("A"), (join("B"), ["A"]))) == (
+        "<AsyncDagTaskProcessor: 2 tasks, 1 dependency>"
+    )
 
 
 def test_subclasses_of_a_processor_build_themselves_or_the_base() -> None:
@@ -132,6 +148,8 @@ def test_an_unknown_dependency_is_refused() -> None:
     message = refused(ValueError, task("A", nothing), (task("B", nothing), ["A", ("x", 1)]))
     assert "'B'" in message
     assert "('x', 1)" in message
+    message = refused(ValueError, task("User", nothing), (task("Flags", nothing), ["Usr"]))
+    assert message.endswith("; did you mean 'User'?")
 
 
 def test_a_dependency_on_itself_is_refused() -> None:

@@ -29,7 +29,7 @@ def play(workflow: Workflow, module: ModuleType, *observers: Observer) -> Observ
 
     with (
         mock.patch.object(sdax.processor, "Run", module.Run),
-        mock.patch.object(module, "uniform", lambda low, high: RANDOM_FACTOR),
+        mock.patch("sdax.engine.attempts.uniform", lambda low, high: RANDOM_FACTOR),
     ):
         return observe(workflow, prepare)
 

@@ -6,11 +6,15 @@ import asyncio
 import importlib
 import importlib.resources
 import inspect
+import os
 import pkgutil
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 import types
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +108,7 @@ def test_py_typed_is_shipped() -> None:
 
 
 def test_version_and_implementation() -> None:
-    assert sdax.__version__.count(".") == 2
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", sdax.__version__)
     assert sdax.IMPLEMENTATION in ("python", "cython")
     run_class = importlib.import_module("sdax._impl").Run
     expected = {"python": "sdax._core_py", "cython": "sdax._core"}
@@ -131,6 +135,77 @@ def test_choice_of_the_engine(installed: bool, switch: str, monkeypatch: Any) ->
     else:
         assert chosen["Run"] is importlib.import_module("sdax._core_py").Run
         assert chosen["IMPLEMENTATION"] == "python"
+
+
+def test_a_module_without_an_engine_is_broken(monkeypatch: Any) -> None:
+    monkeypatch.delenv("SDAX_REQUIRE_EXTENSIONS", raising=False)
+    monkeypatch.delenv("SDAX_NO_EXTENSIONS", raising=False)
+    monkeypatch.delitem(sys.modules, "sdax._impl")
+    monkeypatch.setitem(sys.modules, "sdax._core", types.ModuleType("sdax._core"))
+    with pytest.warns(RuntimeWarning, match="cannot import name 'Run'"):
+        chosen = runpy.run_module("sdax._impl")
+    assert chosen["IMPLEMENTATION"] == "python"
+
+
+SAY_WHICH = "import sdax; print(sdax.IMPLEMENTATION)"
+
+
+class Copy:
+    """A copy of the package with another compiled engine, or with none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        source = Path(str(sdax.__file__)).parent
+        ignored = shutil.ignore_patterns("_core.*", "__pycache__")
+        shutil.copytree(source, folder / "sdax", ignore=ignored)
+
+    def add(self, name: str, content: str) -> None:
+        file = self.folder / "sdax" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+
+    def run(self, *arguments: str, **switches: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(self.folder), *filter(None, sys.path)])
+        environment = {**os.environ, "PYTHONPATH": path, "SDAX_NO_EXTENSIONS": ""}
+        environment |= {"SDAX_REQUIRE_EXTENSIONS": "", **switches}
+        return subprocess.run(
+            # Without site, which would add what finds modules of an editable installation.
+            [sys.executable, "-S", *arguments],
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+def test_no_compiled_engine_is_no_reason_for_a_warning(tmp_path: Path) -> None:
+    done = Copy(tmp_path).run("-W", "error", "-c", SAY_WHICH)
+    assert (done.stdout, done.stderr) == ("python\n", "")
+
+
+BROKEN = {
+    f"_core{EXTENSION_SUFFIXES[0]}": "no library",
+    "_core.py": "from .calls import what_an_earlier_version_had",
+    "_core/__init__.py": "len(5)",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_compiled_engine_is_warned_of_once(name: str, tmp_path: Path) -> None:
+    broken = Copy(tmp_path)
+    broken.add(name, BROKEN[name])
+    (tmp_path / "user.py").write_text(SAY_WHICH + "\nimport sdax.processor\n", encoding="utf-8")
+    done = broken.run("user.py")
+    assert (done.returncode, done.stdout) == (0, "python\n")
+    assert done.stderr.count("RuntimeWarning: sdax takes its Python engine") == 1
+    assert "user.py:1:" in done.stderr  # it is told where sdax is imported
+    assert "Error: " in done.stderr  # the reason
+    without = broken.run("-W", "error", "user.py", SDAX_NO_EXTENSIONS="1")
+    assert (without.stdout, without.stderr) == ("python\n", "")
+    required = broken.run("user.py", SDAX_REQUIRE_EXTENSIONS="1")
+    assert "ImportError: SDAX_REQUIRE_EXTENSIONS is set" in required.stderr
 
 
 def public_members(thing: type) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import re
 import shutil
 import subprocess
+from base64 import b64encode
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ OPTIONS = (
 )
 
 # Points at all that has details, at what is in front there, and writes down what is shown.
-POINTING = """<script>
+POINTING = """
 {
   const tip = document.getElementById("tip");
   const shown = () => tip.checkVisibility() ? tip.innerText : null;
@@ -61,7 +64,18 @@ POINTING = """<script>
   });
   document.body.appendChild(document.createElement("output")).textContent = JSON.stringify(seen);
 }
-</script>"""
+"""
+
+# What somebody might get into a page, were a name not escaped.
+INJECTED = """<script>window.ran = "a script";</script>
+<img src="data:," onerror="window.ran = 'a handler'">
+<form action="https://example.com"></form><base href="https://example.com/">
+"""
+TELLING = """
+document.body.appendChild(document.createElement("output")).textContent = JSON.stringify(
+  [window.ran ?? null, document.baseURI === location.href]
+);
+"""
 
 
 def recorded() -> Timeline:
@@ -112,16 +126,20 @@ class Output(HTMLParser):
         self.text += data if self.inside else ""
 
 
-def test_what_a_page_shows_when_one_points_at_it(engine: Any, tmp_path: Path) -> None:
+def in_browser(page: str, script: str, folder: Path) -> Any:
+    """Open a page in a browser, run a script in it that its policy is made to allow, and return
+    what that puts into an element `output`."""
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     if browser is None:
         pytest.skip(f"there is no browser to open the page with: none of {', '.join(NAMES)}")
-    page = tmp_path / "page.html"
-    recorded().to_html(page)
-    text = page.read_text(encoding="utf-8")
-    page.write_text(text.replace("</body>", POINTING + "</body>"), encoding="utf-8")
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert page.count("</body>") == 1
+    page = page.replace("script-src ", f"script-src 'sha256-{digest}' ")
+    page = page.replace("</body>", f"<script>{script}</script></body>")
+    path = folder / "changed.html"
+    path.write_text(page, encoding="utf-8")
     done = subprocess.run(
-        [browser, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        [browser, *OPTIONS, f"--user-data-dir={folder / 'profile'}", path.as_uri()],
         capture_output=True,
         timeout=300,
         check=False,
@@ -129,7 +147,13 @@ def test_what_a_page_shows_when_one_points_at_it(engine: Any, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
     output = Output(done.stdout.decode()).text
     assert output, "the page's script has raised"
-    seen = json.loads(output)
+    return json.loads(output)
+
+
+def test_what_a_page_shows_when_one_points_at_it(engine: Any, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    recorded().to_html(page)
+    seen = in_browser(page.read_text(encoding="utf-8"), POINTING, tmp_path)
     # Three runs, and of the one that is open: three phases, three names, seven attempts, two
     # pauses, one cancellation.
     assert len(seen["pointed"]) == 3 + 16
@@ -139,3 +163,12 @@ def test_what_a_page_shows_when_one_points_at_it(engine: Any, tmp_path: Path) ->
     assert focused == shown and seen["focusable"]
     assert seen["elsewhere"] is None and seen["escaped"] is None
     assert seen["opened"] == [True, True]
+
+
+def test_nothing_runs_in_a_page_but_its_own_script(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    Timeline().to_html(page)
+    text = page.read_text(encoding="utf-8").replace("</main>", INJECTED + "</main>")
+    assert in_browser(text, TELLING, tmp_path) == [None, True]
+    without = re.sub("<meta http-equiv=.*>", "", text)
+    assert in_browser(without, TELLING, tmp_path) != [None, True]  # so they would have run

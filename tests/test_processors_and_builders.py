@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 from frozendict import frozendict
 
-from helpers import Trace, build, failure_of, nothing, passes, solo, task
-from sdax import AsyncTask, AsyncTaskProcessor, SdaxExecutionError, TaskFunction, join
+from helpers import Broken, Trace, build, failure_of, nothing, passes, solo, task
+from sdax import (
+    AsyncTask,
+    AsyncTaskProcessor,
+    RetryableException,
+    SdaxExecutionError,
+    TaskFunction,
+    join,
+)
 
 builder = AsyncTaskProcessor.builder
 
@@ -204,11 +211,18 @@ def test_levels() -> None:
 
 
 def test_repr() -> None:
-    assert repr(build([join("A"), join("B")])) == "<AsyncTaskProcessor: 2 tasks, 1 levels>"
+    assert repr(build([join("A"), join("B")])) == "<AsyncTaskProcessor: 2 tasks, 1 level>"
+    assert repr(build([join("A")], [join("B")])) == "<AsyncTaskProcessor: 2 tasks, 2 levels>"
+    assert repr(build([join("A")])) == "<AsyncTaskProcessor: 1 task, 1 level>"
+    assert repr(build()) == "<AsyncTaskProcessor: 0 tasks, 0 levels>"
 
 
-# Protocol 2 takes TimeoutError and ConnectionError for the OSError of Python 2.
-@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+async def test_repr_of_a_report(engine: Any) -> None:
+    assert repr(await build([join("A")]).process_tasks(None)) == "<RunReport of 1 task>"
+    assert repr(await build([join(1), join(2)]).process_tasks(None)) == "<RunReport of 2 tasks>"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 async def test_pickle(protocol: int) -> None:
     processor = build(
         [task("A", double), join("B")],
@@ -224,6 +238,24 @@ async def test_pickle(protocol: int) -> None:
     assert report["A"].pre_execute.value == 2
     for member in (join("A"), AsyncTask("A", TaskFunction(double)), TaskFunction(double, 1, 2)):
         assert pickle.loads(pickle.dumps(member, protocol)) == member
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "retryable",
+    [
+        # Names of Python 3 alone: protocols up to 2 write them as those of Python 2.
+        (TimeoutError, ConnectionError, RetryableException),
+        (BrokenPipeError, FileNotFoundError, ModuleNotFoundError, Broken),
+        (OSError,),
+        str.isdigit,
+    ],
+)
+def test_pickle_of_what_is_retryable(protocol: int, retryable: Any) -> None:
+    function = TaskFunction(double, retryable_exceptions=retryable)
+    again = pickle.loads(pickle.dumps(function, protocol))
+    assert again == function
+    assert again.retryable_exceptions == retryable
 
 
 @pytest.mark.parametrize("make_copy", [copy.copy, copy.deepcopy])

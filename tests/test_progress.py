@@ -16,15 +16,31 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from helpers import Trace, build, error_of, forever, nothing, passes, solo, task, until
+from helpers import (
+    Trace,
+    build,
+    error_of,
+    forever,
+    nothing,
+    passes,
+    solo,
+    task,
+    until,
+    without_factory,
+)
 from sdax import AsyncDagTaskProcessor, SdaxExecutionError, TaskFunction, join
-from sdax.observe.progress import MOST_GROUPS, MOST_RUNS, ProgressDisplay
+from sdax.observe.progress import MOST_CHARACTERS, MOST_GROUPS, MOST_RUNS, ProgressDisplay
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 
+# Without VT mode, as where output goes to a pipe on Windows, rich moves the cursor by calls of the
+# system and writes no escape codes.
+TERMINAL: dict[str, Any] = {"force_terminal": True, "legacy_windows": False}
+
+
 def terminal(file: Any = None) -> Console:
-    return Console(file=file or io.StringIO(), force_terminal=True, width=120, height=40)
+    return Console(file=file or io.StringIO(), width=120, height=40, **TERMINAL)
 
 
 def no_terminal(file: Any = None) -> Console:
@@ -42,12 +58,18 @@ def told(console: Console) -> list[str]:
     return [re.sub(r"^run \d+: ", "", line) for line in lines]
 
 
+def plain(text: str) -> list[str]:
+    """The lines of a picture, without colours; bars are one sign."""
+    text = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", text)
+    text = re.sub(r"[━╸╺─-]{3,}", "=", text)
+    return [re.sub(r" +", " ", line).strip() for line in text.splitlines()]
+
+
 def drawn(display: ProgressDisplay) -> list[str]:
     """What the display shows now, as lines."""
     console = Console(file=io.StringIO(), width=160)
     console.print(display)
-    text = re.sub(r"[━╸╺─-]{3,}", "=", written(console))
-    return [re.sub(r" +", " ", line).strip() for line in text.splitlines()]
+    return plain(written(console))
 
 
 def draws(display: ProgressDisplay, into: list[str]) -> Callable[[Any], Any]:
@@ -74,29 +96,98 @@ async def test_lines_where_there_is_no_terminal() -> None:
     await error_of(processor.process_tasks(None, observer=ProgressDisplay(console=console)))
     assert told(console) == [
         "3 tasks",
-        "pre_execute",
+        "pre_execute starts",
         "A.pre_execute failed: ConnectionError('[bold]busy'); again in TIME",
-        "level 1: pre_execute is over (2 of 4 functions)",
-        "execute",
-        "('C', 1).execute failed: ValueError('two\\nlines')",
-        "level 2: execute is over (3 of 4 functions)",
-        "post_execute",
-        "level 1: post_execute is over (4 of 4 functions)",
-        "failed after TIME, 4 of 4 functions, 1 retry, 1 failed",
+        "level 1: pre_execute done in TIME, 2 of 4: B, A",
+        "execute starts",
+        "('C', 1).execute failed after TIME: ValueError('two\\nlines')",
+        "level 2: execute ended after TIME, 2 of 4; failed: ('C', 1)",
+        "post_execute starts",
+        "level 1: post_execute done in TIME, 3 of 4: A",
+        "failed after TIME, 3 of 4 done, 1 failed, 1 retry",
     ]
     assert "\x1b" not in written(console)
 
 
+def stopped() -> Any:
+    """A processor whose level 2 fails, so that level 3 is never opened."""
+    return build(
+        [task("Db", nothing, post=nothing)],
+        [
+            task("User", Trace().failing("", ValueError("no user"), 2), nothing, nothing),
+            task("Flags", forever, nothing),
+        ],
+        [task(number, nothing, post=nothing) for number in range(3)],
+    )
+
+
+async def test_what_never_ran_is_not_done() -> None:
+    console = no_terminal()
+    await error_of(stopped().process_tasks(None, observer=ProgressDisplay(console=console)))
+    assert told(console) == [
+        "6 tasks",
+        "pre_execute starts",
+        "level 1: pre_execute done in TIME, 1 of 13: Db",
+        "User.pre_execute failed after TIME: ValueError('no user')",
+        "level 2: pre_execute ended after TIME, 1 of 13; failed: User; cancelled: Flags",
+        "skipped: 0.pre_execute, 1.pre_execute, 2.pre_execute, User.execute and 4 more",
+        "post_execute starts",
+        "level 2: post_execute done in TIME, 2 of 13: User",
+        "level 1: post_execute done in TIME, 3 of 13: Db",
+        "failed after TIME, 3 of 13 done, 1 failed, 1 cancelled, 8 skipped",
+    ]
+
+
+async def test_the_last_picture_stays_on_the_terminal() -> None:
+    console = terminal()
+    await error_of(stopped().process_tasks(None, observer=ProgressDisplay(console=console)))
+    picture = [line for line in plain(written(console).rpartition(SHOW_CURSOR)[2]) if line]
+    assert re.sub(r"run \d+", "run N", picture[0]).startswith("run N failed after")
+    assert picture[0].endswith("3 of 13 done, 1 failed, 1 cancelled, 8 skipped")
+    assert picture[1:] == [
+        "level 1 = 2/2",
+        "level 2 = 1/5 1 failed, 1 cancelled, 2 skipped",
+        "level 3 = 0/6 6 skipped",
+    ]
+
+
+@without_factory
+async def test_each_function_of_a_level_that_was_not_called_is_skipped() -> None:
+    console = no_terminal()
+    processor = build([task("A", Trace().failing("", ValueError())), task("B", nothing)])
+    await error_of(processor.process_tasks(None, observer=ProgressDisplay(console=console)))
+    assert told(console)[2:] == [
+        "A.pre_execute failed after TIME: ValueError()",
+        "skipped: B.pre_execute",
+        "level 1: pre_execute ended after TIME, 0 of 2; failed: A",
+        "failed after TIME, 0 of 2 done, 1 failed, 1 skipped",
+    ]
+
+
+async def test_a_long_exception_is_shortened() -> None:
+    console = no_terminal()
+    processor = solo(Trace().failing("", ValueError("x" * 10_000)))
+    await error_of(processor.process_tasks(None, observer=ProgressDisplay(console=console)))
+    assert max(map(len, told(console))) < MOST_CHARACTERS + 60
+
+
+async def test_many_names_are_counted() -> None:
+    console = no_terminal()
+    processor = build([task(number, nothing) for number in range(20)])
+    await processor.process_tasks(None, observer=ProgressDisplay(console=console))
+    assert told(console)[2] == "level 1: pre_execute done in TIME, 20 of 20: 0, 1, 2, 3 and 16 more"
+
+
 @pytest.mark.virtual_clock
-async def test_a_timeout_and_what_is_left_out() -> None:
+async def test_a_timeout() -> None:
     console = no_terminal()
     processor = build(
         [task("A", TaskFunction(forever, timeout=1)), task("B", forever)], [task("C", nothing)]
     )
     await error_of(processor.process_tasks(None, observer=ProgressDisplay(console=console)))
     lines = told(console)
-    assert "A.pre_execute timed out: TimeoutError('timed out after TIME')" in lines
-    assert lines[-1] == "failed after TIME, 3 of 3 functions, 1 failed"
+    assert "A.pre_execute timed out after TIME: TimeoutError('timed out after TIME')" in lines
+    assert lines[-1] == "failed after TIME, 0 of 3 done, 1 failed, 1 cancelled, 1 skipped"
 
 
 async def test_what_is_drawn() -> None:
@@ -109,10 +200,10 @@ async def test_what_is_drawn() -> None:
         [join("J")],
     )
     await processor.process_tasks(None, observer=display)
-    assert re.fullmatch(r"run \d+ pre_execute .*, 2 of 9 functions", seen.pop(0))
+    assert re.fullmatch(r"run \d+ pre_execute after .*, 2 of 9 done", seen.pop(0))
     assert seen == [
         "level 1 = 2/3",
-        "level 2 0/6 L.pre_execute, 0.pre_execute, 1.pre_execute, 2.pre_execute, and 2 more",
+        "level 2 0/6 L.pre_execute, 0.pre_execute, 1.pre_execute, 2.pre_execute and 2 more",
         "level 3 = 0/0",
     ]
     assert drawn(display) == []
@@ -168,10 +259,10 @@ async def test_a_live_display_is_gone_at_the_end_and_the_terminal_as_it_was() ->
     assert written(console).count(HIDE_CURSOR) == written(console).count(SHOW_CURSOR) == 2
     assert (sys.stdout, sys.stderr) == before
     assert written(console).count("what a function prints") == 2
-    lines = told(console)
-    assert lines[-1].endswith("failed after TIME, 2 of 2 functions, 1 failed")
-    assert [line for line in lines if line.endswith("B.pre_execute failed: ValueError('no')")]
-    assert not [line for line in lines if "is over" in line]
+    lines = plain(written(console))
+    assert len([line for line in lines if line.endswith("1 of 2 done, 1 failed")]) == 2
+    assert [line for line in lines if line.endswith(": ValueError('no')")]
+    assert not [line for line in lines if "pre_execute done" in line]
 
 
 async def test_a_cancelled_run_and_one_that_nobody_waits_for() -> None:
@@ -250,7 +341,7 @@ def test_runs_in_several_threads(engine: Any) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(re.findall(r"run \d+: succeeded after", written(console))) == 100
+    assert len(re.findall(r"run \d+(?:: |  )succeeded after", written(console))) == 100
     assert written(console).count(HIDE_CURSOR) == written(console).count(SHOW_CURSOR) > 0
     assert drawn(display) == []
 
@@ -266,7 +357,7 @@ def test_the_program_ends_while_a_run_is_under_way() -> None:
         "    asyncio.get_running_loop().stop()\n"
         "    await asyncio.Event().wait()\n"
         "loop = asyncio.new_event_loop()\n"
-        "display = ProgressDisplay(console=Console(stderr=True, force_terminal=True))\n"
+        f"display = ProgressDisplay(console=Console(stderr=True, **{TERMINAL}))\n"
         "builder = AsyncTaskProcessor.builder(observer=display)\n"
         "builder.add_task(task('A', execute=task_func(leave)), 1)\n"
         "run = loop.create_task(builder.build().process_tasks(None))\n"
@@ -274,7 +365,7 @@ def test_the_program_ends_while_a_run_is_under_way() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         timeout=60,
         check=True,
@@ -308,4 +399,4 @@ async def test_a_failed_run_is_no_less_told_of() -> None:
         await solo(Trace().failing("", ValueError())).process_tasks(
             None, observer=ProgressDisplay(console=console)
         )
-    assert told(console)[-1] == "failed after TIME, 1 of 1 function, 1 failed"
+    assert told(console)[-1] == "failed after TIME, 0 of 1 done, 1 failed"

@@ -12,6 +12,7 @@ import pytest
 
 from helpers import (
     PHASES,
+    Broken,
     Trace,
     build,
     counts_references,
@@ -26,7 +27,18 @@ from helpers import (
     until,
     without_collector,
 )
-from sdax import PhaseReport, RetryableException, RunReport, State, TaskFunction, TaskReport, join
+from sdax import (
+    PhaseReport,
+    RetryableException,
+    RunReport,
+    SdaxExecutionError,
+    State,
+    TaskFailure,
+    TaskFunction,
+    TaskReport,
+    join,
+)
+from sdax.observe import RunFinished
 
 ABSENT = PhaseReport(State.ABSENT)
 
@@ -81,7 +93,7 @@ async def test_a_read_only_mapping() -> None:
     assert "A" in report
     assert "B" not in report
     assert report.get("B") is None
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="there is no task 'B'; there is 'A'"):
         report["B"]
     with pytest.raises(TypeError):
         report["A"] = None  # type: ignore[index]
@@ -123,7 +135,7 @@ async def test_of_a_failure() -> None:
         )
     )
     skipped = PhaseReport(State.SKIPPED)
-    assert dict(error.report or {}) == {
+    assert dict(error.report) == {
         "low": TaskReport(
             PhaseReport(State.SUCCEEDED, 1, "value"),
             skipped,
@@ -157,7 +169,6 @@ async def test_attempts(phase: int) -> None:
     assert report["A"][phase] == PhaseReport(State.SUCCEEDED, 3, "value")
     phases[phase] = TaskFunction(forever, timeout=1, retries=2)
     error = await failure_of(solo(*phases))
-    assert error.report is not None
     assert error.report["A"][phase] == PhaseReport(State.TIMED_OUT, 3, None, error.exceptions[0])
 
 
@@ -194,7 +205,6 @@ async def test_a_failure_keeps_the_values_of_what_succeeded() -> None:
     error = await failure_of(
         build([task("A", Trace().quick("A", 5)), task("B", Trace().failing("B", ValueError()))])
     )
-    assert error.report is not None
     assert error.report["A"].pre_execute.value == 5
 
 
@@ -239,6 +249,169 @@ async def test_phases_by_name_and_by_position(phase: int) -> None:
     assert getattr(report["A"], PHASES[phase]) is not None
     assert getattr(report["A"], PHASES[phase]).value == report["A"][phase].value == "value"
     assert TaskReport._fields == PHASES
+
+
+# As a whole.
+
+
+async def test_ok_and_counts() -> None:
+    report = await build([task("A", nothing, nothing), join("B")]).process_tasks(None)
+    assert report.ok
+    assert report.failures == ()
+    assert report.counts == {State.SUCCEEDED: 2}
+
+
+async def test_the_failures() -> None:
+    trace = Trace()
+    first, second = Broken("first"), Broken("second")
+    error = await failure_of(
+        build(
+            [
+                task("A", trace.waiting("A"), nothing, trace.failing("A", second)),
+                task("B", trace.failing("B", first, 1)),
+            ]
+        )
+    )
+    report = error.report
+    assert not report.ok
+    assert report.failures == error.failures
+    assert report.failures == (
+        ("B", "pre_execute", 1, first),
+        ("A", "post_execute", 1, second),
+    )
+    assert type(report.failures[0]) is TaskFailure
+    assert report.counts == {State.FAILED: 2, State.CANCELLED: 1, State.SKIPPED: 1}
+    again = pickle.loads(pickle.dumps(report))
+    assert [failure[:3] for failure in again.failures] == [each[:3] for each in report.failures]
+    assert again.failures[0].exception is again["B"].pre_execute.exception
+    assert not again.ok
+    assert again.counts == report.counts
+
+
+@pytest.mark.virtual_clock
+async def test_a_timeout_is_a_failure() -> None:
+    report = (await failure_of(solo(TaskFunction(forever, timeout=1)))).report
+    assert not report.ok
+    assert [failure[:3] for failure in report.failures] == [("A", "pre_execute", 1)]
+
+
+async def test_what_is_no_exception_is_no_failure_but_not_ok() -> None:
+    finished: list[RunFinished] = []
+
+    def observer(event: Any) -> None:
+        if isinstance(event, RunFinished):
+            finished.append(event)
+
+    async def interrupt(ctx: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert isinstance(
+        await error_of(solo(interrupt).process_tasks(None, observer=observer)), KeyboardInterrupt
+    )
+    (event,) = finished
+    assert event.report is not None
+    assert not event.report.ok
+    assert event.report.failures == ()
+
+
+async def test_a_cancelled_run_may_be_ok() -> None:
+    reports: list[Any] = []
+
+    def observer(event: Any) -> None:
+        if isinstance(event, RunFinished):
+            reports.append(event.report)
+
+    run = asyncio.ensure_future(solo(forever, nothing).process_tasks(None, observer=observer))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    run.cancel()
+    assert isinstance(await error_of(run), asyncio.CancelledError)
+    assert reports[0].ok
+    assert reports[0].counts == {State.CANCELLED: 1, State.SKIPPED: 1}
+
+
+async def test_nobody_has_measured_a_run_without_an_observer() -> None:
+    report = await solo(nothing).process_tasks(None)
+    assert report.duration is None
+    assert report.phase_durations is None
+
+
+@pytest.mark.virtual_clock
+async def test_durations() -> None:
+    async def two(ctx: Any) -> None:
+        await asyncio.sleep(2)
+
+    async def three(ctx: Any) -> None:
+        await asyncio.sleep(3)
+
+    processor = build([task("A", two, None, two)], [task("B", two), task("C", None, three)])
+    await asyncio.sleep(100)
+    report = await processor.process_tasks(None, observer=id)
+    assert report.duration == 9
+    assert report.phase_durations == {"pre_execute": 4, "execute": 3, "post_execute": 2}
+    again = pickle.loads(pickle.dumps(report))
+    assert (again.duration, again.phase_durations) == (9, report.phase_durations)
+    assert report == await processor.process_tasks(None)
+
+
+@pytest.mark.virtual_clock
+async def test_durations_of_a_failed_run() -> None:
+    async def fail(ctx: Any) -> None:
+        await asyncio.sleep(2)
+        raise Broken
+
+    with pytest.raises(SdaxExecutionError) as caught:
+        await solo(fail, nothing, nothing).process_tasks(None, observer=id)
+    report = caught.value.report
+    assert report.duration == 2
+    assert report.phase_durations == {"pre_execute": 2, "post_execute": 0}
+
+
+@pytest.mark.virtual_clock
+async def test_durations_phase_by_phase() -> None:
+    async def fail(ctx: Any) -> None:
+        await asyncio.sleep(2)
+        raise Broken
+
+    run = solo(fail, nothing, nothing).open(None, observer=id)
+    await asyncio.sleep(50)
+    with pytest.raises(SdaxExecutionError):
+        async with run:
+            await run.run_next()
+            await asyncio.sleep(5)
+            with pytest.raises(SdaxExecutionError) as caught:
+                run.raise_failures()
+            assert caught.value.report.duration == 7
+            assert caught.value.report.phase_durations == {"pre_execute": 2}
+
+
+async def test_nearest_names() -> None:
+    processor = build([task("User", nothing), task("Users", nothing), task(5, nothing), join("")])
+    report = await processor.process_tasks(None)
+    for again in (report, pickle.loads(pickle.dumps(report))):
+        for name, meant in (
+            ("Usrs", "'Users' or 'User'"),
+            ("USER", "'User' or 'Users'"),
+            ("5", "5"),
+        ):
+            with pytest.raises(KeyError) as caught:
+                again[name]
+            assert caught.value.args == (name,)
+            assert str(caught.value).endswith(f"; did you mean {meant}?"), str(caught.value)
+        assert again.get("Usrs") is None
+        with pytest.raises(TypeError):
+            again[["User"]]
+        unpickled = pickle.loads(pickle.dumps(caught.value))
+        assert str(unpickled).startswith("there is no task ")
+
+
+async def test_no_name_is_near() -> None:
+    names = [f"name {number}" for number in range(100)]
+    report = await build([join(name) for name in names]).process_tasks(None)
+    with pytest.raises(KeyError, match=r"there is no task None$"):
+        report[None]
+    with pytest.raises(KeyError, match=r"there is no task 'A'; there are 'Bcd', 'Efg'$"):
+        (await build([join("Bcd"), join("Efg")]).process_tasks(None))["A"]
 
 
 # As a table.
@@ -351,14 +524,35 @@ async def test_exceptions_in_a_table(error: Exception, shown: str) -> None:
     assert str(report).splitlines()[-1].endswith(f"  1         {shown}")
 
 
-async def test_a_big_table() -> None:
-    report = await build([task(number, nothing, nothing) for number in range(5000)]).process_tasks(
-        None
-    )
-    head, columns, *rows = str(report).splitlines()
+async def test_a_table_of_many_tasks_is_short() -> None:
+    tasks = [task(number, nothing, nothing) for number in range(5000)]
+    report = await build(tasks).process_tasks(None)
+    head, columns, *rows, end = str(report).splitlines()
     assert head == "5000 tasks: 10000 succeeded"
-    assert len(rows) == 10000
+    assert len(rows) == 50
     assert {row.index("execute") for row in rows[1::2]} == {columns.index("phase")}
+    assert end == "  ... and 9950 lines more: 9950 succeeded"
+
+
+async def test_a_table_of_fifty_lines_is_whole() -> None:
+    report = await build([task(number, nothing) for number in range(50)]).process_tasks(None)
+    assert len(str(report).splitlines()) == 52
+
+
+async def test_failures_are_the_first_in_a_table_of_many_tasks() -> None:
+    trace = Trace()
+    tasks = [task(number, nothing, nothing, nothing) for number in range(100)]
+    tasks[40] = task(40, trace.waiting("40"), nothing, nothing)
+    tasks[70] = task("late", trace.failing("late", Broken("late"), 1), nothing, nothing)
+    tasks[80] = task("bad", nothing, nothing, trace.failing("bad", Broken("bad")))
+    report = (await failure_of(build([*tasks, join("node")]))).report
+    head, _, *rows, end = str(report).splitlines()
+    assert head == "101 tasks: 2 failed, 1 cancelled, 100 skipped, 197 succeeded"
+    assert rows[0].split() == ["late", "pre_execute", "failed", "1", "Broken:", "late"]
+    assert rows[1].split() == ["bad", "post_execute", "failed", "1", "Broken:", "bad"]
+    assert rows[2].split() == ["40", "pre_execute", "cancelled", "1"]
+    assert all("skipped" in row for row in rows[3:])
+    assert end == "  ... and 251 lines more: 53 skipped, 197 succeeded"
 
 
 async def test_a_table_of_a_report_that_was_pickled() -> None:

@@ -49,7 +49,7 @@ async def test_delays(limits: dict[str, Any], delays: list[float], factors: list
 async def test_the_random_factor(
     factor: float, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.module, "uniform", lambda low, high: factor)
+    monkeypatch.setattr("sdax.engine.attempts.uniform", lambda low, high: factor)
     flaky = Flaky(*[RetryableException()] * 3)
     await solo(TaskFunction(flaky, retries=3, max_delay=3)).process_tasks(None)
     assert flaky.calls == [0, factor, factor * (1 + 2), factor * (1 + 2 + 3)]
@@ -90,18 +90,15 @@ def test_the_backoff_never_overflows(
 
 
 @pytest.mark.parametrize("backoff_factor", [1, 1e308])
-async def test_an_endless_delay_can_be_cancelled(
-    backoff_factor: float, loop_errors: list[Any]
-) -> None:
-    errors = [RetryableException(1), RetryableException(2)]
-    flaky = Flaky(*errors)
+async def test_an_endless_delay_can_be_cancelled(backoff_factor: float) -> None:
+    flaky = Flaky(RetryableException(1), RetryableException(2))
     function = TaskFunction(flaky, retries=3, initial_delay=1e308, backoff_factor=backoff_factor)
     run = spawn(solo(function))
     await until(lambda: flaky.calls)
     await passes(2)
     run.cancel()
     assert isinstance(await error_of(run), asyncio.CancelledError)
-    assert loop_errors.pop()["exception"].exceptions == (errors[0],)
+    assert len(flaky.calls) == 1
 
 
 @virtual_clock

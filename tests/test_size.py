@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from helpers import (
+    CAN_FREEZE,
     PHASES,
     Trace,
     build,
@@ -307,7 +308,8 @@ class Left(list[Any]):
 
     def __enter__(self) -> Left:
         gc.disable()
-        gc.freeze()  # what there was before is none of our business, and slow to look through
+        if CAN_FREEZE:
+            gc.freeze()  # what there was before is none of our business, and slow to look through
         gc.set_debug(gc.DEBUG_SAVEALL)
         return self
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import re
+import types
 from typing import Any
 
 import pytest
 
 from attempts import Flaky
-from helpers import nothing
-from sdax import RetryableException, TaskFunction
+from helpers import PHASES, nothing, solo
+from sdax import (
+    AsyncTask,
+    RetryableException,
+    TaskFunction,
+    task_func,
+    task_group_func,
+    task_sync_func,
+    task_thread_func,
+)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +140,70 @@ def test_retryable_exceptions_become_a_tuple(kinds: Any) -> None:
     function: TaskFunction[Any] = TaskFunction(nothing, retryable_exceptions=kinds)
     assert function.retryable_exceptions == (ValueError,)
     hash(function)
+
+
+# Generator functions
+
+
+def generator(*_: Any) -> Any:
+    yield
+
+
+async def async_generator(*_: Any) -> Any:
+    yield
+
+
+class Generator:
+    """A callable object that makes a generator."""
+
+    def __call__(self, *_: Any) -> Any:
+        yield
+
+
+class AsyncGenerator:
+    """A callable object that makes an async generator."""
+
+    async def __call__(self, *_: Any) -> Any:
+        yield
+
+    async def method(self, *_: Any) -> Any:
+        yield
+
+
+GENERATORS = [
+    generator,
+    async_generator,
+    Generator(),
+    AsyncGenerator(),
+    AsyncGenerator().method,
+    functools.partial(generator, 1),
+    functools.partial(functools.partial(async_generator, 1), 2),
+    functools.partial(AsyncGenerator(), 1),
+]
+
+
+@pytest.mark.parametrize("function", GENERATORS)
+@pytest.mark.parametrize(
+    "make", [TaskFunction, task_func, task_group_func, task_sync_func, task_thread_func]
+)
+def test_a_generator_function_is_refused(make: Any, function: Any) -> None:
+    with pytest.raises(TypeError, match="is a generator function") as caught:
+        make(function)
+    assert repr(function) in str(caught.value)
+    assert "what stands after it into post_execute" in str(caught.value)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_task_refuses_a_generator_function(phase: str) -> None:
+    with pytest.raises(TypeError, match=f"{phase} of task 'A' is a generator function"):
+        AsyncTask("A", **{phase: async_generator})  # type: ignore[arg-type]
+
+
+async def test_a_generator_function_that_can_be_awaited_is_accepted() -> None:
+    @types.coroutine
+    def function(ctx: Any) -> Any:
+        yield
+        return ctx
+
+    report = await solo(function).process_tasks("value")
+    assert report["A"].pre_execute.value == "value"

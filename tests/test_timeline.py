@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import html
 import json
+import re
 import threading
 import weakref
+from base64 import b64encode
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,7 +131,22 @@ async def test_only_the_latest_runs_are_kept(engine: Any) -> None:
     for _ in range(5):
         await built.process_tasks(None)
     assert [run.number for run in timeline.runs] == [3, 4, 5]
-    assert "(2 earlier ones are not kept)" in timeline.to_text()
+    assert "3 runs: 3 succeeded (2 earlier runs not kept); " in timeline.to_text(200)
+
+
+async def test_runs_are_counted_by_how_they_ended(engine: Any, tmp_path: Path) -> None:
+    timeline = Timeline(max_runs=3)
+    await record(solo(nothing), timeline)
+    await record(solo(nothing), timeline)
+    await record(solo(Trace().failing("", ValueError())), timeline)
+    run = asyncio.create_task(solo(forever).process_tasks(None, observer=timeline))
+    await passes(2)
+    how = "3 runs: 1 succeeded, 1 failed, 1 under way (1 earlier run not kept)"
+    found = every_format(timeline, tmp_path)
+    assert how in timeline.to_text(200)
+    assert how in found["page"]
+    run.cancel()
+    assert isinstance(await error_of(run), asyncio.CancelledError)
 
 
 async def test_a_long_exception_is_cut(engine: Any) -> None:
@@ -268,8 +286,8 @@ async def test_very_many_of_everything(engine: Any, tmp_path: Path) -> None:
         await record(build(*levels), timeline)
     found = every_format(timeline, tmp_path)
     assert "\n  (and 20 more)\n" in found["text"] + "\n"
-    assert "2 earlier ones are not kept" in found["page"]
-    assert "and 20 steps more" in found["page"]
+    assert "2 earlier runs not kept" in found["page"]
+    assert "and 20 more steps" in found["page"]
     assert "(100 steps more)" in str(timeline.critical_path())
 
 
@@ -414,11 +432,26 @@ def written(timeline: Timeline, directory: Path) -> str:
     return (directory / "page.html").read_text(encoding="utf-8")
 
 
+def test_the_policy_of_a_page_allows_its_own_script_alone(tmp_path: Path) -> None:
+    page = written(Timeline(), tmp_path)
+    (script,) = re.findall("<script>(.*)</script>", page, re.DOTALL)
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall('"Content-Security-Policy" content="(.*)"', page)
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"script-src 'sha256-{digest}'",
+        "style-src 'unsafe-inline'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert page.index("Content-Security-Policy") < page.index("<title>")
+
+
 async def test_a_page(engine: Any, tmp_path: Path) -> None:
     timeline = Timeline()
     await record(eventful(), timeline)
     page = written(timeline, tmp_path)
-    assert "http" not in page
+    assert "http:" not in page and "https:" not in page
     tags = Tags(page)
     assert "execute cancelled, because Failing.execute failed" in tags.text
     assert "ValueError('no such <user> & co')" in tags.text

@@ -28,7 +28,13 @@ from helpers import (
     task,
     task_in,
 )
-from sdax import RetryableException, SdaxExecutionError, TaskCancelledError, TaskFunction
+from sdax import (
+    RetryableException,
+    SdaxExecutionError,
+    State,
+    TaskCancelledError,
+    TaskFunction,
+)
 
 pytestmark = pytest.mark.usefixtures("factors")
 
@@ -347,6 +353,73 @@ async def test_a_cancellation_swallowed_before_counts_as_in_asyncio() -> None:
     error = await failure_of(solo(TaskFunction(ours, timeout=1, retries=1)))
     assert len(trace) == 2
     # What asyncio.timeout() makes of it too, but for the first releases of 3.11.
+    assert type(error.exceptions[0]) is TimeoutError
+
+
+@virtual_clock
+@pytest.mark.parametrize("retried", [False, True])
+async def test_a_task_group_that_leaves_its_cancellation_behind(retried: bool) -> None:
+    """Up to Python 3.12, a failed child leaves `cancelling()` at 1: a timeout stays a timeout."""
+    calls = 0
+
+    async def fail() -> None:
+        raise ConnectionError("replica down")
+
+    async def load(ctx: Any) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            return "loaded"
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        except* ConnectionError:
+            await forever()
+        raise AssertionError
+
+    function = TaskFunction(load, timeout=1, retries=int(retried))
+    if retried:
+        report = await solo(None, function).process_tasks(None)
+        assert report["A"].execute[:3] == (State.SUCCEEDED, 2, "loaded")
+    else:
+        error = await failure_of(solo(None, function))
+        assert type(error.exceptions[0]) is TimeoutError
+        assert states(error.report) == {"A": "-T-"}
+
+
+@virtual_clock
+@pytest.mark.parametrize("delay", [0, 1])
+async def test_a_task_group_whose_cancellation_is_still_to_come(delay: float) -> None:
+    """A child that fails before its group waits: the request does not reach the next attempt."""
+    calls: list[float] = []
+
+    async def load(ctx: Any) -> str:
+        calls.append(asyncio.get_running_loop().time())
+        if len(calls) == 2:
+            await asyncio.sleep(0)
+            return "loaded"
+        current().cancel()
+        raise ConnectionError("replica down")
+
+    function = TaskFunction(load, retries=1, initial_delay=delay)
+    report = await solo(None, function).process_tasks(None)
+    assert report["A"].execute[:3] == (State.SUCCEEDED, 2, "loaded")
+    assert calls == [0, delay]
+
+
+@virtual_clock
+async def test_a_timeout_while_a_cancellation_of_other_code_is_handled() -> None:
+    async def function(ctx: Any) -> None:
+        try:
+            await forever()
+        finally:
+            await forever()
+
+    run = asyncio.ensure_future(failure_of(solo(None, TaskFunction(function, timeout=3))))
+    await passes(2)
+    (owned,) = (each for each in asyncio.all_tasks() if each.get_name() == "sdax:A:execute")
+    owned.cancel()
+    error = await run
     assert type(error.exceptions[0]) is TimeoutError
 
 

@@ -22,7 +22,7 @@ from helpers import (
     task_in,
     until,
 )
-from sdax import TaskCancelledError
+from sdax import State, TaskCancelledError, TaskFunction
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -126,3 +126,46 @@ async def test_a_cancellation_that_comes_too_late_to_arrive() -> None:
 
     report = await solo(function, function, function).process_tasks(None)
     assert states(report) == {"A": "+++"}
+
+
+@pytest.mark.parametrize("limits", [{}, {"timeout": 60.0}])
+async def test_a_future_that_a_library_cancels_is_retried(limits: dict[str, Any]) -> None:
+    """Whoever cancels what a function waits for does not cancel the function."""
+    calls = 0
+
+    async def get(ctx: Any) -> str:
+        nonlocal calls
+        calls += 1
+        answer = asyncio.get_running_loop().create_future()
+        if calls < 3:
+            asyncio.get_running_loop().call_soon(answer.cancel)
+        else:
+            answer.set_result("value")
+        return str(await answer)
+
+    function = TaskFunction(
+        get, retries=5, initial_delay=0.0, retryable_exceptions=TaskCancelledError, **limits
+    )
+    report = await solo(None, function).process_tasks(None)
+    assert report["A"].execute[:3] == (State.SUCCEEDED, 3, "value")
+
+
+async def test_a_task_that_other_code_cancels_is_not_retried() -> None:
+    calls = 0
+
+    async def get(ctx: Any) -> None:
+        nonlocal calls
+        calls += 1
+        await forever()
+
+    function = TaskFunction(
+        get, retries=5, initial_delay=0.0, retryable_exceptions=TaskCancelledError
+    )
+    run = asyncio.ensure_future(failure_of(solo(None, function)))
+    await until(lambda: calls)
+    await passes(1)
+    (owned,) = (each for each in asyncio.all_tasks() if each.get_name() == "sdax:A:execute")
+    owned.cancel()
+    error = await run
+    assert type(error.exceptions[0]) is TaskCancelledError
+    assert calls == 1

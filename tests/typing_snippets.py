@@ -7,10 +7,11 @@ any that they do not need.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import Any, Unpack, assert_type
 
 from sdax import (
     AsyncDagTaskProcessor,
@@ -20,8 +21,10 @@ from sdax import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
     Done,
+    Limits,
     PhaseId,
     PhaseReport,
+    RetryBudget,
     RunReport,
     SdaxExecutionError,
     SdaxTaskGroup,
@@ -30,6 +33,7 @@ from sdax import (
     TaskFunction,
     TaskReport,
     flatten_exceptions,
+    hedged,
     join,
     task,
     task_func,
@@ -106,6 +110,7 @@ def helpers() -> None:
     assert_type(task_func(load, timeout=1.0, retries=2), TaskFunction[Context])
     assert_type(task_sync_func(returns_no_awaitable, timeout=1), TaskFunction[Context])
     assert_type(task_thread_func(returns_no_awaitable), TaskFunction[Context])
+    task_thread_func(returns_no_awaitable, abandon_on_cancel=True, executor=ThreadPoolExecutor())
     assert_type(task_group_func(load_in_group, max_delay=2.0), TaskFunction[Context])
     assert_type(task_group_task(load_in_group), TaskFunction[Context])
     assert_type(task("A", execute=task_func(load)), AsyncTask[Context, str])
@@ -116,10 +121,28 @@ def helpers() -> None:
     task_func(load, time_out=5)  # type: ignore[call-arg]
     task_sync_func(returns_no_awaitable, retries="1")  # type: ignore[arg-type]
     task_thread_func(returns_no_awaitable, timeout="5")  # type: ignore[arg-type]
+    task_thread_func(returns_no_awaitable, executor=4)  # type: ignore[arg-type]
     task_group_func(load)  # type: ignore[arg-type]
     task(execute=task_func(load))  # type: ignore[call-arg]
     task("A", execute=load)  # type: ignore[arg-type]
     task(["A"], execute=task_func(load))  # type: ignore[type-var]
+
+
+def hedging() -> None:
+    assert_type(hedged(load, 0.5), Callable[[Context], Coroutine[Any, Any, int]])
+    assert_type(TaskFunction(hedged(load, delay=1, attempts=3)), TaskFunction[Context])
+    hedged(returns_no_awaitable, 0.5)  # type: ignore[arg-type]
+    hedged(load, "0.5")  # type: ignore[arg-type]
+    hedged(load)  # type: ignore[call-arg]
+
+
+def budgets() -> None:
+    budget = RetryBudget(0.1, min_per_second=5, ttl=20.0)
+    assert_type(budget.try_withdraw(), bool)
+    assert_type(budget.balance, float)
+    RetryBudget(ratio="0.1")  # type: ignore[arg-type]
+    RetryBudget(0.1, 5, 20, lambda: 0.0)  # type: ignore[call-arg]
+    budget.ratio = 0.5  # type: ignore[misc]
 
 
 async def processors() -> None:
@@ -133,10 +156,28 @@ async def processors() -> None:
     assert_type(report["A"].execute, PhaseReport)
     assert_type(report["A"].execute.state, State)
     assert_type(report["A"].execute.value, Any)
+    assert_type(report.ok, bool)
+    assert_type(report.failures, tuple[TaskFailure, ...])
+    assert_type(report.duration, float | None)
+    assert_type(report.counts, dict[State, int])
     report["A"] = report["B"]  # type: ignore[index]
     await processor.process_tasks(Other())  # type: ignore[arg-type]
     AsyncTaskProcessor.builder().add_task(one, "1")  # type: ignore[arg-type]
     AsyncTaskProcessor.builder().add_task("A", 1)  # type: ignore[arg-type]
+
+
+async def processors_of_a_context() -> None:
+    one = task("A", execute=task_func(load))
+    processor = (
+        AsyncTaskProcessor[Context].builder().add_task(one, 1).add_task(join("B"), 2).build()
+    )
+    assert_type(processor, AsyncTaskProcessor[Context, Any])
+    await processor.process_tasks(Context())
+    await processor.process_tasks("wrong")  # type: ignore[arg-type]
+    await processor.process_tasks(None)  # type: ignore[arg-type]
+    processor.open("wrong")  # type: ignore[arg-type]
+    other = task("C", execute=task_func(load_other))
+    AsyncTaskProcessor[Context].builder().add_task(other, 1)  # type: ignore[arg-type]
 
 
 async def processors_of_a_context_and_a_key() -> None:
@@ -191,6 +232,32 @@ async def phases(processor: AsyncDagTaskProcessor[Context, str]) -> None:
     processor.open(Other())  # type: ignore[arg-type]
 
 
+def values(report: RunReport[str]) -> None:
+    number: PhaseReport[int] = report["A"].execute
+    assert_type(number.value, int)
+    assert_type(report["A"].execute, PhaseReport[Any])
+    wrong: PhaseReport[str] = number  # type: ignore[assignment]
+    print(wrong)
+
+
+def helper_of_a_users_own(
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+) -> TaskFunction[Context]:
+    limits.setdefault("timeout", 2.0)
+    limits.setdefault("time_out", 2.0)  # type: ignore[typeddict-item]
+    return task_func(function, **limits)
+
+
+async def groups(processor: AsyncTaskProcessor[Context, str]) -> None:
+    try:
+        await processor.process_tasks(Context())
+    except* ConnectionError as group:
+        print(group.failures)  # type: ignore[attr-defined]
+        assert isinstance(group, SdaxExecutionError)
+        assert_type(group.failures, tuple[TaskFailure, ...])
+        assert_type(group.report, RunReport[Any])
+
+
 async def errors(processor: AsyncTaskProcessor[Context, str]) -> None:
     try:
         await processor.process_tasks(Context())
@@ -199,7 +266,16 @@ async def errors(processor: AsyncTaskProcessor[Context, str]) -> None:
         assert_type(error.failures[0].exception, Exception)
         assert_type(error.leaf_exceptions(), list[BaseException])
         assert_type(flatten_exceptions(error), list[BaseException])
-        assert_type(error.report, RunReport[Any] | None)
+        assert_type(error.report, RunReport[Any])
+        assert_type(error.report["A"], TaskReport)
+        assert_type(error.first(ValueError), ValueError | None)
+        matched, rest = error.split(ConnectionError)
+        assert_type(matched, SdaxExecutionError | None)
+        assert_type(rest, SdaxExecutionError | None)
+        assert_type(error.subgroup((OSError, KeyError)), SdaxExecutionError | None)
+        assert_type(error.subgroup(lambda each: bool(each.args)), SdaxExecutionError | None)
+        error.first(5)  # type: ignore[arg-type]
+        error.first(int)  # type: ignore[type-var]
 
 
 def stubs(levels: AsyncTaskProcessor[Context, str], graph: AsyncDagTaskProcessor[Context]) -> None:

@@ -10,8 +10,14 @@ from typing import Any
 
 from exceptions import describe, outline
 from playing import Event, Observation, Place
-from sdax import SdaxExecutionError, State, TaskCancelledError, flatten_exceptions
-from workflows import PHASES, Arrangement, Behaviour, Shape, Workflow
+from sdax import (
+    RetryableException,
+    SdaxExecutionError,
+    State,
+    TaskCancelledError,
+    flatten_exceptions,
+)
+from workflows import PHASES, Arrangement, Behaviour, Retryable, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
 
@@ -321,6 +327,24 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             excused.add(event.place)
 
 
+_RETRYABLE = {
+    Retryable.DEFAULT: (TimeoutError, ConnectionError, RetryableException),
+    Retryable.PREDICATE: (ConnectionError,),
+    Retryable.EVERYTHING: (Exception,),
+}
+
+
+def _waits_for_a_retry(behaviour: Behaviour, raised: Any, place: Place) -> bool:
+    """Return True if another attempt would follow, but for what cancels the pause before it."""
+    kinds = _RETRYABLE[behaviour.retryable]
+    leaves = flatten_exceptions(raised.exception)
+    return (
+        place.phase != POST
+        and raised.attempt <= behaviour.retries
+        and (isinstance(raised.exception, kinds) or all(isinstance(leaf, kinds) for leaf in leaves))
+    )
+
+
 def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
     """Nothing that a function raised last is lost, and failures come in the order in which
     they happened."""
@@ -342,7 +366,8 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         cancelled = isinstance(each.exception, CancelledError)
         # An asyncio.Task that the user made may fail when its awaiting is just being cancelled.
         theirs = behaviours[place].shape is Shape.TASK
-        if not (retried or cancelled or theirs or id(each.exception) in reachable):
+        waiting = seen.error is not None and _waits_for_a_retry(behaviours[place], each, place)
+        if not (retried or cancelled or theirs or waiting or id(each.exception) in reachable):
             yield f"lost: {each.exception!r} of {place}"
     failure = seen.failure
     if failure is None:

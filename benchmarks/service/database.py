@@ -102,7 +102,7 @@ def running() -> Generator[Database]:
     with TemporaryDirectory(prefix="sdax-postgresql-") as folder:
         cluster = postgresql.Cluster(programs, folder)
         password_file = Path(folder, "password")
-        password_file.write_text(password)
+        password_file.write_text(password, encoding="utf-8")
         cluster.own(password_file)
         cluster.initialize("-U", "service", "-A", "scram-sha-256", f"--pwfile={password_file}")
         with socket.create_server(("127.0.0.1", 0)) as listener:

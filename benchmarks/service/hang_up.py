@@ -78,7 +78,7 @@ async def _look(server: Server, connection: Any, cancelled_before: int) -> After
 async def _hang_up_at(table: str, server: Server, connection: Any, load: Load) -> None:
     """Hang up on requests that wait for the table, or for a connection to ask it."""
     before = await asyncio.to_thread(server.settle)
-    tokens = load.tokens.read_text().split()[: load.connections]
+    tokens = load.tokens.read_text(encoding="utf-8").split()[: load.connections]
     async with connection.transaction():
         await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         writers = [await _send(server, token) for token in tokens]

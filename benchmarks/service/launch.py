@@ -92,7 +92,7 @@ def serving(variant: Variant, environment: dict[str, str], loop: str) -> Generat
     Raises `SystemExit` if it does not start, or has written anything to its error output: a
     warning or an exception there is a defect.
     """
-    with TemporaryFile("w+") as errors:
+    with TemporaryFile("w+", encoding="utf-8") as errors:
         with subprocess.Popen(
             [sys.executable, "-m", "service.server", variant.module, variant.name, "--loop", loop],
             cwd=BENCHMARKS,

@@ -63,7 +63,7 @@ class Cluster:
         output, log = Path(self._folder, "output"), Path(self._folder, "log")
         environment = dict(os.environ)
         environment.pop("LD_PRELOAD", None)  # a sanitizer of ours makes its programs hang
-        with output.open("w") as file:
+        with output.open("w", encoding="utf-8") as file:
             status = subprocess.call(
                 command,
                 stdout=file,
@@ -73,5 +73,7 @@ class Cluster:
                 **self._as_user,
             )
         if status:
-            said = "".join(path.read_text() for path in (output, log) if path.exists())
+            said = "".join(
+                path.read_text(encoding="utf-8") for path in (output, log) if path.exists()
+            )
             raise RuntimeError(f"{' '.join(command)} ended with status {status}:\n{said}")

@@ -243,7 +243,8 @@ async def answer(ctx: Context) -> dict[str, Any]:
 
 
 PROCESSOR = (
-    AsyncTaskProcessor.builder()
+    AsyncTaskProcessor[Context]
+    .builder()
     .add_task(
         level=1,
         task=AsyncTask(

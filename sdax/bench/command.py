@@ -12,6 +12,7 @@ from typing import Any
 
 import sdax
 
+from ..commands.output import write
 from .contestants import BASELINE, Contestant, Loop, contestants
 from .work import SELECTION, Work
 
@@ -41,27 +42,28 @@ def run(args: argparse.Namespace) -> None:
         names = "\n  ".join(work.name for work in SELECTION)
         raise SystemExit(f"--only: no work has {args.only!r} in its name; there are\n  {names}")
     version = sys.version.split()[0]
-    print(f"sdax {sdax.__version__}, CPython {version}, {args.loop}; how many times as fast as")
-    print("one asyncio.TaskGroup per level, whose nanoseconds per function stand first.\n")
+    write(
+        f"sdax {sdax.__version__}, CPython {version}, {args.loop}; how many times as fast as\n"
+        "one asyncio.TaskGroup per level, whose nanoseconds per function stand first.\n\n"
+    )
     rivals = contestants()
     baseline = next(rival for rival in rivals if rival.name == BASELINE)
     others = [rival for rival in rivals if rival is not baseline]
-    print(row(["work", f"{BASELINE} ns", *(rival.name for rival in others)]))
+    write(row(["work", f"{BASELINE} ns", *(rival.name for rival in others)]))
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
         for number, work in enumerate(works, 1):
             show_progress(f"{number} of {len(works)}: {work.name} ...")
             best = measure(runner.get_loop(), work, rivals, args.seconds / len(works))
             show_progress("")
             base = best[baseline.name]
-            print(
+            write(
                 row(
                     [
                         work.name,
                         f"{base * 1e9 / work.functions:.0f}",
                         *(ratio(base, best.get(rival.name)) for rival in others),
                     ]
-                ),
-                flush=True,
+                )
             )
 
 
@@ -114,7 +116,7 @@ def ratio(base: float, own: float | None) -> str:
 
 def row(cells: Sequence[str]) -> str:
     """Return a line of the table."""
-    return f"{cells[0]:30}" + "".join(f"{cell:>18}" for cell in cells[1:])
+    return f"{cells[0]:30}" + "".join(f"{cell:>18}" for cell in cells[1:]) + "\n"
 
 
 def show_progress(text: str) -> None:

@@ -160,7 +160,7 @@ def check(
         await once(ctx)
 
     library.run(loop, repeated(work, library, in_a_context))
-    assert len(contexts) == work.repeat * work.concurrent, f"{work.name}: {len(contexts)} runs"
+    _ensure(len(contexts) == work.repeat * work.concurrent, f"{work.name}: {len(contexts)} runs")
     for ctx in contexts:
         check_events(work, ctx)
 
@@ -175,11 +175,18 @@ def check_events(work: Work, events: Sequence[Event]) -> None:
         for ended in (False, True)
     )
     written = Counter(events)
-    assert written == expected, (
-        f"{work.name}: missing {expected - written}, not expected {written - expected}"
+    _ensure(
+        written == expected,
+        f"{work.name}: missing {expected - written}, not expected {written - expected}",
     )
     ranks = [rank for rank, _, _ in events]
-    assert ranks == sorted(ranks), f"{work.name}: a function was called before its turn"
+    _ensure(ranks == sorted(ranks), f"{work.name}: a function was called before its turn")
+
+
+def _ensure(holds: bool, message: str) -> None:
+    """Check as `assert` does, with `python -O` as well."""
+    if not holds:
+        raise AssertionError(message)
 
 
 def _rank(work: Work, phase: str, level: int) -> int:

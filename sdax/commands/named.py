@@ -25,9 +25,14 @@ PROCESSORS: Final = (AsyncTaskProcessor, AsyncDagTaskProcessor)
 BUILDERS: Final = (AsyncTaskProcessorBuilder, AsyncDagTaskProcessorBuilder)
 
 
+def complain(args: argparse.Namespace, message: str) -> None:
+    """Print one line about what is wrong."""
+    print(f"python -m sdax {args.command}: {one_line(message)}", file=sys.stderr)
+
+
 def refuse(args: argparse.Namespace, message: str) -> NoReturn:
     """End the program with one line about what is wrong with its arguments, and status 2."""
-    print(f"python -m sdax {args.command}: {one_line(message)}", file=sys.stderr)
+    complain(args, message)
     raise SystemExit(2)
 
 
@@ -61,12 +66,14 @@ def load(args: argparse.Namespace, name: str) -> Any:
         refuse(args, f"expected module:name, as in package.module:processor, got {shown(name)}")
     found: Any = _imported(args, module_name)
     for number, attribute in enumerate(path.split(".")):
+        owner = ".".join(path.split(".")[:number])
+        where = f"{module_name}:{owner}" if owner else f"module {module_name}"
         try:
             found = getattr(found, attribute)
         except AttributeError:
-            owner = ".".join(path.split(".")[:number])
-            where = f"{module_name}:{owner}" if owner else f"module {module_name}"
             refuse(args, f"{where} has no {shown(attribute)}{_hint(found, attribute)}")
+        except (Exception, SystemExit) as error:
+            refuse(args, f"{where} cannot give {shown(attribute)}: {_described(error)}")
     return found
 
 
@@ -94,7 +101,8 @@ def _described(error: BaseException) -> str:
 
 
 def _hint(owner: Any, attribute: str) -> str:
-    names = [name for name, value in vars(owner).items() if isinstance(value, PROCESSORS)]
+    known = getattr(owner, "__dict__", {})  # which an object with slots does not have
+    names = [name for name, value in known.items() if isinstance(value, PROCESSORS)]
     if close := difflib.get_close_matches(attribute, dir(owner), 1):
         return f"; did you mean {close[0]}?"
     return f"; it has the processors {', '.join(names)}" if names else ""

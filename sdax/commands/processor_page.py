@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -88,10 +88,11 @@ class _Box:
     def middle(self) -> float:
         return self.x + self.width / 2
 
-    def draw(self, above: Iterable[Hashable]) -> Iterator[str]:
+    def draw(self, above: Collection[Hashable]) -> Iterator[str]:
         name = one_line(self.task.name)
-        after = ", ".join(map(one_line, above))
-        facts = [name, *(line for _, line in self.lines), *([f"after {after}"] if after else [])]
+        facts = [name, *(line for _, line in self.lines)]
+        if above:
+            facts.append("depends on " + ", ".join(map(one_line, above)))
         tip = text("\n".join(facts))
         yield f'<g data-tip="{tip}" transform="translate({self.x:.1f} {self.y:.1f})">'
         yield f'<rect class="box" width="{self.width:.1f}" height="{self.height}" rx="7"/>'

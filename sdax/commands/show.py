@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from typing import Any
 
 from .named import load_processor
+from .output import write
 from .processor_page import processor_page
 
 
@@ -28,14 +27,8 @@ def run(args: argparse.Namespace) -> None:
     """Print the picture."""
     processor = load_processor(args, args.processor)
     if args.format == "text":
-        text = f"{processor}\n"
+        write(f"{processor}\n")
     elif args.format == "mermaid":
-        text = processor.to_mermaid()
+        write(processor.to_mermaid(), encoding="utf-8")  # which is what Mermaid reads
     else:
-        text = processor_page(processor, args.processor)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        if args.format == "html":
-            sys.stdout.reconfigure(encoding="utf-8")  # as the page says of itself
-        else:
-            sys.stdout.reconfigure(errors="backslashreplace")
-    print(text, end="")
+        write(processor_page(processor, args.processor), encoding="utf-8")  # as the page says

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import inspect
-import io
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any
 
 from ..errors import SdaxExecutionError
 from ..observe import Timeline
-from .named import Processor, load_function, load_processor, refuse
+from .named import Processor, complain, load_function, load_processor, refuse
+from .output import write
 
 
 def add_to(commands: Any) -> None:
@@ -45,16 +44,22 @@ def run(args: argparse.Namespace) -> None:
         problem = "is a directory" if path.is_dir() else "is in no directory that exists"
         refuse(args, f"--html: {path} {problem}; give the path of a file to write")
     timeline = Timeline()
+    status = 0
     try:
         asyncio.run(_traced(processor, make_context, timeline))
     except (Exception, asyncio.CancelledError) as error:
+        status = 1
         if isinstance(error, SdaxExecutionError):
             error = error.with_traceback(None)  # which is ours; those of its members matter
         traceback.print_exception(error)
-        raise SystemExit(1) from None
     finally:
-        # Of a run that was interrupted by Ctrl-C as well.
-        _show(args, timeline, path)
+        # Of a run that was interrupted by Ctrl-C as well; without a context there is no run.
+        if timeline.runs:
+            written = path is None or _write_page(args, timeline, path)
+            status = status or (0 if written else 2)
+            _print(timeline)
+    if status:
+        raise SystemExit(status)
 
 
 async def _traced(
@@ -66,16 +71,18 @@ async def _traced(
     await processor.process_tasks(ctx, observer=timeline)
 
 
-def _show(args: argparse.Namespace, timeline: Timeline, path: Path | None) -> None:
-    if not timeline.runs:
-        return  # no context, no run
-    if path is not None:
-        try:
-            timeline.to_html(path, title=args.processor)
-        except OSError as error:
-            refuse(args, f"--html: {path} cannot be written: {error.strerror}")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    print(timeline)
+def _write_page(args: argparse.Namespace, timeline: Timeline, path: Path) -> bool:
+    """Write the page, or say why that cannot be, and return False."""
+    try:
+        timeline.to_html(path, title=args.processor)
+    except OSError as error:
+        complain(args, f"--html: {path} cannot be written: {error.strerror}")
+        return False
+    return True
+
+
+def _print(timeline: Timeline) -> None:
+    text = f"{timeline}\n"
     if timeline.runs[0].is_over:
-        print(f"\n{timeline.critical_path()}")
+        text += f"\n{timeline.critical_path()}\n"
+    write(text)

@@ -13,7 +13,8 @@ tuple. `match` tells the events apart:
 >>> report = await processor.process_tasks(ctx, observer=tell_failures)
 
 It is called in the context of the function that the event is about, on the loop's own thread, so it
-must not block. What it raises is logged on the `sdax` logger, and never touches the run.
+must not block. An `Exception` that it raises is logged on the `sdax`
+logger, and never touches the run. Anything else, such as Ctrl-C, stops the run.
 `observer=()` runs without the observers that the processor was built with.
 """
 

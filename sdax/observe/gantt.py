@@ -10,8 +10,8 @@ from typing import Final
 
 from ..plan import PHASES
 from ..report import State
-from ..text import cells, fitted, one_line, wrapped
-from .notes import notes_of
+from ..text import cells, counted, fitted, one_line, wrapped
+from .notes import describe_runs, notes_of
 from .spans import FunctionSpan, RunSpan
 from .times import seconds, ticks
 
@@ -59,17 +59,13 @@ def draw_runs(
     if len(runs) == 1:
         return draw_run(runs[0], width, only_ascii)
     chart = _Chart(width, only_ascii, min(run.start for run in runs), latest(runs))
-    failed = sum(run.state is not None and run.state is not State.SUCCEEDED for run in runs)
-    head = f"{len(runs)} runs, {failed} of them not succeeded, {seconds(chart.duration)}"
-    if dropped := runs[0].number - 1:
-        head += f" ({dropped} earlier ones are not kept)"
-    lines = chart.wrapped(head)
+    lines = chart.wrapped(f"{describe_runs(runs)}; {seconds(chart.duration)} in all")
     shown = notable_runs(runs, MOST_RUNS_SHOWN)
     chart.label_width = max(cells(f"run {run.number}") for run in shown) + 2
     lines.append(chart.axis())
     lines += (chart.row_of_run(run) for run in shown)
     if len(shown) < len(runs):
-        lines.append(f"  (and {len(runs) - len(shown)} more, which were shorter)")
+        lines.append(f"  (and {counted(len(runs) - len(shown), 'shorter run')})")
     longest = max(runs, key=lambda run: run.duration)
     return "\n".join([*lines, *chart.legend(), "", draw_run(longest, width, only_ascii)])
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from ..diagram import escaped
 from ..report import State
-from ..text import one_line
+from ..text import counted, one_line
 from .gantt import notable_runs
 from .notes import describe_cancellation
 from .spans import FunctionSpan, RunSpan
@@ -50,7 +50,7 @@ def runs_to_mermaid(runs: Sequence[RunSpan]) -> str:
     start = min((run.start for run in runs), default=0.0)
     end = max((run.until(run.end) for run in runs), default=0.0)
     scale = _Scale(start, end - start)
-    lines = [*_head(f"{len(runs)} runs, times in {scale.unit}"), "    section runs"]
+    lines = [*_head(f"{counted(len(runs), 'run')}, times in {scale.unit}"), "    section runs"]
     for run in notable_runs(runs, MOST_RUNS_SHOWN):
         label = f"run {run.number}{_remark(run.state)}"
         lines.append(scale.bar(label, run.state, run.start, run.until(run.end)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ..events import Cause
 from ..report import State
-from ..text import one_line
+from ..text import counted, listed, one_line
 from .spans import AttemptSpan, Cancellation, FunctionSpan, RunSpan
 from .times import seconds
 
@@ -39,11 +41,20 @@ def notes_of(run: RunSpan) -> list[Note]:
     for cancellation in run.cancellations:
         notes.append(Note(cancellation.time, "cancelled", describe_cancellation(cancellation)))
     for (phase, cause), spans in skipped.items():
-        shown = ", ".join(one_line(span.task.name) for span in spans[:NAMES_SHOWN])
-        more = f" and {len(spans) - NAMES_SHOWN} more" if len(spans) > NAMES_SHOWN else ""
-        text = f"{phase} of {shown}{more} skipped, because {reason(run, cause)}"
+        names = (one_line(span.task.name) for span in spans)
+        shown = listed(names, len(spans), NAMES_SHOWN)
+        text = f"{phase} of {shown} skipped, because {reason(run, cause)}"
         notes.append(Note(spans[0].start, "skipped", text))
     return sorted(notes, key=lambda note: note.time)
+
+
+def describe_runs(runs: Sequence[RunSpan]) -> str:
+    """Say how many runs there are, and how they ended."""
+    states = Counter("under way" if run.state is None else str(run.state) for run in runs)
+    how = ", ".join(f"{number} {state}" for state, number in states.items())
+    dropped = runs[0].number - 1
+    earlier = f" ({counted(dropped, 'earlier run')} not kept)" if dropped else ""
+    return f"{counted(len(runs), 'run')}: {how}{earlier}"
 
 
 def label(span: FunctionSpan) -> str:

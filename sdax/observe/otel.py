@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import traceback
+from collections.abc import Hashable, Mapping, Sequence
 from contextvars import Token
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from .. import __version__
+from ..checks import checked_limit
+from ..errors import SdaxExecutionError
 from ..events import (
     AttemptFinished,
     AttemptStarted,
@@ -26,9 +29,10 @@ from ..events import (
     TimeoutExpired,
 )
 from ..report import FAILURES, State
-from ..text import one_line, shown
+from ..text import class_name, module_name, one_line, shortened, shown
 
 try:
+    from opentelemetry import context as contexts
     from opentelemetry.context import Context, attach, detach
     from opentelemetry.metrics import MeterProvider, get_meter
     from opentelemetry.trace import (
@@ -44,7 +48,26 @@ except ImportError as error:
         "sdax.observe.otel needs opentelemetry-api; install it with: pip install 'sdax[otel]'"
     ) from error
 
-Attributes: TypeAlias = dict[str, str | int | float | list[str]]
+Value: TypeAlias = (
+    str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
+)
+Attributes: TypeAlias = dict[str, Value]
+
+# The semantic conventions whose attributes are used: `error.type` and `exception.*`.
+SCHEMA: Final = "https://opentelemetry.io/schemas/1.31.0"
+OTHER: Final = "_OTHER"  # as the conventions call what is not one of a limited number of values
+
+LONGEST_NAME: Final = 200  # characters
+LONGEST_MESSAGE: Final = 1_000
+LONGEST_STACKTRACE: Final = 10_000
+MOST_NAMES: Final = 20  # of what a task depends on
+MOST_MEMBERS: Final = 10  # of an exception group, in its stack trace
+
+# Instrumentation is suppressed where one of these is set; opentelemetry-instrumentation sets both.
+SUPPRESSIONS: Final = (
+    "suppress_instrumentation",
+    getattr(contexts, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"),
+)
 
 # The SDK's own buckets are for milliseconds.
 BUCKETS: Final = (
@@ -54,39 +77,68 @@ BUCKETS: Final = (
 
 
 class OpenTelemetryObserver:
-    """An observer that makes OpenTelemetry spans and metrics of runs, of any number at once.
+    """Make OpenTelemetry spans and metrics of runs; one observer serves any number at once.
 
-    Each run has a span `sdax.run`, whose parent is the span that is current in the caller. Below
-    it is a span for each function that is called, by the name of its task and its phase
-    (`User.pre_execute`), and below that one for each attempt (`User.pre_execute attempt`), which
-    is current inside the function: spans that libraries make there nest under it. A span of what
-    failed has the status `ERROR`, the attribute `error.type` and, for runs and attempts, the
-    exception as an event. A cancellation is no error: `sdax.state` says `cancelled`, and
-    `sdax.cause.task` and `sdax.cause.phase` because of what.
+    Each run has a span `sdax.run NAME`. Its parent is the span that is current in the caller.
+    Below it is a span for each function that is called, by the name of its task and its phase
+    (`User.pre_execute`), and below that one for each retry (`User.pre_execute retry`). The span
+    is current inside the function, so spans that libraries make there nest under it. What failed
+    has the status `ERROR`, the attribute `error.type` and the exception as an event; `error.type`
+    of a run is that of its first failure. A cancellation is not an error: `sdax.state` says
+    `cancelled`, and `sdax.cause.task` and `sdax.cause.phase` say because of what.
 
     The metrics are `sdax.run.duration` and `sdax.task.duration` (histograms, in seconds),
-    `sdax.task.retries` and `sdax.task.failures` (counters) and `sdax.active_runs`, the runs in
-    flight. Those of tasks have the name of the task as an attribute, so it should be one of few.
+    `sdax.task.retries` and `sdax.task.failures` (counters) and `sdax.run.active`, the runs in
+    flight.
 
-    `tracer_provider` and `meter_provider` are the global ones by default.
+    - `name`: which workflow this is. It is in the name of each run's span, and the attribute
+      `sdax.workflow.name` of every span and metric.
+    - `attributes`: more attributes for every span and metric. Give them few values.
+    - `max_spans`: how many spans a run may have, its own included; None for any number. The
+      functions that come later have none: what libraries do inside them nests under the run's
+      span, and its attribute `sdax.spans.left_out` counts them.
+    - `max_task_names`: how many names of tasks the metrics may have; None for any number. Tasks
+      that come later have `_OTHER` as their `sdax.task.name`. With 0, metrics do not have it.
+    - `tracer_provider`, `meter_provider`: the global ones by default.
 
-    >>> processor = AsyncTaskProcessor.builder(observer=OpenTelemetryObserver())
+    Long names, messages and stack traces are cut. Where instrumentation is suppressed, as by
+    `suppress_instrumentation()`, a run has neither spans nor metrics.
+
+    Raises `TypeError` for arguments of other types, and `ValueError` for an empty name and for
+    limits below 1 (`max_spans`) or 0 (`max_task_names`).
+
+    >>> observer = OpenTelemetryObserver(name="checkout")
+    >>> processor = AsyncTaskProcessor[Context].builder(observer=observer)
     """
 
     def __init__(
         self,
         *,
+        name: str | None = None,
+        attributes: Mapping[str, Value] | None = None,
+        max_spans: int | None = 1_000,
+        max_task_names: int | None = 100,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
-        for name, provider, kind in (
+        for field_name, provider, kind in (
             ("tracer_provider", tracer_provider, TracerProvider),
             ("meter_provider", meter_provider, MeterProvider),
         ):
             if provider is not None and not isinstance(provider, kind):
-                raise TypeError(f"{name} must be a {kind.__name__} or None, got {shown(provider)}")
-        self._tracer = get_tracer("sdax", __version__, tracer_provider)
-        meter = get_meter("sdax", __version__, meter_provider)
+                raise TypeError(
+                    f"{field_name} must be a {kind.__name__} or None, got {shown(provider)}"
+                )
+        self._common = _checked_attributes(attributes)
+        self._run_name = "sdax.run"
+        if name is not None:
+            self._common["sdax.workflow.name"] = _checked_name(name)
+            self._run_name += f" {self._common['sdax.workflow.name']}"
+        self._max_spans = checked_limit("max_spans", max_spans)
+        self._max_task_names = checked_limit("max_task_names", max_task_names, 0)
+        self._task_names: set[str] = set()
+        self._tracer = get_tracer("sdax", __version__, tracer_provider, SCHEMA)
+        meter = get_meter("sdax", __version__, meter_provider, SCHEMA)
         self._run_duration = meter.create_histogram(
             "sdax.run.duration",
             "s",
@@ -106,7 +158,7 @@ class OpenTelemetryObserver:
             "sdax.task.failures", "{failure}", "Functions that failed or timed out for good."
         )
         self._active_runs = meter.create_up_down_counter(
-            "sdax.active_runs", "{run}", "Runs in flight."
+            "sdax.run.active", "{run}", "Runs in flight."
         )
         # A run that nobody waits for any more goes on after its RunFinished: what is kept of it
         # goes with the run itself.
@@ -114,126 +166,154 @@ class OpenTelemetryObserver:
 
     def __call__(self, event: Event, /) -> None:
         """Begin, mark or end a span, and count."""
+        if isinstance(event, RunStarted):
+            if not any(map(contexts.get_value, SUPPRESSIONS)):
+                self._run_started(event)
+            return
+        run = self._runs.get(event.run)
+        if run is None:  # instrumentation is suppressed
+            return
         match event:
             case AttemptStarted():
-                self._attempt_started(event)
+                self._attempt_started(run, event)
             case AttemptFinished():
-                self._attempt_finished(event)
+                self._attempt_finished(run, event)
             case TaskStarted():
-                self._task_started(event)
+                run.functions[event.phase, event.task.name] = self._new_function(run, event)
             case TaskFinished():
-                self._task_finished(event)
+                self._task_finished(run, event)
             case RetryScheduled():
-                self._retry_scheduled(event)
+                self._retry_scheduled(run, event)
             case TimeoutExpired():
-                self._timeout_expired(event)
+                function = run.function_of(event)
+                if span := function.retry or function.own:
+                    span.add_event("sdax.timeout", {"sdax.timeout": event.timeout})
             case CancellationRequested():
-                self._cancellation_requested(event)
-            case RunStarted():
-                self._run_started(event)
+                facts: Attributes = {"sdax.phase": event.phase} | _because_of(event.cause)
+                run.span.add_event("sdax.cancellation", facts)
             case RunFinished():
-                self._run_finished(event)
+                self._run_finished(run, event)
             case _:
                 pass
 
     def _run_started(self, event: RunStarted) -> None:
-        span = self._tracer.start_span("sdax.run", attributes={"sdax.tasks": len(event.run.tasks)})
+        attributes = self._common | {"sdax.task.count": len(event.run.tasks)}
+        span = self._tracer.start_span(self._run_name, attributes=attributes)
         self._runs[event.run] = _Run(span)
-        self._active_runs.add(1)
+        self._active_runs.add(1, self._common)
 
-    def _run_finished(self, event: RunFinished) -> None:
-        run = self._runs[event.run]
+    def _run_finished(self, run: _Run, event: RunFinished) -> None:
         if event.report is not None:
             del self._runs[event.run]
         facts = _facts(event.state, event.exception)
-        context = set_span_in_context(run.span)
-        self._active_runs.add(-1)
-        self._run_duration.record(perf_counter() - run.start, facts, context)
+        labels = self._common | facts
+        self._active_runs.add(-1, self._common)
+        self._run_duration.record(perf_counter() - run.start, labels, set_span_in_context(run.span))
+        if run.left_out:
+            facts["sdax.spans.left_out"] = run.left_out
         _end(run.span, facts, event.state, event.exception)
 
-    def _task_started(self, event: TaskStarted) -> None:
-        run = self._runs[event.run]
-        run.functions[event.phase, event.task.name] = self._new_function(run, event)
-
     def _new_function(self, run: _Run, event: TaskStarted | TaskFinished) -> _Function:
-        attributes = _described(event.task, event.phase)
-        return _Function(
-            self._tracer.start_span(
-                f"{attributes['sdax.task.name']}.{event.phase}",
-                set_span_in_context(run.span),
-                attributes=attributes,
-            )
-        )
+        span = self._start_span(run, event.task, event.phase, run.span)
+        return _Function(run.span if span is None else span, span)
 
-    def _task_finished(self, event: TaskFinished) -> None:
-        run = self._runs[event.run]
+    def _start_span(
+        self, run: _Run, task: TaskInfo, phase: str, parent: Span, attempt: int | None = None
+    ) -> Span | None:
+        """Start a span for a function or a retry, unless the run has as many as it may."""
+        if self._max_spans is not None and run.spans >= self._max_spans:
+            run.left_out += 1
+            return None
+        run.spans += 1
+        attributes = self._common | _described(task, phase)
+        name = f"{attributes['sdax.task.name']}.{phase}"
+        if attempt is not None:
+            name += " retry"
+            attributes["sdax.attempt.number"] = attempt
+        return self._tracer.start_span(name, set_span_in_context(parent), attributes=attributes)
+
+    def _task_finished(self, run: _Run, event: TaskFinished) -> None:
         function = run.functions.pop((event.phase, event.task.name), None)
-        uncalled = function is None
         if function is None:  # the loop's task factory made nothing to run it in
             function = self._new_function(run, event)
         facts = _facts(event.state, event.exception)
-        labels = _labels(event) | facts
+        labels = self._labels(event) | facts
         context = set_span_in_context(function.span)
         self._task_duration.record(perf_counter() - function.start, labels, context)
         if event.state in FAILURES:
             self._failures.add(1, labels, context)
-        facts |= _because_of(event.cause) | {"sdax.attempts": event.attempts}
-        # Else it is with the attempt that raised it.
-        exception = event.exception if uncalled else None
-        _end(function.span, facts, event.state, exception)
+        if function.own is not None:
+            facts |= _because_of(event.cause) | {"sdax.attempt.count": event.attempts}
+            exception = None if function.told else event.exception
+            _end(function.own, facts, event.state, exception)
 
-    def _attempt_started(self, event: AttemptStarted) -> None:
-        function = self._function_of(event)
-        attributes = _described(event.task, event.phase) | {"sdax.attempt": event.attempt}
-        function.attempt = self._tracer.start_span(
-            f"{attributes['sdax.task.name']}.{event.phase} attempt",
-            set_span_in_context(function.span),
-            attributes=attributes,
-        )
-        function.token = attach(set_span_in_context(function.attempt))
+    def _attempt_started(self, run: _Run, event: AttemptStarted) -> None:
+        function = run.function_of(event)
+        if event.attempt > 1:
+            function.retry = self._start_span(
+                run, event.task, event.phase, function.span, event.attempt
+            )
+        function.token = attach(set_span_in_context(function.current))
 
-    def _attempt_finished(self, event: AttemptFinished) -> None:
-        function = self._function_of(event)
-        span, token = function.attempt, function.token
-        function.token = None
+    def _attempt_finished(self, run: _Run, event: AttemptFinished) -> None:
+        function = run.function_of(event)
+        token, function.token = function.token, None
         # A function that ends elsewhere than where it began, or that leaves a span of its own
         # behind, takes what is current with it: its context is a copy, and ends with it.
-        if token is not None and get_current_span() is span:
+        if token is not None and get_current_span() is function.current:
             detach(token)
-        if span is not None:
-            _end(span, _facts(event.state, event.exception), event.state, event.exception)
+        retry, function.retry = function.retry, None
+        function.told = retry is not None
+        if retry is not None:
+            _end(retry, _facts(event.state, event.exception), event.state, event.exception)
 
-    def _retry_scheduled(self, event: RetryScheduled) -> None:
-        function = self._function_of(event)
-        labels = _labels(event) | {"error.type": _error_type(event.exception)}
+    def _retry_scheduled(self, run: _Run, event: RetryScheduled) -> None:
+        function = run.function_of(event)
+        error_type = _error_type(event.exception)
+        labels = self._labels(event) | {"error.type": error_type}
         self._retries.add(1, labels, set_span_in_context(function.span))
-        function.span.add_event(
-            "sdax.retry", {"sdax.attempt": event.attempt, "sdax.retry.delay": event.delay}
-        )
+        if function.own is not None and function.own.is_recording():
+            facts: Attributes = {
+                "sdax.attempt.number": event.attempt,
+                "sdax.retry.delay": event.delay,
+                "error.type": error_type,
+            }
+            details = {} if function.told else _details(event.exception)
+            function.own.add_event("sdax.retry", facts | details)
 
-    def _timeout_expired(self, event: TimeoutExpired) -> None:
-        span = self._function_of(event).attempt
-        if span is not None:
-            span.add_event("sdax.timeout", {"sdax.timeout": event.timeout})
-
-    def _cancellation_requested(self, event: CancellationRequested) -> None:
-        attributes: Attributes = {"sdax.phase": event.phase} | _because_of(event.cause)
-        self._runs[event.run].span.add_event("sdax.cancellation", attributes)
-
-    def _function_of(
-        self, event: AttemptStarted | AttemptFinished | RetryScheduled | TimeoutExpired
-    ) -> _Function:
-        return self._runs[event.run].functions[event.phase, event.task.name]
+    def _labels(self, event: TaskFinished | RetryScheduled) -> Attributes:
+        labels = self._common | {"sdax.phase": event.phase}
+        most, known = self._max_task_names, self._task_names
+        if most == 0:
+            return labels
+        name = _name(event.task.name)
+        if name not in known:
+            if most is not None and len(known) >= most:
+                name = OTHER
+            else:
+                known.add(name)
+        return labels | {"sdax.task.name": name}
 
 
 @dataclass(slots=True)
 class _Function:
-    """The function of a task in a phase, while it is under way."""
+    """The function of a task in a phase, while it is under way.
+
+    `span` is its own, or else that of the run; `retry` that of the attempt, from the second on.
+    With `told`, the span of the last attempt has its exception.
+    """
 
     span: Span
+    own: Span | None
     start: float = field(default_factory=perf_counter)
-    attempt: Span | None = None
+    retry: Span | None = None
+    told: bool = False
     token: Token[Context] | None = None
+
+    @property
+    def current(self) -> Span:
+        """The span of what runs now."""
+        return self.span if self.retry is None else self.retry
 
 
 @dataclass(slots=True)
@@ -242,20 +322,61 @@ class _Run:
 
     span: Span
     start: float = field(default_factory=perf_counter)
+    spans: int = 1
+    left_out: int = 0
     functions: dict[tuple[str, Hashable], _Function] = field(default_factory=dict)
+
+    def function_of(
+        self, event: AttemptStarted | AttemptFinished | RetryScheduled | TimeoutExpired
+    ) -> _Function:
+        return self.functions[event.phase, event.task.name]
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str or None, got {shown(name)}")
+    if not name:
+        raise ValueError("name must not be empty; leave it out for none")
+    return _name(name)
+
+
+def _checked_attributes(attributes: Mapping[str, Value] | None) -> Attributes:
+    """Return a copy of the attributes; OpenTelemetry only logs what it cannot take, each time."""
+    if attributes is None:
+        return {}
+    if not isinstance(attributes, Mapping):
+        raise TypeError(f"attributes must be a mapping or None, got {shown(attributes)}")
+    checked: Attributes = {}
+    value: Any
+    for key, value in attributes.items():
+        if not isinstance(key, str):
+            raise TypeError(f"attributes must have names of type str, got {shown(key)}")
+        members = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(member, (str, bool, int, float)) for member in members):
+            raise TypeError(
+                f"attributes[{shown(key)}] must be a str, bool, int or float, or a list of one of "
+                f"them, got {shown(value)}"
+            )
+        # Metrics are kept by their attributes, which must be hashable.
+        checked[key] = tuple(value) if isinstance(value, list) else value
+    return checked
+
+
+def _name(name: Hashable) -> str:
+    if isinstance(name, str):
+        name = str.__getitem__(name, slice(LONGEST_NAME + 1))
+    return shortened(one_line(name), LONGEST_NAME)
 
 
 def _described(task: TaskInfo, phase: str) -> Attributes:
-    attributes: Attributes = {"sdax.task.name": one_line(task.name), "sdax.phase": phase}
+    attributes: Attributes = {"sdax.task.name": _name(task.name), "sdax.phase": phase}
     if task.level is not None:
         attributes["sdax.task.level"] = task.level
     if task.depends_on is not None:
-        attributes["sdax.task.depends_on"] = [one_line(name) for name in task.depends_on]
+        attributes["sdax.task.depends_on"] = [_name(name) for name in task.depends_on[:MOST_NAMES]]
+        if len(task.depends_on) > MOST_NAMES:
+            attributes["sdax.task.dependency_count"] = len(task.depends_on)
     return attributes
-
-
-def _labels(event: TaskFinished | RetryScheduled) -> Attributes:
-    return {"sdax.task.name": one_line(event.task.name), "sdax.phase": event.phase}
 
 
 def _facts(state: State, exception: BaseException | None) -> Attributes:
@@ -268,22 +389,62 @@ def _facts(state: State, exception: BaseException | None) -> Attributes:
 def _because_of(cause: Cause | None) -> Attributes:
     if cause is None:
         return {}
-    return {"sdax.cause.task": one_line(cause.task.name), "sdax.cause.phase": cause.phase}
+    return {"sdax.cause.task": _name(cause.task.name), "sdax.cause.phase": cause.phase}
 
 
 def _error_type(exception: BaseException) -> str:
-    kind = type(exception)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return module + kind.__qualname__
+    if isinstance(exception, SdaxExecutionError) and exception.failures:
+        exception = exception.failures[0].exception
+    return _class_name(exception)
+
+
+def _class_name(exception: BaseException) -> str:
+    module, name = module_name(exception), class_name(exception)
+    return shortened(name if module == "builtins" else f"{module}.{name}", LONGEST_NAME)
+
+
+def _details(exception: BaseException) -> Attributes:
+    """Return what the event of an exception has: `Span.record_exception` knows no bounds."""
+    if isinstance(exception, SdaxExecutionError) and len(exception.exceptions) > MOST_MEMBERS:
+        members = exception.derive(exception.exceptions[:MOST_MEMBERS])
+        text = _formatted(members.with_traceback(exception.__traceback__))
+    else:
+        text = _formatted(exception)
+    if len(text) > LONGEST_STACKTRACE:  # the beginning and the end say most
+        half = LONGEST_STACKTRACE // 2
+        text = f"{text[:half]}\n…\n{text[-half:]}"
+    return {
+        "exception.type": _class_name(exception),
+        "exception.message": _message(exception),
+        "exception.stacktrace": text,
+    }
+
+
+def _formatted(exception: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exception))
+    except Exception:  # out of the exception's own methods
+        return ""
+
+
+def _message(exception: BaseException) -> str:
+    try:
+        text = str(exception)
+    except Exception:
+        text = object.__repr__(exception)  # of whatever breaks its __str__
+    return shortened(text, LONGEST_MESSAGE)
 
 
 def _end(span: Span, facts: Attributes, state: State, exception: BaseException | None) -> None:
     """End a span; of what failed, with the status and the exception."""
     try:
         span.set_attributes(facts)
-        if state in FAILURES:
-            span.set_status(StatusCode.ERROR, None if exception is None else shown(exception))
+        if state in FAILURES and span.is_recording():
+            description = None
             if exception is not None:
-                span.record_exception(exception)
+                details = _details(exception)
+                span.add_event("exception", details)
+                description = f"{facts['error.type']}: {details['exception.message']}"
+            span.set_status(StatusCode.ERROR, description)
     finally:
-        span.end()  # whatever the exception's __str__ does
+        span.end()  # whatever the exception does

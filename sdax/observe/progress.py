@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -27,9 +26,9 @@ from ..events import (
 )
 from ..plan import PHASES
 from ..processor import AsyncDagTaskProcessor
-from ..report import FAILURES
+from ..report import FAILURES, State
 from ..tasks import AsyncTask
-from ..text import counted, one_line, shown
+from ..text import counted, listed, one_line, shortened, shown
 from .layers import layers_of
 from .times import seconds
 
@@ -48,15 +47,18 @@ except ImportError as error:
 MOST_RUNS: Final = 4
 MOST_GROUPS: Final = 12
 MOST_NAMES: Final = 4
+MOST_CHARACTERS: Final = 300  # of an exception
 
 
 class ProgressDisplay:
-    """An observer that shows on the terminal how far runs are, for as long as any is in flight.
+    """An observer that shows on the terminal how far runs are, while any is in flight.
 
-    Each run has a line for each level, or for each layer of its graph, with how many of its
-    functions are done, how many have failed, and what is running now. What fails is told above,
-    and so is the end of each run. Where there is no terminal it writes lines: phases, levels
-    that are done with one, retries, failures, and the end.
+    Each run has a line for each level, or for each layer of its graph: how many functions are
+    done, failed, cancelled and skipped, and what is running now. Failures are printed above, and
+    so is the end of each run. The picture of the last run stays on the terminal.
+
+    Where there is no terminal, it writes lines, with the names of tasks and with times: a phase
+    starts, a level has finished a phase, retries, failures, what was skipped, and the end.
 
     `console` is standard error by default. If writing to it fails, nothing more is shown.
 
@@ -89,14 +91,12 @@ class ProgressDisplay:
             self._runs[event.run] = begun = _Run(event.run)
             yield begun.line(counted(len(event.run.tasks), "task"))
         elif run := self._runs.get(event.run):  # else nobody waits for it any more
+            yield from run.take(event)
             if isinstance(event, RunFinished):
                 del self._runs[event.run]
-                yield run.line(f"{event.state} after {run.summary()}", urgent=True)
-            else:
-                yield from run.take(event)
 
     def __rich__(self) -> RenderableType:
-        """Return what is to be shown now."""
+        """Return what there is to show now."""
         with self._state:
             shown = [part for run in islice(self._runs.values(), MOST_RUNS) for part in run.draw()]
             if len(self._runs) > MOST_RUNS:
@@ -107,10 +107,14 @@ class ProgressDisplay:
         try:
             if self._runs and self._live is None:
                 self._begin()
-            elif not self._runs and self._live is not None:
-                self._end(self._live)
+            live = self._live
+            ends = live is not None and not self._runs
+            if live is not None and ends:
+                self._end(live)
             for line in lines:
-                if line.urgent or self._live is None:
+                if ends and line.picture is not None:
+                    self._console.print(line.picture)
+                elif live is None or line.urgent:
                     self._console.print(Text(line.text), soft_wrap=True)
         except (OSError, ValueError):  # the reader has gone, or the file is closed
             self._broken = True
@@ -141,33 +145,83 @@ class ProgressDisplay:
 
 
 class _Line(NamedTuple):
-    """What is written: urgent if it is worth it above a live display too."""
+    """What is written: urgent if it is written above a live display as well. A live display
+    that ends leaves the picture instead."""
 
     text: str
     urgent: bool
+    picture: RenderableType | None
 
 
-@dataclass(slots=True)
+DONE: Final = "done"
+SKIPPED: Final = "skipped"
+OUTCOMES: Final = (DONE, "failed", "cancelled", SKIPPED)
+OUTCOME_OF: Final = {
+    State.SUCCEEDED: DONE,
+    State.FAILED: "failed",
+    State.TIMED_OUT: "failed",
+    State.CANCELLED: "cancelled",
+    State.SKIPPED: SKIPPED,
+}
+
+
 class _Tally:
-    """The functions of a level or layer, or of all."""
+    """How many functions are due, and what became of them so far."""
 
-    title: str
-    due: Counter[str] = field(default_factory=Counter[str])  # by phase
-    done: Counter[str] = field(default_factory=Counter[str])
-    failed: int = 0
-    running: dict[tuple[str, Hashable], str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.due = 0
+        self.counts = Counter[str]()  # by outcome
+
+    def others(self) -> str:
+        """Return what became of functions that are not done: `"1 failed, 3 skipped"`."""
+        return ", ".join(
+            f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES[1:] if self.counts[outcome]
+        )
+
+
+class _Names(_Tally):
+    """The functions of a level or layer in one phase, the first of them by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start: float | None = None  # of the first function
+        self.names: dict[str, list[str]] = {}  # by outcome
+
+    def add(self, outcome: str, name: str) -> None:
+        """Count a function."""
+        self.counts[outcome] += 1
+        names = self.names.setdefault(outcome, [])
+        if len(names) < MOST_NAMES:
+            names.append(name)
+
+    def named(self, outcome: str) -> str:
+        """Return who had this outcome."""
+        return listed(self.names[outcome], self.counts[outcome], MOST_NAMES)
+
+
+class _Group(_Tally):
+    """A level or layer."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.title = title
+        self.phases: dict[str, _Names] = {}  # those that have functions
+        # By phase and task, when it was called, and what is shown of it.
+        self.running: dict[tuple[str, Hashable], tuple[float, str]] = {}
 
     def draw(self) -> tuple[RenderableType, ...]:
-        done, due = self.done.total(), self.due.total()
-        names = list(islice(self.running.values(), MOST_NAMES))
-        if len(self.running) > MOST_NAMES:
-            names.append(f"and {len(self.running) - MOST_NAMES} more")
+        names = (text for _, text in self.running.values())
         return (
             Text(self.title),
-            ProgressBar(total=due, completed=done, width=24),
-            Text(f"{done}/{due}"),
-            Text(f"{self.failed} failed" if self.failed else "", style="red"),
-            Text(", ".join(names), style="bold", overflow="ellipsis", no_wrap=True),
+            ProgressBar(total=self.due, completed=self.counts[DONE], width=24),
+            Text(f"{self.counts[DONE]}/{self.due}"),
+            Text(self.others(), style="red" if self.counts["failed"] else ""),
+            Text(
+                listed(names, len(self.running), MOST_NAMES),
+                style="bold",
+                overflow="ellipsis",
+                no_wrap=True,
+            ),
         )
 
 
@@ -177,95 +231,130 @@ class _Run:
     def __init__(self, run: ObservedRun) -> None:
         self.number = run.number
         self.start = perf_counter()
-        self.phase = ""
+        self.now = "starting"  # or its phase, or its end
         self.retries = 0
-        self.all = _Tally("")
+        self.all = _Tally()
+        self.skipped = _Names()  # of which no line has told yet
         layers = layers_of(run.tasks)
         word = "level" if any(task.level is not None for task in run.tasks) else "layer"
-        tallies = {layer: _Tally(f"{word} {layer}") for layer in sorted({*layers.values()})}
-        self.tallies = list(tallies.values())
-        self.tally_of = {name: tallies[layer] for name, layer in layers.items()}
+        groups = {layer: _Group(f"{word} {layer}") for layer in sorted({*layers.values()})}
+        self.groups = list(groups.values())
+        self.group_of = {name: groups[layer] for name, layer in layers.items()}
         for task in _tasks_of(run.processor):
             for phase in PHASES:
                 if getattr(task, phase) is not None:
-                    for tally in (self.all, self.tally_of[task.name]):
-                        tally.due[phase] += 1
+                    group = self.group_of[task.name]
+                    names = group.phases.setdefault(phase, _Names())
+                    for tally in (self.all, group, names):
+                        tally.due += 1
 
     def take(self, event: Event) -> Iterator[_Line]:
-        """Count an event; yield what there is to tell of it."""
+        """Count an event; yield what there is to tell."""
+        for line in self.count(event):
+            if self.skipped.counts:
+                yield self.line(f"skipped: {self.skipped.named(SKIPPED)}")
+                self.skipped = _Names()
+            yield line
+
+    def count(self, event: Event) -> Iterator[_Line]:
         match event:
             case PhaseStarted(phase=phase):
-                self.phase = phase
-                yield self.line(phase)
+                self.now = phase
+                yield self.line(f"{phase} starts")
             case TaskStarted(task=task, phase=phase):
-                self.tally_of[task.name].running[phase, task.name] = _place(task, phase)
+                group = self.group_of[task.name]
+                now = perf_counter()
+                group.running[phase, task.name] = now, _place(task, phase)
+                if group.phases[phase].start is None:
+                    group.phases[phase].start = now
             case AttemptStarted(task=task, phase=phase, attempt=attempt) if attempt > 1:
-                text = f"{_place(task, phase)} (attempt {attempt})"
-                self.tally_of[task.name].running[phase, task.name] = text
+                running = self.group_of[task.name].running
+                start, _ = running[phase, task.name]
+                running[phase, task.name] = start, f"{_place(task, phase)} (attempt {attempt})"
             case RetryScheduled(task=task, phase=phase, delay=delay, exception=exception):
                 self.retries += 1
-                text = f"{_place(task, phase)} failed: {shown(exception)}"
+                text = f"{_place(task, phase)} failed: {_described(exception)}"
                 yield self.line(f"{text}; again in {seconds(delay)}")
             case TaskFinished(task=task, phase=phase, state=state, exception=exception):
-                failed = state in FAILURES
-                self.tally_of[task.name].running.pop((phase, task.name), None)
-                if failed:
-                    text = f"{_place(task, phase)} {state}: {shown(exception)}"
-                    yield self.line(text, urgent=True)
-                yield from self.done(task, phase, failed=failed)
+                start, _ = self.group_of[task.name].running.pop(
+                    (phase, task.name),
+                    (perf_counter(), ""),  # it was never called
+                )
+                if state in FAILURES:
+                    text = f"{_place(task, phase)} {state} after {seconds(perf_counter() - start)}"
+                    yield self.line(f"{text}: {_described(exception)}", urgent=True)
+                yield from self.ended(task, phase, OUTCOME_OF[state])
             case TaskSkipped(task=task, phase=phase):
-                yield from self.done(task, phase, failed=False)
+                self.skipped.add(SKIPPED, _place(task, phase))
+                yield from self.ended(task, phase, SKIPPED)
+            case RunFinished(state=state):
+                self.now = state
+                yield self.line(self.summary(), urgent=True, picture=Group(*self.draw()))
             case _:
                 pass
 
-    def done(self, task: TaskInfo, phase: str, *, failed: bool) -> Iterator[_Line]:
-        """Count a function that is done with; tell it if it is the last one of its level."""
-        own = self.tally_of[task.name]
-        for tally in (self.all, own):
-            tally.done[phase] += 1
-            tally.failed += failed
-        if own.done[phase] == own.due[phase]:
-            total = f"{self.all.done.total()} of {self.all.due.total()}"
-            yield self.line(f"{own.title}: {phase} is over ({total} functions)")
+    def ended(self, task: TaskInfo, phase: str, outcome: str) -> Iterator[_Line]:
+        """Count a function; tell of its level if that has finished the phase."""
+        group = self.group_of[task.name]
+        names = group.phases[phase]
+        names.add(outcome, one_line(task.name))
+        group.counts[outcome] += 1
+        self.all.counts[outcome] += 1
+        if names.counts.total() < names.due or names.start is None:
+            return
+        total = f"{self.all.counts[DONE]} of {self.all.due}"
+        took = seconds(perf_counter() - names.start)
+        if names.counts[DONE] == names.due:
+            text = f"done in {took}, {total}: {names.named(DONE)}"
+        else:
+            called = [each for each in OUTCOMES if each != SKIPPED and names.counts[each]]
+            told = [f"{each}: {names.named(each)}" for each in called]
+            text = "; ".join([f"ended after {took}, {total}", *told])
+        yield self.line(f"{group.title}: {phase} {text}")
 
-    def line(self, text: str, *, urgent: bool = False) -> _Line:
+    def line(
+        self, text: str, *, urgent: bool = False, picture: RenderableType | None = None
+    ) -> _Line:
         """Return a line about this run."""
-        return _Line(f"run {self.number}: {one_line(text)}", urgent)
+        return _Line(f"run {self.number}: {one_line(text)}", urgent, picture)
 
     def summary(self) -> str:
-        """Return its time and counts."""
+        """Return where it is, its time and counts."""
         parts = [
-            seconds(perf_counter() - self.start),
-            f"{self.all.done.total()} of {counted(self.all.due.total(), 'function')}",
+            f"{self.now} after {seconds(perf_counter() - self.start)}",
+            f"{self.all.counts[DONE]} of {self.all.due} done",
         ]
+        if others := self.all.others():
+            parts.append(others)
         if self.retries:
             parts.append(counted(self.retries, "retry", "retries"))
-        if self.all.failed:
-            parts.append(f"{self.all.failed} failed")
         return ", ".join(parts)
 
     def draw(self) -> Iterator[RenderableType]:
         """Yield what is shown of it."""
-        yield Text(f"run {self.number}  {self.phase or 'starting'}  {self.summary()}")
-        rows = self.tallies
+        yield Text(f"run {self.number}  {self.summary()}")
+        rows = self.groups
         if len(rows) > MOST_GROUPS:
-            # Those where something runs matter most, and the first of the others.
-            busy = [tally for tally in rows if tally.running]
-            idle = (tally for tally in rows if not tally.running)
-            chosen = {id(tally) for tally in islice(chain(busy, idle), MOST_GROUPS)}
-            rows = [tally for tally in rows if id(tally) in chosen]
+            # Where something runs matters most, then where something failed.
+            order = sorted(rows, key=lambda group: (not group.running, not group.counts["failed"]))
+            chosen = {id(group) for group in order[:MOST_GROUPS]}
+            rows = [group for group in rows if id(group) in chosen]
         table = Table.grid(padding=(0, 1))
-        for tally in rows:
-            table.add_row(*tally.draw())
+        for group in rows:
+            table.add_row(*group.draw())
         yield table
-        if len(rows) < len(self.tallies):
-            yield Text(f"and {len(self.tallies) - len(rows)} more")
+        if len(rows) < len(self.groups):
+            yield Text(f"and {len(self.groups) - len(rows)} more")
 
 
 def _tasks_of(processor: Any) -> Iterable[AsyncTask[Any, Any]]:
     if isinstance(processor, AsyncDagTaskProcessor):
         return processor.tasks.values()
     return chain.from_iterable(processor.levels.values())
+
+
+def _described(exception: BaseException | None) -> str:
+    return shortened(shown(exception), MOST_CHARACTERS)
 
 
 def _place(task: TaskInfo, phase: str) -> str:

@@ -6,9 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ..report import State
-from ..text import one_line
+from ..text import counted, one_line
 from .critical_path import CriticalPath, PathStep, describe_graph
-from .notes import describe, describe_attempt, describe_cancellation, label, notes_of
+from .notes import (
+    describe,
+    describe_attempt,
+    describe_cancellation,
+    describe_runs,
+    label,
+    notes_of,
+)
 from .page import page, text
 from .spans import AttemptSpan, FunctionSpan, RunSpan
 from .times import seconds, ticks
@@ -57,12 +64,8 @@ def timeline_page(runs: Sequence[RunSpan], title: str) -> str:
 def _overview(runs: Sequence[RunSpan]) -> Iterator[str]:
     start = min(run.start for run in runs)
     scale = _Scale(start, max(run.until(run.end) for run in runs) - start)
-    unlike = sum(run.state is not None and run.state is not State.SUCCEEDED for run in runs)
     yield '<section class="panel"><h2>All runs</h2>'
-    yield f'<p class="soft">{len(runs)} runs, {unlike} of them not succeeded'
-    if dropped := runs[0].number - 1:
-        yield f"; {dropped} earlier ones are not kept"
-    yield '</p><div class="chart">'
+    yield f'<p class="soft">{describe_runs(runs)}</p><div class="chart">'
     yield from scale.frame()
     for run in runs:
         state = _class(run.state)
@@ -108,7 +111,7 @@ def _chart(run: RunSpan, steps: Sequence[PathStep]) -> Iterator[str]:
             called = any(span.attempts for span in spans)
             name = one_line(task.name)
             detail = (
-                f"{name}\nafter {', '.join(map(one_line, task.depends_on))}"
+                f"{name}\ndepends on {', '.join(map(one_line, task.depends_on))}"
                 if task.depends_on
                 else name
             )
@@ -192,7 +195,7 @@ def _path(path: CriticalPath) -> Iterator[str]:
         yield f'<td class="number">{seconds(step.hold)}</td><td class="number">{without}</td></tr>'
     yield "</table>"
     if len(path.steps) > MOST_STEPS:
-        yield f'<p class="soft">and {len(path.steps) - MOST_STEPS} steps more</p>'
+        yield f'<p class="soft">and {counted(len(path.steps) - MOST_STEPS, "more step")}</p>'
     if path.graph is not None:
         yield f'<p class="soft">{text(describe_graph(path.graph))}</p>'
 

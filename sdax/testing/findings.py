@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Any, Final
 
-from ..calls import hide_engine
+from ..engine.exceptions import hide_engine
 from .driving import Happened, Injected
 from .player import ExploredRun, Played
 from .points import CALL, RETURN, Disturbance, Fault, Point, text_of

@@ -25,8 +25,9 @@ class VirtualLoops:
     """Loops with a virtual clock: each run begins at time 0."""
 
     def __init__(self) -> None:
-        self.patience: float = 100 * PASSES
+        self.patience = 100 * PASSES
         self._loop: VirtualClockLoop | None = None
+        self._turns = 0
 
     def clean_loop(self) -> VirtualClockLoop:
         """Return a loop in which nothing is left."""
@@ -38,12 +39,13 @@ class VirtualLoops:
     def run(self, main: asyncio.Task[None]) -> None:
         """Run until this is done; raise `DeadlockError` or `EndlessError` if it will not be."""
         loop = self.clean_loop()
-        loop.give_up_after(int(self.patience))
+        loop.give_up_after(self.patience)
         loop.run_until_complete(main)
+        self._turns = loop.turns
 
     def learn(self) -> None:
         """Expect further runs to take about as long as the last one."""
-        self.patience = 100 * self.clean_loop().turns + PASSES
+        self.patience = 100 * self._turns + PASSES
 
     async def let_end(self, leftovers: Leftovers) -> None:
         """Let end what is on its way out."""

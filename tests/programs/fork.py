@@ -1,6 +1,7 @@
 """A processor built, and run, before a fork, and run again on both sides of it.
 
-Once between runs, and once out of a function, while the parent's loop runs.
+Once between runs, and once out of a function, while the parent's loop runs. Where there is no fork,
+as on Windows, it runs only in the processes that the arguments ask for.
 """
 
 from __future__ import annotations
@@ -84,10 +85,11 @@ async def fork_inside() -> None:
 
 def main() -> None:
     run()
-    in_child(run)
-    run()
-    asyncio.run(fork_inside())
-    run()
+    if hasattr(os, "fork"):
+        in_child(run)
+        run()
+        asyncio.run(fork_inside())
+        run()
     for method in sys.argv[1:]:
         child = multiprocessing.get_context(method).Process(target=run)
         child.start()

@@ -132,7 +132,7 @@ def resident() -> int:
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
     return int(lines["VmRSS"].split()[0])
 
 

@@ -1,0 +1,122 @@
+"""A limit for the retries of many functions and runs together."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import Any, Final
+
+from .checks import checked_number
+from .text import shown
+
+SLICES: Final = 10  # of the window, which expire one after the other
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RetryBudget:
+    """Allows retries in proportion to first attempts, so that retries cannot overload a service.
+
+    Without it, a service that is down gets `retries + 1` times the calls that it usually gets. With
+    it, first attempts deposit and retries withdraw. Make one budget for each service and share it
+    among all functions that call it, in all runs, event loops and threads of the process.
+
+    - `ratio`: how many retries each first attempt pays for. 0.2 allows one retry for five calls.
+    - `min_per_second`: retries per second that are allowed in any case, for a service that is
+      called rarely. They may come all at once: `min_per_second * ttl` in `ttl` seconds.
+    - `ttl`: how many seconds what was deposited and withdrawn counts. (It expires in tenths.)
+    - `clock`: a function that returns the time in seconds, for tests.
+
+    A budget belongs to one process. A copy, also one that went through pickle, has the same
+    settings, and nothing was deposited or withdrawn yet.
+
+    The rules are those of Finagle's `RetryBudget`. Raises `TypeError` or `ValueError`, with the
+    field and the value, for settings that cannot work.
+
+    >>> budget = RetryBudget(ratio=0.1)
+    >>> budget.deposit()  # before a first attempt
+    >>> if budget.try_withdraw():
+    ...     print("another attempt is allowed")
+    """
+
+    ratio: float = 0.2
+    min_per_second: float = 10.0
+    ttl: float = 10.0
+    clock: Callable[[], float] = field(default=time.monotonic, kw_only=True, repr=False)
+    _window: _Window = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("ratio", "min_per_second", "ttl"):
+            number = checked_number(f"RetryBudget.{name}", getattr(self, name))
+            object.__setattr__(self, name, float(number))
+        if self.ttl == 0:
+            raise ValueError(f"RetryBudget.ttl must be greater than 0, got {self.ttl!r}")
+        if not callable(self.clock):
+            raise TypeError(
+                f"RetryBudget.clock must be a function that returns the time in seconds, "
+                f"got {shown(self.clock)}"
+            )
+        object.__setattr__(self, "_window", _Window(self.ttl, self.clock()))
+
+    def deposit(self) -> None:
+        """Pay in for a first attempt."""
+        now, window = self.clock(), self._window
+        with window.lock:
+            window.move_to(now)
+            window.deposits[-1] += 1
+
+    def try_withdraw(self) -> bool:
+        """Return True, and take the price of a retry, if there is enough left for it.
+
+        It never waits.
+        """
+        now, window = self.clock(), self._window
+        with window.lock:
+            window.move_to(now)
+            allowed = self._left() >= 1
+            window.withdrawals[-1] += allowed
+        return allowed
+
+    @property
+    def balance(self) -> float:
+        """How many retries are left now; a part of one is not enough for a retry."""
+        now, window = self.clock(), self._window
+        with window.lock:
+            window.move_to(now)
+            return max(0.0, self._left())
+
+    def _left(self) -> float:
+        window = self._window
+        paid = sum(window.deposits) * self.ratio + self.min_per_second * self.ttl
+        return paid - sum(window.withdrawals)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(type(self), clock=self.clock)
+        return make, (self.ratio, self.min_per_second, self.ttl)
+
+
+class _Window:
+    """Counts of the last `ttl` seconds, in slices of which the newest is the last."""
+
+    __slots__ = ("began", "deposits", "lock", "ttl", "withdrawals")
+
+    def __init__(self, ttl: float, now: float) -> None:
+        self.ttl = ttl
+        self.began = now  # the newest slice
+        self.deposits = deque([0] * SLICES, maxlen=SLICES)
+        self.withdrawals = deque([0] * SLICES, maxlen=SLICES)
+        self.lock = Lock()
+
+    def move_to(self, now: float) -> None:
+        """Begin new slices, each in place of the oldest one, up to this moment."""
+        passed = (now - self.began) * SLICES / self.ttl
+        if passed < 1:  # or another thread has read the clock later, and been here before
+            return
+        slices = int(min(passed, SLICES))
+        for _ in range(slices):
+            self.deposits.append(0)
+            self.withdrawals.append(0)
+        self.began = now if slices == SLICES else self.began + slices * self.ttl / SLICES

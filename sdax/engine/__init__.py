@@ -1,0 +1,1 @@
+"""What a run needs beside the two engines: nothing here is imported by users."""

@@ -1,0 +1,34 @@
+"""Cleanups that the end of the event loop must not cut short.
+
+`asyncio.run()` ends by cancelling every task once, those of cleanups as well, and then waits for
+all of them. A cleanup that a cancelled caller waits for is sheltered: its `asyncio.Task` waits for
+a future that stands for the function's own, which stays as it is when the task is cancelled.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Future, Task, all_tasks
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+
+def sheltered(loop: AbstractEventLoop, future: Any) -> Any:
+    """Return a future that is done when the given one is, for an `asyncio.Task` to wait for."""
+    if not getattr(future, "_asyncio_future_blocking", False):
+        return future  # a bare yield, or what asyncio.Task refuses
+    outer = loop.create_future()
+    future.add_done_callback(partial(_release, outer))
+    future._asyncio_future_blocking = False
+    outer._asyncio_future_blocking = True
+    return outer
+
+
+def _release(outer: Future[None], _: Any) -> None:
+    if not outer.done():
+        outer.set_result(None)
+
+
+def is_ending(loop: AbstractEventLoop, ours: Collection[Task[Any]]) -> bool:
+    """Return True if every task of the loop is being cancelled, but for those of a run."""
+    return all(task.cancelling() for task in all_tasks(loop) if task not in ours)

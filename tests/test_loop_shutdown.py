@@ -1,0 +1,135 @@
+"""The end of the event loop, which cancels every task: cleanups that are under way go on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from helpers import Trace, build, passes, task
+from sdax import TaskFunction
+
+LOOPS = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+
+
+def make_loop(uv: bool) -> asyncio.AbstractEventLoop:
+    if uv:
+        return pytest.importorskip("uvloop").new_event_loop()  # type: ignore[no-any-return]
+    return asyncio.new_event_loop()
+
+
+def run_server(processor: Any, uv: bool, before_the_end: int = 2) -> asyncio.Task[Any]:
+    """Do what a server does that stops: cancel the request, and return while it cleans up."""
+
+    async def server() -> asyncio.Task[Any]:
+        request = asyncio.ensure_future(processor.process_tasks(None))
+        await passes(3)
+        request.cancel()
+        await passes(before_the_end)
+        return request
+
+    with asyncio.Runner(loop_factory=lambda: make_loop(uv)) as runner:
+        return runner.run(server())
+
+
+def closing(trace: Trace, label: str, **limits: Any) -> TaskFunction[Any]:
+    async def close(ctx: Any) -> None:
+        trace.append(label)
+        try:
+            for _ in range(3):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            trace.append(f"{label} cut short")
+            raise
+        trace.append(f"{label} done")
+
+    return TaskFunction(close, **limits)
+
+
+@LOOPS
+@pytest.mark.parametrize("limits", [{}, {"timeout": 60.0}], ids=["bare", "limited"])
+def test_a_cleanup_goes_on(engine: Any, uv: bool, limits: dict[str, Any]) -> None:
+    trace = Trace()
+    processor = build(
+        [task("A", trace.waiting("A"), None, closing(trace, "A.post", **limits))],
+    )
+    request = run_server(processor, uv)
+    assert trace == ["A", "A cancelled", "A.post", "A.post done"]
+    assert request.cancelled()
+
+
+@LOOPS
+def test_the_cleanups_that_follow_run_as_well(engine: Any, uv: bool) -> None:
+    trace = Trace()
+    processor = build(
+        [task("A", None, None, closing(trace, "A.post"))],
+        [task("B", None, None, closing(trace, "B.post"))],
+        [task("C", trace.waiting("C"))],
+    )
+    run_server(processor, uv)
+    assert trace[2:] == ["B.post", "B.post done", "A.post", "A.post done"]
+
+
+@LOOPS
+def test_what_runs_when_the_loop_ends_is_cancelled_and_cleaned_up(engine: Any, uv: bool) -> None:
+    trace = Trace()
+    processor = build([task("A", trace.waiting("A"), None, closing(trace, "A.post"))])
+
+    async def server() -> None:
+        trace.requests = [asyncio.ensure_future(processor.process_tasks(None))]  # type: ignore[attr-defined]
+        await passes(3)
+
+    with asyncio.Runner(loop_factory=lambda: make_loop(uv)) as runner:
+        runner.run(server())
+    assert trace == ["A", "A cancelled", "A.post", "A.post done"]
+
+
+def test_a_timeout_of_its_own_still_ends_a_cleanup(engine: Any) -> None:
+    """What a cleanup cancels itself is no end of the loop."""
+    trace = Trace()
+
+    async def close(ctx: Any) -> None:
+        trace.append("close")
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(3600)
+        except TimeoutError:
+            trace.append("in time")
+
+    async def main() -> None:
+        request = asyncio.ensure_future(
+            build([task("A", trace.waiting("A"), None, close)]).process_tasks(None)
+        )
+        await passes(3)
+        request.cancel()
+        await asyncio.wait([request])
+
+    asyncio.run(main())
+    assert trace[2:] == ["close", "in time"]
+
+
+def test_a_second_request_to_end_is_obeyed(engine: Any) -> None:
+    """The shelter holds once: whoever cancels the function again means it."""
+    trace = Trace()
+    processor = build([task("A", trace.waiting("A"), None, closing(trace, "A.post"))])
+
+    async def main() -> None:
+        request = asyncio.ensure_future(processor.process_tasks(None))
+        await passes(3)
+        request.cancel()
+        await passes(3)
+        (own,) = (each for each in asyncio.all_tasks() if each.get_name().startswith("sdax:"))
+        for each in (request, own):
+            each.cancel()
+        current = asyncio.current_task()
+        assert current is not None
+        await passes(1)
+        own.cancel()
+        await asyncio.wait([request])
+
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: None)
+        runner.run(main())
+    assert "A.post cut short" in trace
