@@ -6,7 +6,7 @@ BUILT := $(VENV)/.built
 VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-debug proof asan cov lint format types check docs bench bench-service results dist test-dist clean
+.PHONY: help install build test test-debug proof asan cov lint format types check docs bench bench-service bench-tail results dist test-dist clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -83,6 +83,9 @@ bench: $(BUILT) ## measure sdax beside asyncio.TaskGroup, on both engines, for h
 
 bench-service: $(BUILT) ## load an endpoint over PostgreSQL with wrk; both must be installed
 	$(BIN)/python benchmarks/throughput.py
+
+bench-tail: $(BUILT) ## load it with an upstream service that is slow now and then, with and without hedged
+	$(BIN)/python benchmarks/tail_latency.py
 
 results: $(BUILT) ## measure all that benchmarks/RESULTS.md shows, with this VENV's Python
 	$(BIN)/pip install -q -e ".[bench,bench-peers]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .plan import PHASES
 from .tasks import AsyncTask, TaskFunction
@@ -14,16 +14,22 @@ Tasks: TypeAlias = Collection[AsyncTask[Any, Any]]
 Levels: TypeAlias = Mapping[int, Tasks]
 Dependencies: TypeAlias = Mapping[Any, Collection[Hashable]]
 
+ORDERS: Final = {
+    "at once": "execute all at once",
+    "level": "execute level by level",
+    "dependency": "execute in dependency order",
+}
+
 # Mermaid gives a meaning, inside quotes too, to quotes, backticks, tags, entities, what looks like
 # a directive or a style, and Markdown's marks: only what is harmless everywhere stays as it is.
 _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
 
 
-def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
+def outline_of_levels(levels: Levels, execute_order: str, max_concurrency: int | None) -> str:
     """Describe tasks in levels: a line for each level and each task."""
     all_tasks = _all_of(levels)
     counts = f"{counted(len(levels), 'level')}, {counted(len(all_tasks), 'task')}"
-    lines = [_head(counts, execute_order(all_tasks, "at once"), max_concurrency)]
+    lines = [_head(counts, order_of_execute(all_tasks, execute_order), max_concurrency)]
     for level, tasks in levels.items():
         lines.append(f"level {digits(level)}")
         lines += in_columns((one_line(task.name), _phases(task)) for task in tasks)
@@ -31,7 +37,7 @@ def outline_of_levels(levels: Levels, max_concurrency: int | None) -> str:
 
 
 def outline_of_graph(
-    tasks: Tasks, dependencies: Dependencies, order: str, max_concurrency: int | None
+    tasks: Tasks, dependencies: Dependencies, execute_order: str, max_concurrency: int | None
 ) -> str:
     """Describe tasks in a graph: a line for each task, with what it depends on."""
     edges = sum(len(set(names)) for names in dependencies.values())
@@ -42,13 +48,13 @@ def outline_of_graph(
         if required := dict.fromkeys(dependencies[task.name]):
             row += ("depends on " + ", ".join(map(one_line, required)),)
         rows.append(row)
-    head = _head(counts, execute_order(tasks, order), max_concurrency)
+    head = _head(counts, order_of_execute(tasks, execute_order), max_concurrency)
     return "\n".join([head, *in_columns(rows)])
 
 
-def levels_to_mermaid(levels: Levels) -> str:
+def levels_to_mermaid(levels: Levels, execute_order: str) -> str:
     """Draw tasks in levels: a subgraph for each level, and an arrow from each to the next."""
-    lines = _flowchart(execute_order(_all_of(levels), "at once"))
+    lines = _flowchart(order_of_execute(_all_of(levels), execute_order))
     number = 0
     for position, (level, tasks) in enumerate(levels.items()):
         lines.append(f'    subgraph level{position}["level {digits(level)}"]')
@@ -61,10 +67,10 @@ def levels_to_mermaid(levels: Levels) -> str:
     return "\n".join(lines) + "\n"
 
 
-def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, order: str) -> str:
+def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, execute_order: str) -> str:
     """Draw tasks in a graph: an arrow from each task to those that depend on it."""
     numbers = {task.name: number for number, task in enumerate(tasks)}
-    lines = _flowchart(execute_order(tasks, order))
+    lines = _flowchart(order_of_execute(tasks, execute_order))
     lines += (f"    {_node(number, task)}" for number, task in enumerate(tasks))
     for name, number in numbers.items():
         for required in dict.fromkeys(dependencies[name]):
@@ -72,14 +78,14 @@ def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, order: str) -> st
     return "\n".join(lines) + "\n"
 
 
-def execute_order(tasks: Tasks, order: str) -> str:
+def order_of_execute(tasks: Tasks, order: str) -> str:
     """Say in which order `execute` runs, or nothing if fewer than two tasks have it.
 
     Levels and arrows show the order of `pre_execute`. They would say too much without this.
     """
     if sum(task.execute is not None for task in tasks) < 2:
         return ""
-    return "execute in dependency order" if order == "dependency" else "execute all at once"
+    return ORDERS[order]
 
 
 def _all_of(levels: Levels) -> Tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, Generic, Literal, NoReturn, Self
+from typing import Any, Generic, Literal, NoReturn, Self, TypeAlias
 
 from frozendict import frozendict
 
@@ -22,6 +22,9 @@ from .report import RunReport
 from .tasks import AsyncTask
 from .text import counted, nearest, shown
 from .watch import Watch
+
+LevelOrder: TypeAlias = Literal["at once", "level"]
+ExecuteOrder: TypeAlias = Literal["at once", "dependency"]
 
 
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
@@ -157,13 +160,14 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     >>> report = await processor.process_tasks(ctx)
 
     `levels` maps each level to its tasks, in the order in which they were added;
-    `max_concurrency` is what the builder was given.
+    `execute_order` and `max_concurrency` are what the builder was given.
     """
 
-    __slots__ = ("_added", "levels", "max_concurrency")
+    __slots__ = ("_added", "execute_order", "levels", "max_concurrency")
 
     levels: frozendict[int, tuple[AsyncTask[T, K], ...]]
     _added: tuple[tuple[AsyncTask[T, K], int], ...]
+    execute_order: LevelOrder
     max_concurrency: int | None
 
     def __init__(
@@ -171,9 +175,11 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         added: tuple[tuple[AsyncTask[T, K], int], ...],
         max_concurrency: int | None = None,
         observer: tuple[Observer, ...] | None = None,
+        execute_order: LevelOrder = "at once",
     ) -> None:
         max_concurrency = checked_limit("max_concurrency", max_concurrency)
         observer = None if observer is None else checked_observers(observer)
+        execute_order = _checked_order(execute_order, "level")
         added = _checked_pairs(added)
         for task, level in added:
             _check_level(task, level)
@@ -183,9 +189,12 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         tasks = [task for task, _ in added]
         ascending = {level: members[level] for level in sorted(members)}
         levels = {level: tuple(tasks[i] for i in indices) for level, indices in ascending.items()}
-        plan = plan_levels(ascending.values(), tasks, max_concurrency)
+        plan = plan_levels(
+            ascending.values(), tasks, max_concurrency, execute_in_order=execute_order == "level"
+        )
         self._set_once(
             _added=added,
+            execute_order=execute_order,
             max_concurrency=max_concurrency,
             _observer=observer,
             _infos=None,
@@ -196,17 +205,29 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     @classmethod
     def builder(
-        cls, *, max_concurrency: int | None = None, observer: Observers | None = None
+        cls,
+        *,
+        execute_order: LevelOrder = "at once",
+        max_concurrency: int | None = None,
+        observer: Observers | None = None,
     ) -> AsyncTaskProcessorBuilder[T, K]:
         """Return an empty builder for tasks in levels (see `AsyncTaskProcessorBuilder`)."""
-        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency, observer=observer)
+        return AsyncTaskProcessorBuilder(
+            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
+        )
 
     @classmethod
     def elevator_builder(
-        cls, *, max_concurrency: int | None = None, observer: Observers | None = None
+        cls,
+        *,
+        execute_order: LevelOrder = "at once",
+        max_concurrency: int | None = None,
+        observer: Observers | None = None,
     ) -> AsyncTaskProcessorBuilder[T, K]:
         """Return what `builder` returns, by the name for going up and down the levels."""
-        return AsyncTaskProcessorBuilder(max_concurrency=max_concurrency, observer=observer)
+        return AsyncTaskProcessorBuilder(
+            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
+        )
 
     @classmethod
     def graph_builder(
@@ -222,7 +243,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         )
 
     def _identity(self) -> tuple[Any, ...]:
-        return self._added, self.max_concurrency, self._observer
+        return self._added, self.max_concurrency, self._observer, self.execute_order
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, level in self._added:
@@ -237,7 +258,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return levels_to_mermaid(self.levels)
+        return levels_to_mermaid(self.levels, self.execute_order)
 
     def __str__(self) -> str:
         """Return an outline of the levels: tasks, phases, timeouts and retries.
@@ -249,10 +270,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         level 1
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
         """
-        return outline_of_levels(self.levels, self.max_concurrency)
-
-
-ExecuteOrder = Literal["at once", "dependency"]
+        return outline_of_levels(self.levels, self.execute_order, self.max_concurrency)
 
 
 class AsyncDagTaskProcessor(TaskProcessor[T, K]):
@@ -288,7 +306,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     ) -> None:
         max_concurrency = checked_limit("max_concurrency", max_concurrency)
         observer = None if observer is None else checked_observers(observer)
-        execute_order = _checked_order(execute_order)
+        execute_order = _checked_order(execute_order, "dependency")
         added = tuple(
             (task, _checked_names(task, depends_on)) for task, depends_on in _checked_pairs(added)
         )
@@ -362,14 +380,21 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     """Collects tasks and their levels; `build()` makes a processor of what it has by then.
 
+    `execute_order="level"` runs `execute` level by level too: that of a level begins when that of
+    all lower levels has finished. Else all run at once after the last `pre_execute`.
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
     """
 
     def __init__(
-        self, *, max_concurrency: int | None = None, observer: Observers | None = None
+        self,
+        *,
+        execute_order: LevelOrder = "at once",
+        max_concurrency: int | None = None,
+        observer: Observers | None = None,
     ) -> None:
+        self._execute_order: LevelOrder = _checked_order(execute_order, "level")
         self._max_concurrency = checked_limit("max_concurrency", max_concurrency)
         self._observer = None if observer is None else checked_observers(observer)
         self._added: dict[K, tuple[AsyncTask[T, K], int]] = {}
@@ -395,7 +420,7 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     def build(self) -> AsyncTaskProcessor[T, K]:
         """Make an immutable processor of the tasks added so far."""
         return AsyncTaskProcessor(
-            tuple(self._added.values()), self._max_concurrency, self._observer
+            tuple(self._added.values()), self._max_concurrency, self._observer, self._execute_order
         )
 
 
@@ -419,7 +444,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         max_concurrency: int | None = None,
         observer: Observers | None = None,
     ) -> None:
-        self._execute_order: ExecuteOrder = _checked_order(execute_order)
+        self._execute_order: ExecuteOrder = _checked_order(execute_order, "dependency")
         self._max_concurrency = checked_limit("max_concurrency", max_concurrency)
         self._observer = None if observer is None else checked_observers(observer)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
@@ -516,12 +541,14 @@ def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...
     return tuple(dict.fromkeys(names))
 
 
-def _checked_order(execute_order: Any) -> ExecuteOrder:
-    if not isinstance(execute_order, str) or execute_order not in ("at once", "dependency"):
-        raise ValueError(
-            f"execute_order must be 'at once' or 'dependency', got {shown(execute_order)}"
-        )
-    return execute_order  # type: ignore[return-value]
+def _checked_order(execute_order: Any, in_order: str) -> Any:
+    for order in ("at once", in_order):
+        if isinstance(execute_order, str) and execute_order == order:
+            return order
+    raise ValueError(
+        f"execute_order must be 'at once' or {in_order!r}, got {shown(execute_order)} "
+        f"('level' is for levels, 'dependency' for graphs)"
+    )
 
 
 def _prerequisites(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import FrozenInstanceError, dataclass, fields
-from typing import Any, Generic, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, Unpack, cast
 
 from .checks import SPLIT_GENERATOR, checked_number, is_async, is_generator, runs_later
 from .errors import RetryableException, iter_leaves
@@ -77,14 +77,9 @@ class TaskFunction(Generic[T_contra]):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            hint = ""
-            if isinstance(self.function, Awaitable):
-                hint = "; pass the function itself, without calling it"
-                if asyncio.iscoroutine(self.function):
-                    self.function.close()
             raise TypeError(
                 f"TaskFunction.function must be callable with the context, "
-                f"got {shown(self.function)}{hint}"
+                f"got {shown(self.function)}{_hint_if_called(self.function)}"
             )
         if is_generator(self.function):
             raise _generator_refused("TaskFunction.function", self.function)
@@ -175,16 +170,17 @@ class TaskFunction(Generic[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
-    """A named unit of work with up to three phases, each a `TaskFunction`.
+    """A named unit of work with up to three phases, each a `TaskFunction` or an async function.
 
     `name` is any hashable and unique in its processor. `pre_execute` acquires, `execute`
     works, `post_execute` gives back: it runs for every task that has started, whatever became
-    of it, so it must cope with a `pre_execute` that got only half way.
+    of it, so it must cope with a `pre_execute` that got only half way. A function without limits
+    may be given as it is; it becomes a `TaskFunction`.
 
-    Raises `TypeError` for an unhashable name or a phase that is no `TaskFunction`, and
-    `ValueError` for a task with no phase at all.
+    Raises `TypeError` for an unhashable name or a phase that is not a function, and `ValueError`
+    for a task with no phase at all.
 
-    >>> AsyncTask("Database", pre_execute=TaskFunction(connect), post_execute=TaskFunction(close))
+    >>> AsyncTask("Database", pre_execute=TaskFunction(connect, timeout=2.0), post_execute=close)
     """
 
     name: K_co
@@ -192,30 +188,57 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     execute: TaskFunction[T_contra] | None = None
     post_execute: TaskFunction[T_contra] | None = None
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            name: K_co,
+            pre_execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
+            execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
+            post_execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         try:
             hash(self.name)
         except Exception as error:
             raise TypeError(f"AsyncTask.name must be hashable, got {shown(self.name)}") from error
-        phases = {
+        given = {
             "pre_execute": self.pre_execute,
             "execute": self.execute,
             "post_execute": self.post_execute,
         }
+        phases = {phase: _as_task_function(self.name, phase, each) for phase, each in given.items()}
         for phase, function in phases.items():
-            if function is not None and not isinstance(function, TaskFunction):
-                if is_generator(function):
-                    raise _generator_refused(f"{phase} of task {shown(self.name)}", function)
-                got = shown(function)
-                hint = f"; did you mean TaskFunction({got})?" if callable(function) else ""
-                raise TypeError(
-                    f"{phase} of task {shown(self.name)} must be a TaskFunction, got {got}{hint}"
-                )
+            object.__setattr__(self, phase, function)
         if not any(phases.values()) and type(self) is not _Join:
             raise ValueError(
                 f"task {shown(self.name)} has no phase; give it a pre_execute, an execute or a "
                 f"post_execute, or make an empty node with join({shown(self.name)})"
             )
+
+
+def _as_task_function(name: Any, phase: str, function: Any) -> TaskFunction[Any] | None:
+    if function is None or isinstance(function, TaskFunction):
+        return function
+    if not callable(function):
+        raise TypeError(
+            f"{phase} of task {shown(name)} must be an async function or a TaskFunction, "
+            f"got {shown(function)}{_hint_if_called(function)}"
+        )
+    try:
+        return TaskFunction(cast("Function[Any]", function))
+    except TypeError as error:
+        raise TypeError(f"{phase} of task {shown(name)}: {error}") from None
+
+
+def _hint_if_called(function: Any) -> str:
+    """Say what to do about a function that was called by mistake, and close its coroutine."""
+    if not isinstance(function, Awaitable):
+        return ""
+    if asyncio.iscoroutine(function):
+        function.close()
+    return "; pass the function itself, without calling it"
 
 
 class _Join(AsyncTask[Any, K_co]):
@@ -348,13 +371,14 @@ task_group_task = task_group_func
 def task(
     name: K,
     *,
-    pre_execute: TaskFunction[T] | None = None,
-    execute: TaskFunction[T] | None = None,
-    post_execute: TaskFunction[T] | None = None,
+    pre_execute: TaskFunction[T] | Function[T] | None = None,
+    execute: TaskFunction[T] | Function[T] | None = None,
+    post_execute: TaskFunction[T] | Function[T] | None = None,
 ) -> AsyncTask[T, K]:
-    """Make a task with at least one phase.
+    """Make a task with at least one phase: an async function, or one with limits (`task_func`).
 
-    >>> task("Flags", execute=task_func(load_flags))
+    >>> task("Flags", execute=load_flags)
+    >>> task("User", pre_execute=task_func(load_user, timeout=2.0), post_execute=forget_user)
     """
     return AsyncTask(name, pre_execute, execute, post_execute)
 

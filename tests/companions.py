@@ -290,6 +290,99 @@ class AioSQLite(ThreadCompanion):
         return any(thread.is_alive() for thread in self.threads)
 
 
+class SQLAlchemy(Companion):
+    """An asynchronous engine of SQLAlchemy over aiosqlite, with its pool and its greenlets.
+
+    What is held up is a transaction. (The pool itself waits for a query that is given up.)
+    """
+
+    needs = ("sqlalchemy", "greenlet", "aiosqlite")
+
+    async def open(self) -> None:
+        from sqlalchemy import text
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        url = f"sqlite+aiosqlite:///{self.folder / 'database'}"
+        self.engine = create_async_engine(url, connect_args={"timeout": 60})
+        async with self.engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE uses (user, phase)"))
+
+    async def operate(self, user: str, phase: str) -> str:
+        from sqlalchemy import text
+
+        names = {"user": user, "phase": phase}
+        async with self.engine.connect() as connection:
+            value = await connection.scalar(text("SELECT :user || ' in ' || :phase"), names)
+            await self.pass_through(phase)
+            await connection.execute(text("INSERT INTO uses VALUES (:user, :phase)"), names)
+            await connection.commit()
+        return str(value)
+
+    async def close(self) -> None:
+        from sqlalchemy import text
+
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(text("SELECT user, phase FROM uses"))
+            assert {tuple(row) for row in rows} == {*self.done}
+        await self.engine.dispose()
+
+    def left(self) -> object:
+        return self.engine.pool.checkedout()  # type: ignore[attr-defined]
+
+
+class Sentry(Companion):
+    """sentry-sdk, which has a task factory that names and wraps every coroutine."""
+
+    needs = ("sentry_sdk",)
+
+    @asynccontextmanager
+    async def surroundings(self) -> AsyncIterator[None]:
+        import sentry_sdk
+        from sentry_sdk.integrations.asyncio import enable_asyncio_integration
+        from sentry_sdk.transport import Transport
+
+        class Kept(Transport):
+            """Sends nothing."""
+
+            def capture_envelope(self, envelope: Any) -> None:
+                kept.append(envelope.get_transaction_event())
+
+        kept: list[Any] = []
+        loop = asyncio.get_running_loop()
+        factory = loop.get_task_factory()
+        sentry_sdk.init(
+            dsn="http://public@127.0.0.1/1",
+            transport=Kept,
+            default_integrations=False,
+            auto_enabling_integrations=False,
+            traces_sample_rate=1.0,
+        )
+        try:
+            enable_asyncio_integration()
+            with sentry_sdk.start_transaction(name="run"):
+                yield
+        finally:
+            loop.set_task_factory(factory)
+            sentry_sdk.init()
+        spans = [span["description"] for event in kept if event for span in event["spans"]]
+        functions = [name for name in spans if "processor.<locals>" in name]
+        assert len(functions) >= len(self.done)
+        assert not [name for name in spans if "without __name__" in name]
+
+    async def open(self) -> None:
+        self.opened = True
+
+    async def operate(self, user: str, phase: str) -> str:
+        await self.pass_through(phase)
+        return answer(user, phase)
+
+    async def close(self) -> None:
+        self.opened = False
+
+    def left(self) -> object:
+        return self.opened
+
+
 class AsyncPG(Companion):
     """A pool of connections to a real PostgreSQL; a lock of the database holds them up."""
 
@@ -445,6 +538,8 @@ COMPANIONS: tuple[type[Companion], ...] = (
     HTTPX,
     ToThread,
     AioSQLite,
+    SQLAlchemy,
+    Sentry,
     AsyncPG,
     Queue,
     Barrier,

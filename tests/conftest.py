@@ -24,7 +24,6 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings, strategies
 
-import service.postgresql
 from helpers import CAN_FREEZE
 from sdax.testing import VirtualClockLoop
 
@@ -180,6 +179,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def postgresql() -> Iterator[str]:
     """The directory of the socket of a real PostgreSQL, started when first asked for; it lets in
     the user "sdax", on ten connections at a time."""
+    import service.postgresql  # in benchmarks/, which only pytest finds: the searches do not
+
     programs = service.postgresql.programs()
     if programs is None:
         pytest.skip("no PostgreSQL: no initdb in /usr/lib/postgresql/*/bin or on PATH, or Windows")

@@ -26,6 +26,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -46,16 +47,17 @@ from playing import (
 from small_workflows import (
     ALL_PHASES,
     MOST_UNLIKE,
-    Fault,
+    ON_CANCEL,
     Pace,
     Small,
     in_graphs,
     in_levels,
     with_faults,
+    with_oddities,
     with_two_faults,
 )
 from verdicts import broken_promises, contracted
-from virtual_clock import SteppingLoop
+from virtual_clock import SteppingLoop, watchdog
 from workflows import Arrangement, Disturbance, Factory, Workflow
 
 Outcome = dict[str, Hashable]
@@ -234,6 +236,7 @@ class Set(NamedTuple):
     twice: bool = True  # a further cancellation at each later point
     faults_cancelled: bool = False  # each fault with one cancellation at each point, too
     two_faults: bool = False  # and each two functions that raise
+    zoo: bool = False  # and each function raises each exception of the zoo
 
     def workflows(self) -> Iterator[Workflow]:
         for small in self.small:
@@ -251,6 +254,7 @@ def quick_sets() -> list[Set]:
         Set("2 tasks, two faults", in_levels(2, ("pep",)), MIXED, twice=False, two_faults=True),
         Set("3 tasks in levels", in_levels(3, ("pep",)), [Pace.LIMITED]),
         Set("graphs of 3", in_graphs(3, ("pep",), IN_ORDER), [Pace.SLEEPING], twice=False),
+        Set("2 tasks, the zoo", in_levels(2, ("pep",)), MIXED, twice=False, zoo=True),
     ]
 
 
@@ -269,6 +273,8 @@ def full_sets() -> list[Set]:
         ),
         Set("2 tasks, two faults", in_levels(2, MOST_UNLIKE), PACES, twice=False, two_faults=True),
         Set("3 tasks, two faults", in_levels(3, ("pep",)), MIXED, twice=False, two_faults=True),
+        Set("1 task, the zoo", in_levels(1, ALL_PHASES), PACES, list(Factory), zoo=True),
+        Set("2 tasks, the zoo", in_levels(2, MOST_UNLIKE), MIXED, twice=False, zoo=True),
         Set(
             "graphs of 3, two faults",
             in_graphs(3, ("pep",), IN_ORDER),
@@ -302,11 +308,15 @@ def explore(
     twice: bool,
     faults_cancelled: bool,
     two_faults: bool,
+    zoo: bool,
 ) -> None:
     """Go through all schedules of a workflow, on each of these engines."""
     model = Model(workflow, loop)
     faulty = [
-        (fault, place, Model(variant, loop)) for fault, place, variant in with_faults(workflow)
+        (fault, place, Model(variant, loop))
+        for fault, place, variant in chain(
+            with_faults(workflow), with_oddities(workflow) if zoo else ()
+        )
     ]
     pairs = [
         (f"a function {one.value}, another {other.value}", Model(variant, loop))
@@ -320,7 +330,7 @@ def explore(
             for fault, place, variant in faulty:
                 explorer = Explorer(variant, tally)
                 kind = f"a function {fault.value}"
-                if fault in (Fault.SWALLOW, Fault.ANSWER):
+                if fault in ON_CANCEL:
                     for number in range(undisturbed.passes):
                         if waits(place, undisturbed.trace[: undisturbed.progress[number]]):
                             explorer.play(kind, number)
@@ -342,14 +352,16 @@ def explore_sets(sets: Iterable[Set], tallies: Mapping[ModuleType, Tally]) -> It
             number = 0
             for workflow in each.workflows():
                 number += 1
-                explore(
-                    workflow,
-                    tallies,
-                    loop,
-                    twice=each.twice,
-                    faults_cancelled=each.faults_cancelled,
-                    two_faults=each.two_faults,
-                )
+                with watchdog():
+                    explore(
+                        workflow,
+                        tallies,
+                        loop,
+                        twice=each.twice,
+                        faults_cancelled=each.faults_cancelled,
+                        two_faults=each.two_faults,
+                        zoo=each.zoo,
+                    )
             counts = ", ".join(
                 f"{tally.engine} {tally.schedules.total() - count} schedules"
                 for tally, count in zip(tallies.values(), before, strict=True)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from asyncio import CancelledError
 from collections import Counter
 from typing import Any, NoReturn
 
-from sdax import RetryableException, SdaxExecutionError, TaskCancelledError
+from sdax import (
+    RetryableException,
+    SdaxExecutionError,
+    TaskCancelledError,
+    flatten_exceptions,
+)
 from workflows import Error
 
 
 class FatalError(BaseException):
     """No `Exception`, and unknown to everybody."""
+
+
+class Withdrawal(CancelledError):
+    """A cancellation of somebody's own."""
+
+
+class Interrupt(KeyboardInterrupt):
+    """An interruption of somebody's own."""
 
 
 def make_exception(error: Error, label: str) -> BaseException:
@@ -44,22 +58,79 @@ def make_exception(error: Error, label: str) -> BaseException:
             return FatalError(label)
         case Error.FATAL_GROUP:
             return BaseExceptionGroup(label, [FatalError(label), ConnectionError(label)])
+        case Error.FROZEN:
+            return Frozen(label)
+        case Error.SLOTTED:
+            return Slotted(label)
+        case Error.SPEECHLESS:
+            return NoText(label)
+        case Error.INCOMPARABLE:
+            return Incomparable(label)
+        case Error.WITHOUT_NOTES:
+            return NoNotes(label)
+        case Error.ODD_NOTES:
+            return OddNotes(label)
+        case Error.SHARED:
+            return ConnectionError("shared#")
+        case Error.CYCLIC:
+            return _in_a_circle(ValueError(label), KeyError(label))
+        case Error.STOP_ASYNC_ITERATION:
+            return StopAsyncIteration(label)
+        case Error.CANCELLED_GROUP:
+            inner_group = BaseExceptionGroup(label, [CancelledError(label)])
+            return BaseExceptionGroup(label, [CancelledError(label), inner_group])
+        case Error.CANCELLED_SUBCLASS:
+            return Withdrawal(label)
+        case Error.INTERRUPT_SUBCLASS:
+            return Interrupt(label)
 
 
-def describe(exception: BaseException | None) -> object:
+def _in_a_circle(one: BaseException, other: BaseException) -> BaseException:
+    one.__context__, other.__context__ = other, one
+    return one
+
+
+def is_cancellation(error: BaseException | None) -> bool:
+    """Tell whether an exception is a `CancelledError`, or a group of nothing else."""
+    return error is not None and all(
+        isinstance(leaf, CancelledError) for leaf in flatten_exceptions(error)
+    )
+
+
+def text_of(exception: BaseException) -> str | None:
+    """Return what an exception says of itself, if it can."""
+    try:
+        # A scope of anyio tells its address.
+        return re.sub("scope [0-9a-f]+", "scope", str(exception))
+    except Exception:
+        return None
+
+
+def notes_of(exception: BaseException) -> tuple[Any, ...] | None:
+    """Return the notes of an exception, if they can be looked at."""
+    try:
+        return tuple(getattr(exception, "__notes__", ()))
+    except Exception:
+        return None
+
+
+def describe(exception: BaseException | None, seen: tuple[int, ...] = ()) -> object:
     """Say all about an exception that two engines must show alike, as values."""
     if exception is None:
         return None
+    if id(exception) in seen:
+        return "a circle"
+    seen += (id(exception),)
     members: object = ()
     if isinstance(exception, BaseExceptionGroup):
-        members = tuple(map(describe, exception.exceptions))
+        members = tuple(describe(member, seen) for member in exception.exceptions)
     return (
         type(exception),
-        str(exception),
-        tuple(getattr(exception, "__notes__", ())),
+        text_of(exception),
+        notes_of(exception),
         members,
-        describe(exception.__cause__),
-        describe(exception.__context__),
+        describe(exception.__cause__, seen),
+        describe(exception.__context__, seen),
         exception.__suppress_context__,
     )
 
@@ -74,11 +145,11 @@ def outline(exception: BaseException | None) -> object:
         if isinstance(exception, SdaxExecutionError):
             # Compared in another place, as far as it is ordered.
             members = frozenset(Counter(members).items())
-    text = str(exception) if "#" in str(exception) else None
+    text = text_of(exception)
     cause = None
     if isinstance(exception, TaskCancelledError):
         cause = outline(exception.__cause__)
-    return (type(exception), text, members, cause)
+    return (type(exception), text if text and "#" in text else None, members, cause)
 
 
 # Exceptions that refuse what others do to them: each is as Python allows it.

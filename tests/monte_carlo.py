@@ -34,6 +34,7 @@ from conftest import ENGINES
 from playing import Observation, observe, observe_reference, on_engine, using
 from random_workflows import random_workflow
 from verdicts import broken_promises, differences, disagreements
+from virtual_clock import watchdog
 from workflows import Workflow
 
 STATM = Path("/proc/self/statm")
@@ -57,7 +58,8 @@ def against_promises(workflow: Workflow, *engines: ModuleType) -> list[str]:
 
 def against_model(workflow: Workflow, *engines: ModuleType) -> list[str]:
     """What a settled workflow shows to be wrong with an engine, or with the model."""
-    model, failed_at = observe_reference(workflow)
+    with using(engines[0]):  # for the runs inside of its functions
+        model, failed_at = observe_reference(workflow)
     problems = [f"the model: {problem}" for problem in broken_promises(workflow, model)]
     for engine in engines:
         seen = play(workflow, engine)
@@ -92,9 +94,10 @@ def search(engines: Mapping[str, ModuleType], seeds: Iterable[int]) -> Iterator[
         settled, races = (random_workflow(Random(seed), settled=each) for each in (True, False))
         found = None
         for workflow, check in ((settled, against_model), (races, against_promises)):
-            problems = check(workflow, *engines.values())
-            if len(engines) == 2:
-                problems += against_each_other(workflow, *engines.values())
+            with watchdog():
+                problems = check(workflow, *engines.values())
+                if len(engines) == 2:
+                    problems += against_each_other(workflow, *engines.values())
             if problems:
                 found = Finding(seed, [*engines], workflow, problems)
         yield found

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
+import logging
+import sys
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 from unittest import mock
 from weakref import WeakSet
 
+import anyio
+
 import sdax.processor
 from exceptions import make_exception
 from helpers import COUNTS_REFERENCES
-from reference import Graph, Reference
+from reference import Reference
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
@@ -30,20 +35,23 @@ from sdax import (
     TaskReport,
     join,
 )
-from virtual_clock import PassCountingLoop, SteppingLoop
+from sdax.observe import Observer
+from virtual_clock import DeadlockError, PassCountingLoop, SpinningError, SteppingLoop
 from workflows import (
     PHASES,
-    Arrangement,
     Behaviour,
     CancelCaller,
     CancelOther,
     CancelSelf,
     Disturbance,
+    Error,
     Factory,
     Instant,
+    Meddle,
     Node,
     Retryable,
     Return,
+    Scope,
     Script,
     Set,
     SetVariable,
@@ -51,12 +59,15 @@ from workflows import (
     Sleep,
     Step,
     Wait,
+    Watcher,
+    Within,
     Workflow,
     Yield,
 )
 
 RANDOM_FACTOR = 0.75  # stands for what lies between 0.5 and 1.0
 RESCUE = 2000.0  # from then on the player sets the events that no function has set
+IDLE = 50  # passes of the loop in which nothing is done, one after another: there is no such run
 
 VARIABLE: ContextVar[object] = ContextVar("VARIABLE", default="nobody's")
 
@@ -110,6 +121,7 @@ class Observation:
     progress: list[int]  # how many events there were before each pass
     heard_by: int | None  # the pass in which the caller hears of a cancellation, in its turn
     problems: list[str] = field(default_factory=list)
+    gave_up: bool = False  # for it does not end
 
     @property
     def failure(self) -> SdaxExecutionError | None:
@@ -152,19 +164,33 @@ def using(engine: ModuleType) -> Iterator[None]:
 
 def on_engine(workflow: Workflow, added: Added) -> Start:
     """Let `observe` play on the engine that `sdax.processor` has at the moment."""
+    observer = _observer(workflow.watcher)
     if workflow.is_graph:
-        in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
         graph_builder = AsyncDagTaskProcessor.builder(
-            execute_order="dependency" if in_order else "at once",
+            execute_order="dependency" if workflow.in_order else "at once",
             max_concurrency=workflow.places,
         )
         for (task, _), node in zip(added, workflow.nodes, strict=True):
             graph_builder.add_task(task, node.depends_on)
-        return graph_builder.build().process_tasks
-    builder = AsyncTaskProcessor.builder(max_concurrency=workflow.places)
+        return partial(graph_builder.build().process_tasks, observer=observer)
+    builder = AsyncTaskProcessor.builder(
+        execute_order="level" if workflow.in_order else "at once", max_concurrency=workflow.places
+    )
     for task, level in added:
         builder.add_task(task, level)
-    return builder.build().process_tasks
+    return partial(builder.build().process_tasks, observer=observer)
+
+
+def _observer(watcher: Watcher) -> Observer | None:
+    if watcher is Watcher.NONE:
+        return None
+    heard = count()
+
+    def observe(event: object) -> None:
+        if next(heard) % 3 == 0 and watcher is Watcher.RAISING:
+            raise ValueError("an observer")
+
+    return observe
 
 
 def observe_reference(workflow: Workflow) -> tuple[Observation, Mapping[Place, float]]:
@@ -178,16 +204,26 @@ def on_reference(workflow: Workflow, added: Added, models: list[Reference] | Non
     """Let `observe` play on the reference model; a model is made for each run."""
     graph = None
     if workflow.is_graph:
-        in_order = workflow.arrangement is Arrangement.GRAPH_IN_ORDER
-        graph = Graph({node.name: node.depends_on for node in workflow.nodes}, in_order)
+        graph = {node.name: node.depends_on for node in workflow.nodes}
 
     def start(ctx: Any) -> Awaitable[Mapping[Hashable, TaskReport]]:
-        model = Reference(added, RANDOM_FACTOR, graph)
+        model = Reference(added, RANDOM_FACTOR, graph, workflow.in_order)
         if models is not None:
             models.append(model)
         return model.process_tasks(ctx)
 
     return start
+
+
+@contextmanager
+def silent(name: str) -> Iterator[None]:
+    """Have a logger say nothing."""
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 class Player:
@@ -223,6 +259,8 @@ class Player:
         self.interrupted = False
         self.progress: list[int] = []
         self.heard_by: int | None = None
+        self.gave_up = False
+        self.shared_error = make_exception(Error.SHARED, "")
         self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
 
     def play(self, disturbance: Disturbance) -> Observation:
@@ -233,11 +271,56 @@ class Player:
         self.reset(disturbance)
         if isinstance(self.loop, SteppingLoop):
             self.loop.rewind()
-        return self.loop.run_until_complete(self.observe())
+        try:
+            with silent("sdax"), silent("asyncio"):  # of observers and handlers that raise
+                return self.loop.run_until_complete(self.observe())
+        except DeadlockError:
+            return self.give_up("it hangs: nothing is ready, and no timer is set")
+        except SpinningError:
+            return self.give_up(f"it spins: {IDLE} passes of the loop in which nothing was done")
+
+    def give_up(self, problem: str) -> Observation:
+        """Return what there is to be seen of a run that does not end."""
+        for task in asyncio.all_tasks(self.loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        observation = Observation(
+            trace=self.trace,
+            raised=self.raised,
+            error=None,
+            outcome=None,
+            report=None,
+            handled=self.handled,
+            over_at=self.loop.time(),
+            cancelling=0,
+            tasks_left=[],
+            timers_left=[],
+            variable=None,
+            passes=self.loop.next_pass,
+            caller_was_cancelled=self.caller_was_cancelled,
+            interrupted=self.interrupted,
+            progress=self.progress,
+            heard_by=self.heard_by,
+            problems=[*self.problems, problem],
+            gave_up=True,
+        )
+        # What is left of it shall complain now, while nobody listens.
+        self.gave_up = True
+        self.owners.clear()
+        self.unchecked.clear()
+        del self.caller, self.observer, task
+        self.loop.forget()
+        with mock.patch.object(sys, "unraisablehook", lambda _: None):
+            gc.collect()
+        return observation
+
+    def handle(self, _: object, context: dict[str, Any]) -> None:
+        self.handled.append(context)
+        if self.workflow.watcher is Watcher.RAISING:
+            raise ValueError("a handler")
 
     async def observe(self) -> Observation:
         loop = self.loop
-        loop.set_exception_handler(lambda _, context: self.handled.append(context))
+        loop.set_exception_handler(self.handle)
         seen: dict[str, Any] = {"error": None, "report": None}
 
         async def call() -> None:
@@ -249,18 +332,23 @@ class Player:
                 seen["error"] = error
                 raise
             finally:
-                self.waiting = False
-                others = asyncio.all_tasks() - {asyncio.current_task(), self.observer}
-                seen["tasks_left"] = sorted(task.get_name() for task in others)
-                seen["over_at"] = loop.time()
-                seen["variable"] = VARIABLE.get()
-                seen["passes"] = loop.passes
-                loop.before_pass = None
+                if not self.gave_up:
+                    look_around()
+
+        def look_around() -> None:
+            self.waiting = False
+            others = asyncio.all_tasks() - {asyncio.current_task(), self.observer}
+            seen["tasks_left"] = sorted(task.get_name() for task in others)
+            seen["over_at"] = loop.time()
+            seen["variable"] = VARIABLE.get()
+            seen["passes"] = loop.next_pass
+            loop.before_pass = None
 
         async def call_within_limits() -> None:
             try:
                 async with asyncio.timeout(self.disturbance.timeout):
-                    await call()
+                    with self.scope():
+                        await call()
             except BaseException as error:
                 # Here, and not in who awaits this: asyncio lets some through the event loop.
                 seen["outcome"] = error
@@ -304,13 +392,28 @@ class Player:
         seen.clear()
         return observation
 
+    def scope(self) -> AbstractContextManager[object]:
+        """Return what is around the call besides a timeout."""
+        seconds = self.disturbance.move_on
+        return nullcontext() if seconds is None else anyio.move_on_after(seconds)
+
     def set_factory(self) -> None:
         def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
             task = asyncio.Task(coroutine, loop=loop, **options)
             self.made.add(task)
             return task
 
-        if self.workflow.factory is Factory.PLAIN:
+        def wrap(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+            async def await_it() -> Any:
+                return await coroutine
+
+            # A coroutine would complain, if its asyncio.Task is cancelled before it begins.
+            is_plain = inspect.iscoroutine(coroutine)
+            return make(loop, coroutine if is_plain else await_it(), **options)
+
+        if self.workflow.factory is Factory.WRAPPING:
+            self.loop.set_task_factory(wrap)
+        elif self.workflow.factory is Factory.PLAIN:
             self.loop.set_task_factory(make)
         elif self.workflow.factory is Factory.EAGER:
             self.loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
@@ -325,7 +428,14 @@ class Player:
             if disturbance.heard_at_once and self.loop.queued > queued:
                 self.loop.put_last_first()
 
+        idle, before = 0, (0, 0.0)
+
         def before_pass(number: int) -> None:
+            nonlocal idle, before
+            now = (len(self.trace), self.loop.time())
+            idle, before = idle + 1 if now == before else 0, now
+            if idle > IDLE:
+                raise SpinningError
             self.progress.append(len(self.trace))
             if self.unchecked:
                 self.check_suspended()
@@ -470,6 +580,8 @@ class Player:
                 await asyncio.sleep(seconds)
             case Wait(event):
                 await self.events[event].wait()
+            case Within(scope, seconds):
+                await _wait_within(scope, seconds)
 
     def take_instantly(self, place: Place, step: Step) -> None:
         match step:
@@ -489,18 +601,83 @@ class Player:
             case CancelCaller():
                 self.caller_was_cancelled = True
                 self.caller.cancel()
+            case Meddle(by_await):
+                _meddle(by_await)
 
     def end(self, place: Place, attempt: int, script: Script) -> object:
         if isinstance(script.ending, Return):
             self.note(place, attempt, "return", script.ending.value)
             return script.ending.value
         error = make_exception(script.ending.error, f"{place.name}.{place.phase}#{attempt}")
+        if script.ending.error is Error.SHARED:
+            error = self.shared_error
         self.note(place, attempt, "raise", script.ending.error)
         self.raised.append(Raised(place, attempt, error))
         raise error
 
     def note(self, place: Place, attempt: int, what: str, detail: object = None) -> None:
         self.trace.append(Event(self.loop.time(), place, attempt, what, detail))
+
+
+async def _wait_within(scope: Scope, seconds: float) -> None:
+    match scope:
+        case Scope.TIMEOUT:
+            async with asyncio.timeout(2 * seconds):
+                await asyncio.sleep(seconds)
+        case Scope.EXPIRED:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await asyncio.sleep(2 * seconds)
+        case Scope.GROUP:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(seconds))
+        case Scope.FAILED_GROUP:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_fail_after(seconds))
+                    await asyncio.sleep(2 * seconds)
+            except* LookupError:
+                pass
+        case Scope.MOVE_ON:
+            with anyio.move_on_after(seconds):
+                await anyio.sleep(2 * seconds)
+        case Scope.ANYIO_GROUP:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.sleep, seconds)
+        case Scope.RUN:
+            await _nested(seconds).process_tasks(None)
+
+
+async def _fail_after(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    raise LookupError
+
+
+@cache
+def _nested(seconds: float) -> AsyncTaskProcessor[Any, Any]:
+    async def sleep(ctx: object) -> None:
+        await asyncio.sleep(seconds)
+
+    async def nothing(ctx: object) -> None:
+        pass
+
+    builder = AsyncTaskProcessor.builder()
+    for name in "AB":
+        phases = (TaskFunction(nothing), TaskFunction(sleep), TaskFunction(nothing))
+        builder.add_task(AsyncTask(name, *phases), 1)
+    return builder.build()
+
+
+def _meddle(by_await: bool) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    coroutine: Any = task.get_coro()
+    with suppress(ValueError):  # already executing
+        if by_await:
+            next(coroutine.__await__())
+        else:
+            coroutine.send(None)
+        raise AssertionError("a coroutine that runs was stepped")
 
 
 class _Awaitable:

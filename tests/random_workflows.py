@@ -24,10 +24,12 @@ from workflows import (
     Error,
     Factory,
     Instant,
+    Meddle,
     Node,
     Raise,
     Retryable,
     Return,
+    Scope,
     Script,
     Set,
     SetVariable,
@@ -35,13 +37,20 @@ from workflows import (
     Sleep,
     Step,
     Wait,
+    Watcher,
+    Within,
     Workflow,
     Yield,
 )
 
 T = TypeVar("T")
 
-_UNFIT_FOR_TASKS = (Error.KEYBOARD_INTERRUPT, Error.SYSTEM_EXIT, Error.GENERATOR_EXIT)
+_UNFIT_FOR_TASKS = (
+    Error.KEYBOARD_INTERRUPT,
+    Error.INTERRUPT_SUBCLASS,
+    Error.SYSTEM_EXIT,
+    Error.GENERATOR_EXIT,
+)
 
 
 class Chooser(Protocol):
@@ -67,8 +76,9 @@ class _Author:
         self.zero_timeouts = self.one_in(6)
         arrangements = (Arrangement.LEVELS, *Arrangement)
         self.arrangement = self.choose.choice(arrangements)
+        self.is_graph = self.arrangement in (Arrangement.GRAPH, Arrangement.GRAPH_IN_ORDER)
         self.passes = not (settled and self.zero_timeouts)
-        if settled and self.arrangement is not Arrangement.LEVELS:
+        if settled and self.is_graph:
             # What ends calls what waits for it at once, so that whatever is decided by passes,
             # wherever it happens, is a race with what is called at the same moment.
             self.passes = self.zero_timeouts = False
@@ -91,7 +101,7 @@ class _Author:
         return whole + Random(self.times).getrandbits(29) / 2**30
 
     def workflow(self) -> Workflow:
-        if self.arrangement is Arrangement.LEVELS:
+        if not self.is_graph:
             levels = (0,) if self.one_in(4) else (-3, 0, 7)
             self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 5)))
             nodes = tuple(self.node(name, self.choose.choice(levels)) for name in self.names)
@@ -100,7 +110,8 @@ class _Author:
         factory = self.choose.choice((Factory.NONE, *Factory)) if self.one_in(3) else Factory.NONE
         disturbance, debug = self.disturbance(), self.one_in(30)
         places = self.choose.randint(1, 3) if not self.settled and self.one_in(4) else None
-        return Workflow(nodes, disturbance, factory, debug, self.arrangement, places)
+        watcher = self.choose.choice(tuple(Watcher)) if self.one_in(3) else Watcher.NONE
+        return Workflow(nodes, disturbance, factory, debug, self.arrangement, watcher, places)
 
     def graph(self) -> tuple[Node, ...]:
         self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 7)))
@@ -126,6 +137,8 @@ class _Author:
 
     def disturbance(self) -> Disturbance:
         kind = self.choose.randint(0, 9)
+        if kind == 6:
+            return Disturbance(move_on=self.seconds())
         if kind == 7:
             return Disturbance(timeout=self.seconds())
         if kind == 8:
@@ -199,6 +212,8 @@ class _Author:
         return tuple(self.step() for _ in range(number))
 
     def step(self) -> Step:
+        if self.one_in(8) and self.passes:
+            return Within(self.choose.choice(tuple(Scope)), self.seconds())
         kind = self.choose.randint(0, 7)
         if kind < 3 and self.passes:
             return Yield(self.choose.randint(1, 3))
@@ -218,6 +233,8 @@ class _Author:
     def instant(self) -> Instant:
         if self.passes and self.one_in(2):
             return Set(self.choose.randint(0, 1))
+        if self.one_in(8):
+            return Meddle(by_await=self.one_in(2))
         return SetVariable(self.choose.randint(0, 9))
 
     def fails(self) -> bool:
@@ -232,11 +249,8 @@ class _Author:
             error
             for error in Error
             # asyncio lets some through the event loop when they leave an asyncio.Task of its
-            # own; StopIteration means something else where a coroutine raises it.
-            if not (
-                (shape in (Shape.GROUP, Shape.TASK) and error in _UNFIT_FOR_TASKS)
-                or (shape is not Shape.PLAIN and error is Error.STOP_ITERATION)
-            )
+            # own.
+            if not (shape in (Shape.GROUP, Shape.TASK) and error in _UNFIT_FOR_TASKS)
         ]
         return Raise(self.choose.choice(errors))
 
@@ -247,7 +261,7 @@ class _Author:
         suspends.
         """
         if CancelSelf() in steps and isinstance(ending, Return) and self.one_in(4):
-            instant = (step for step in steps if isinstance(step, (Set, SetVariable)))
+            instant = (step for step in steps if isinstance(step, (Set, SetVariable, Meddle)))
             return (*instant, CancelSelf())  # never felt
         settled: list[Step] = []
         alone = at_once  # nothing else can happen before the function's next suspension
@@ -262,7 +276,7 @@ class _Author:
             settled.append(step)
             if isinstance(step, Sleep):
                 alone = slept = True
-            elif not isinstance(step, SetVariable):
+            elif not isinstance(step, (SetVariable, Meddle)):
                 alone = False
         if isinstance(ending, Raise) and not alone:
             settled.append(Sleep(self.seconds()))

@@ -12,9 +12,13 @@ import inspect
 import math
 from asyncio import CancelledError
 from collections.abc import Coroutine, Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
+import anyio
+
+from exceptions import is_cancellation
 from sdax import (
     AsyncTask,
     SdaxExecutionError,
@@ -40,17 +44,14 @@ class Ending(NamedTuple):
     waiting: bool = False  # for the next attempt, when it was cancelled
 
 
-class Graph(NamedTuple):
-    """What each task depends on, and whether that orders `execute`, too."""
-
-    depends_on: Mapping[Hashable, Iterable[Hashable]]
-    execute_in_order: bool
+Graph = Mapping[str, Iterable[Hashable]]  # what each task depends on
 
 
 class Reference:
     """A processor for one run: `process_tasks(ctx)` returns or raises what the contract says.
 
-    Tasks are in levels; where there is a graph, that counts, and the levels do not.
+    Tasks are in levels; where there is a graph, that counts, and the levels do not. Either orders
+    `execute` too, if that is to be.
 
     `failed_at` has the time at which each function failed, by task name and phase: where two
     failed at the same time, the contract does not say which comes first.
@@ -61,9 +62,11 @@ class Reference:
         added: Iterable[tuple[AsyncTask[Any, Any], int]],
         random_factor: float,
         graph: Graph | None = None,
+        execute_in_order: bool = False,
     ) -> None:
         self.added = list(added)
         self.graph = graph
+        self.execute_in_order = execute_in_order
         self.closed: list[AsyncTask[Any, Any]] = []  # in a phase of a graph: waits for others
         self.done: set[Hashable] = set()  # and those which nobody need wait for any more
         self.waits_for: dict[Hashable, set[Hashable]] = {}
@@ -95,8 +98,12 @@ class Reference:
                 # Those with a pre_execute start when that is called, see run_function().
                 self.started.update(task.name for task in members if not has(task, PRE))
                 await self.run_phase(PRE, members, ctx)
-        if not self.stopped:
-            await self.run_phase(EXECUTE, [task for task, _ in self.added], ctx)
+        together = [self.members(level) for level in levels]
+        if not self.execute_in_order:
+            together = [[task for task, _ in self.added]]
+        for members in together:
+            if not self.stopped:
+                await self.run_phase(EXECUTE, members, ctx)
         for level in reversed(levels):
             due = [task for task in self.members(level) if task.name in self.started]
             await self.run_phase(POST, due, ctx)
@@ -105,14 +112,14 @@ class Reference:
     async def process_graph(self, graph: Graph, ctx: Any) -> Report:
         self.variables = copy_context()  # for who calls the next ones has others
         tasks = [task for task, _ in self.added]
-        upwards = {task.name: set(graph.depends_on[task.name]) for task in tasks}
+        upwards = {task.name: set(graph[task.name]) for task in tasks}
         downwards = {
             task.name: {other for other, names in upwards.items() if task.name in names}
             for task in tasks
         }
         await self.run_graph(PRE, upwards, ctx)
         if not self.stopped:
-            if graph.execute_in_order:
+            if self.execute_in_order:
                 await self.run_graph(EXECUTE, upwards, ctx)
             else:
                 await self.run_phase(EXECUTE, tasks, ctx)
@@ -130,7 +137,8 @@ class Reference:
         self.open(ctx)
         while self.unfinished:
             try:
-                await asyncio.wait(self.unfinished, return_when=asyncio.FIRST_COMPLETED)
+                with self.shield():
+                    await asyncio.wait(self.unfinished, return_when=asyncio.FIRST_COMPLETED)
             except CancelledError as error:
                 self.interruption = self.interruption or error
                 self.stop()
@@ -175,10 +183,15 @@ class Reference:
         }
         while unfinished:
             try:
-                _, unfinished = await asyncio.wait(unfinished)
+                with self.shield():
+                    _, unfinished = await asyncio.wait(unfinished)
             except CancelledError as error:
                 self.interruption = self.interruption or error
                 self.stop()
+
+    def shield(self) -> AbstractContextManager[object]:
+        """Return what keeps anyio from cancelling the caller again in each pass of the loop."""
+        return nullcontext() if self.interruption is None else anyio.CancelScope(shield=True)
 
     def stop(self) -> None:
         """Let nothing more be called, and cancel what runs; but never a cleanup."""
@@ -187,8 +200,12 @@ class Reference:
             for task in self.running:
                 task.cancel()
 
+    def is_stopping(self) -> bool:
+        """Tell whether what runs has been cancelled, and nothing more is called."""
+        return self.stopped and self.phase != POST
+
     async def run_function(self, task: AsyncTask[Any, Any], ctx: Any) -> None:
-        if self.stopped and self.phase != POST:
+        if self.is_stopping():
             return
         self.started.add(task.name)
         current = asyncio.current_task()
@@ -211,24 +228,24 @@ class Reference:
             attempt += 1
             requests = current.cancelling()
             ending = await self.attempt(attempt, task, function, ctx)
+            if not self.is_stopping() and current.cancelling() <= requests:
+                # Nobody has cancelled the asyncio.Task, so that it may be retried.
+                ending = ending._replace(error=unasked(ending.error))
             error = ending.error
             if (
-                function.retries
-                and isinstance(error, CancelledError)
-                and not (self.stopped and self.phase != POST)
-                and current.cancelling() <= requests
-            ):
-                # Somebody cancelled what the function waited for, and not the function.
-                ending = ending._replace(error=unasked(error))
-                error = ending.error
-            if (
                 error is None
-                or (self.stopped and self.phase != POST)
+                or self.is_stopping()
                 or attempt > function.retries
                 or not is_retryable(function, error)
             ):
                 return ending
             try:
+                if current._must_cancel:  # type: ignore[attr-defined]
+                    # What the attempt has asked for itself, and not felt, ends with it.
+                    with suppress(CancelledError):
+                        await asyncio.sleep(0)
+                if self.is_stopping():
+                    return ending._replace(waiting=True)
                 await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
             except CancelledError:
                 return ending._replace(waiting=True)
@@ -238,7 +255,7 @@ class Reference:
     ) -> Ending:
         left: BaseException | None = None
         try:
-            async with asyncio.timeout(function.timeout):
+            async with _Limit(self, function.timeout):
                 try:
                     if function.has_task_group_argument:
                         async with SdaxTaskGroup() as group:
@@ -261,12 +278,12 @@ class Reference:
         attempts, value, error, timed_out, waiting = ending
         if error is None:
             return PhaseReport(State.SUCCEEDED, attempts, value)
-        if waiting and self.stopped and self.phase != POST:
+        if waiting and self.is_stopping():
             return PhaseReport(State.CANCELLED, attempts, None, error)
-        if isinstance(error, CancelledError):
-            if self.stopped and self.phase != POST:
-                return PhaseReport(State.CANCELLED, attempts)
-            error = unasked(error)
+        if self.is_stopping() and is_cancellation(error):
+            return PhaseReport(State.CANCELLED, attempts)
+        error = unasked(error)
+        assert error is not None
         state = State.TIMED_OUT if timed_out else State.FAILED
         if isinstance(error, Exception):
             now = asyncio.get_running_loop().time()
@@ -310,19 +327,46 @@ class Reference:
         return report
 
 
+def unasked(error: BaseException | None) -> BaseException | None:
+    """Return the failure that a cancellation is if the run did not ask for it."""
+    if not is_cancellation(error):
+        return error
+    failure = TaskCancelledError()
+    failure.__cause__ = error
+    return failure
+
+
+class _Limit(asyncio.Timeout):
+    """A timeout that is one whenever its timer has fired, unless a cancellation came after that.
+
+    `asyncio.timeout()` counts from its beginning instead, and knows of no groups.
+    """
+
+    def __init__(self, model: Reference, timeout: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        super().__init__(None if timeout is None else now + timeout)
+        self.model = model
+        self.requests: int | None = None
+
+    def _on_timeout(self) -> None:
+        assert self._task is not None
+        self.requests = self._task.cancelling()
+        super()._on_timeout()
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        await super().__aexit__(kind, error, traceback)
+        if self.requests is not None and self._task is not None:
+            later = self._task.cancelling() > self.requests
+            if is_cancellation(error) and not (later or self.model.is_stopping()):
+                raise TimeoutError from error
+
+
 def create_lazy_task(coroutine: Coroutine[Any, Any, None], **options: Any) -> asyncio.Task[None]:
     """Make an `asyncio.Task` that begins in its turn, with the loop's task factory or without."""
     loop = asyncio.get_running_loop()
     if loop.get_task_factory() is getattr(asyncio, "eager_task_factory", None):
         return asyncio.Task(coroutine, loop=loop, **options)
     return loop.create_task(coroutine, **options)
-
-
-def unasked(error: CancelledError) -> TaskCancelledError:
-    """Return the failure that a cancellation is which nobody asked for."""
-    failure = TaskCancelledError()
-    failure.__cause__ = error
-    return failure
 
 
 def has(task: AsyncTask[Any, Any], phase: str) -> bool:

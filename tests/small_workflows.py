@@ -6,7 +6,7 @@ of the graphs that differ only in the names of their nodes there is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
 from itertools import combinations, combinations_with_replacement, pairwise, permutations, product
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from playing import Place
 from workflows import (
     PHASES,
+    ZOO,
     Arrangement,
     Behaviour,
     CancelCaller,
@@ -135,19 +136,49 @@ class Fault(Enum):
     CANCEL_CALLER = "cancels the caller"
     SWALLOW = "swallows its cancellation"
     ANSWER = "answers its cancellation with an exception"
+    RAISE_ODDITY = "raises what is in the zoo"
+    ANSWER_ODDLY = "answers its cancellation with what is in the zoo"
 
 
-def with_faults(workflow: Workflow) -> Iterator[tuple[Fault, Place, Workflow]]:
+ON_CANCEL = (Fault.SWALLOW, Fault.ANSWER, Fault.ANSWER_ODDLY)  # seen only where it is cancelled
+
+
+Faulty = Iterator[tuple[Fault, Place, Workflow]]
+
+
+def with_faults(workflow: Workflow) -> Faulty:
     """Let each function in turn do each of these, before it suspends and after."""
+    return _each_with(workflow, _faulty)
+
+
+def with_oddities(workflow: Workflow) -> Faulty:
+    """Let each function in turn raise each exception of the zoo."""
+    return _each_with(workflow, _odd)
+
+
+def _each_with(
+    workflow: Workflow, make: Callable[[Behaviour], Iterator[tuple[Fault, Behaviour]]]
+) -> Faulty:
     for number, node in enumerate(workflow.nodes):
         for phase in PHASES:
             behaviour: Behaviour | None = getattr(node, phase)
             if behaviour is None:
                 continue
-            for fault, faulty in _faulty(behaviour):
+            for fault, faulty in make(behaviour):
                 nodes = [*workflow.nodes]
                 nodes[number] = replace(node, **{phase: faulty})
                 yield fault, Place(node.name, phase), replace(workflow, nodes=tuple(nodes))
+
+
+def _odd(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
+    steps = behaviour.scripts[0].steps
+    for error in ZOO:
+        for before in ((), steps) if steps else ((),):
+            odd = Script(before, Raise(error))
+            yield Fault.RAISE_ODDITY, replace(behaviour, scripts=(odd,))
+        if steps:
+            answering = Script(steps, on_cancel=Script(ending=Raise(error)))
+            yield Fault.ANSWER_ODDLY, replace(behaviour, scripts=(answering,))
 
 
 def with_two_faults(workflow: Workflow) -> Iterator[tuple[Fault, Fault, Workflow]]:

@@ -160,7 +160,7 @@ FIXED = [
     KeyboardInterrupt, ValueError, (ValueError, KeyboardInterrupt), [TimeoutError],
     ValueError("A"), KeyboardInterrupt(), ExceptionGroup("A", [ValueError()]),
     BaseExceptionGroup("A", [KeyboardInterrupt()]), list[int], int | None, len, failing,
-    nothing, yielding, lambda: None, lambda ctx: ctx, math, "at once", "dependency",
+    nothing, yielding, lambda: None, lambda ctx: ctx, math, "at once", "dependency", "level",
     Number.THREE, OddFloat(1), OddInteger(2), Unshowable(), UnshowableText("A"), Incomparable(),
     Unhashable(), EqualToAll(), Undecided(), BrokenIterable(), AllThings(),
     TaskFunction(nothing), AsyncTask("A", TaskFunction(nothing)), sdax.join("A"), AsyncTask,
@@ -197,7 +197,7 @@ PHASES: dict[str, Any] = dict.fromkeys(
     ("pre_execute", "execute", "post_execute"), TaskFunction(nothing)
 )
 TASK = AsyncTask("A", **PHASES)
-LEVELS: dict[str, Any] = {"max_concurrency": 2, "observer": id}
+LEVELS: dict[str, Any] = {"max_concurrency": 2, "observer": id, "execute_order": "level"}
 GRAPH: dict[str, Any] = {**LEVELS, "execute_order": "dependency"}
 
 

@@ -19,6 +19,7 @@ import explored
 import report
 import sdax
 from conftest import LOOP_KINDS
+from loopback import answering, response, serving
 from measurements import read_run, read_runs
 from sdax.__main__ import main
 from sdax.bench.contestants import BASELINE, Contestant, contestants
@@ -316,3 +317,47 @@ def test_only_changes_beyond_noise_are_told(
     ]
     with pytest.raises(SystemExit):
         compared(base[:2], head)
+
+
+# Slow answers: the service that is slow now and then, and load at a fixed rate.
+
+
+def test_the_upstream_service() -> None:
+    pytest.importorskip("asyncpg", reason="the benchmark asks a PostgreSQL")
+    from service.upstream import Upstream, credit_of
+    from tail_latency import upstream
+
+    async def ask(port: int) -> None:
+        one, other = Upstream(port, "one"), Upstream(port, "the other")
+        assert await one.ask(7) == credit_of(7)
+        assert await one.ask(8) == credit_of(8)
+        given_up = asyncio.ensure_future(one.ask(9))
+        await asyncio.sleep(0)  # it has sent its request, on the connection that was free
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        assert await one.ask(10) == credit_of(10)
+        assert await other.ask("?") == 0
+        assert await other.ask(11) == credit_of(11)
+        assert await other.ask("?") == 1
+        assert await one.ask("?") == 4  # what was given up counts too
+        one.close()
+        other.close()
+
+    with upstream() as port:
+        asyncio.run(ask(port))
+
+
+def test_load_at_a_fixed_rate() -> None:
+    from service.open_load import offer
+
+    async def main() -> None:
+        async with serving(answering(response(200))) as port:
+            latencies = await offer(port, ["token"], rate=1000, seconds=0.02)
+        assert len(latencies) == 20
+        assert min(latencies) > 0
+        async with serving(answering(response(503))) as port:
+            with pytest.raises(ExceptionGroup) as caught:
+                await offer(port, ["token"], rate=1000, seconds=0.001)
+        assert "not answered with success" in str(caught.value.exceptions[0])
+
+    asyncio.run(main())

@@ -165,6 +165,20 @@ def test_show_as_a_page(
     assert f"<title>shop:{name}</title>" in page
 
 
+def test_a_page_tells_in_which_order_execute_runs(folder: Path, capsys: Any) -> None:
+    lines = [
+        "from sdax import AsyncTaskProcessor, task",
+        "async def work(ctx): ...",
+        "builder = AsyncTaskProcessor.builder(execute_order='level')",
+        "for number in (1, 2): builder.add_task(task(number, execute=work), number)",
+        "processor = builder.build()",
+    ]
+    (folder / "package" / "ordered.py").write_text("\n".join(lines), encoding="utf-8")
+    _, page, _ = command("show", "package.ordered:processor", "--format", "html", capsys=capsys)
+    assert "2 levels, 2 tasks, execute level by level." in page
+    assert "pre_execute goes down the levels, then execute does, and post_execute up again." in page
+
+
 def test_what_depends_stands_below(folder: Path, capsys: Any) -> None:
     _, page, _ = command("show", "shop:graph", "--format", "html", capsys=capsys)
     places = {}

@@ -63,7 +63,7 @@ class ForgetfulRun(_core_py.Run):
 class LosingRun(_core_py.Run):
     """Loses what a function raises."""
 
-    def failed(self, index: int, error: BaseException, attempts: Any) -> None:
+    def failed(self, index: int, error: BaseException, *arguments: Any) -> None:
         self.abort()
         self.finished_one()
 
@@ -71,23 +71,68 @@ class LosingRun(_core_py.Run):
 class OneFailureRun(_core_py.Run):
     """Knows of no second failure."""
 
-    def failed(self, index: int, error: BaseException, attempts: Any) -> None:
-        if self.note().failures:
+    def failed(self, index: int, error: BaseException, *arguments: Any) -> None:
+        if self.record is not None and self.record.failures:
             error = asyncio.CancelledError()
             self.aborted = True
-        super().failed(index, error, attempts)
+        super().failed(index, error, *arguments)
+
+
+class TouchyRun(_core_py.Run):
+    """Does to an exception what that may refuse."""
+
+    def failed(self, index: int, error: BaseException, *arguments: Any) -> None:
+        error.__traceback__ = None
+        super().failed(index, error, *arguments)
 
 
 @pytest.mark.parametrize(
-    "run", [_core_py.Run, DeafRun, HastyRun, ForgetfulRun, LosingRun, OneFailureRun]
+    "run", [_core_py.Run, DeafRun, HastyRun, ForgetfulRun, LosingRun, OneFailureRun, TouchyRun]
 )
 def test_a_broken_engine_is_found(run: type[_core_py.Run], monkeypatch: pytest.MonkeyPatch) -> None:
     is_broken = run is not _core_py.Run
     monkeypatch.setattr(_core_py, "Run", run)
     tally = Tally(run.__name__)
-    sets = [Set("2 tasks", in_levels(2, ("pep",)), [Pace.SLEEPING], two_faults=True)]
+    small = in_levels(2, ("pep",))
+    sets = [Set("2 tasks", small, [Pace.SLEEPING], two_faults=True, zoo=True)]
     assert list(explore_sets(sets, {_core_py: tally}))
     assert bool(tally.found) == is_broken
+
+
+class EndlessRun(_core_py.Run):
+    """Never ends."""
+
+    def finish(self) -> None:
+        pass
+
+
+class RestlessRun(_core_py.Run):
+    """Looks in each pass of the loop whether there is something to do."""
+
+    def start(self, last: int = 2) -> bool:
+        over = super().start(last)
+        self.look()
+        return over
+
+    def look(self) -> None:
+        if not self.over:
+            self.loop.call_soon(self.look)
+
+
+@pytest.mark.parametrize(("run", "problem"), [(EndlessRun, "it hangs"), (RestlessRun, "it spins")])
+def test_a_run_that_does_not_end_is_found(
+    run: type[_core_py.Run], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_core_py, "Run", run)
+    tally = Tally(run.__name__)
+    sets = [Set("1 task", in_levels(1, ("pep",)), [Pace.SLEEPING], twice=False)]
+    assert list(explore_sets(sets, {_core_py: tally}))
+    assert problem in str(tally.found[0])
+    (small, *_) = in_levels(1, ("pep",))
+    workflow = small.workflow(Pace.SLEEPING)
+    with using(_core_py):
+        (told,) = broken_promises(workflow, observe(workflow, on_engine))
+    assert problem in told
 
 
 @pytest.mark.parametrize("what", ["call", "resume"])

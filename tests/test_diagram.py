@@ -160,6 +160,16 @@ def test_one_execute_has_no_order(order: Any) -> None:
     assert processor.to_mermaid().startswith("flowchart TD\n")
 
 
+@pytest.mark.parametrize("order", ["at once", "level"])
+def test_outline_tells_no_order_of_what_has_none(order: Any) -> None:
+    one = AsyncTask("A", PLAIN, PLAIN)
+    builder = AsyncTaskProcessor.builder(execute_order=order)
+    builder.add_task(one, 1).add_task(join("C"), 2)
+    assert str(builder.build()).splitlines()[0] == "2 levels, 2 tasks"
+    graph = AsyncDagTaskProcessor.builder().add_task(one).add_task(join("C"), ["A"]).build()
+    assert str(graph).splitlines()[0] == "2 tasks, 1 dependency"
+
+
 def test_names_of_wide_characters_are_aligned() -> None:
     assert str(in_levels(["顧客", "x", "é", "abcd"])).splitlines()[2:4] == [
         "  顧客  pre_execute",
@@ -170,6 +180,15 @@ def test_names_of_wide_characters_are_aligned() -> None:
 def test_outline_tells_how_the_processor_runs() -> None:
     first, *_ = str(small_graph(execute_order="dependency", max_concurrency=3)).splitlines()
     assert first == "4 tasks, 4 dependencies, execute in dependency order, at most 3 at a time"
+    order: Any
+    for order, told in (
+        ("at once", "execute of all levels at once"),
+        ("level", "execute level by level"),
+    ):
+        builder = AsyncTaskProcessor.builder(execute_order=order, max_concurrency=3)
+        builder.add_task(AsyncTask("A", execute=PLAIN), 1).add_task(AsyncTask("B", None, PLAIN), 2)
+        first, *_ = str(builder.build()).splitlines()
+        assert first == f"2 levels, 2 tasks, {told}, at most 3 at a time"
     builder = AsyncTaskProcessor.builder(max_concurrency=1)
     first, *_ = str(builder.add_task(join("A"), 1).build()).splitlines()
     assert first == "1 level, 1 task, at most 1 at a time"
@@ -411,6 +430,20 @@ def test_mermaid_itself_reads_every_diagram_of_levels(mermaid: Mermaid) -> None:
             assert sorted(labels[node] for node in nodes) == sorted(expected)
         steps = [(f"level{i}", f"level{i + 1}") for i in range(len(levels) - 1)]
         assert [tuple(edge) for edge in found["edges"]] == steps
+
+
+def test_mermaid_itself_reads_the_order_of_execute(mermaid: Mermaid) -> None:
+    levels = AsyncTaskProcessor.builder(execute_order="level")
+    levels.add_task(AsyncTask("A", execute=PLAIN), 1).add_task(AsyncTask("B", execute=PLAIN), 2)
+    graph = small_graph(execute_order="dependency")
+    for drawn, title, number in (
+        (levels.build().to_mermaid(), "execute level by level", 1),
+        (graph.to_mermaid(), "execute in dependency order", 4),
+    ):
+        assert drawn.startswith(f"---\ntitle: {title}\n---\nflowchart TD\n")
+        (found,) = mermaid.parse([drawn])
+        assert "error" not in found, found
+        assert len(found["edges"]) == number
 
 
 def test_mermaid_itself_reads_every_gantt(mermaid: Mermaid, engine: Any) -> None:

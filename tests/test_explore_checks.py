@@ -270,27 +270,30 @@ def test_a_function_may_cope_with_a_failure() -> None:
     assert problems(solo(fall_back), faults=FAIL) == {}
 
 
-def test_a_failure_that_is_lost_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(*_: Any) -> None:
-        return None
+class LosingProcessor(sdax.AsyncTaskProcessor[Any, Any]):
+    """Swallows what its runs raise, and tells nobody."""
 
-    monkeypatch.setattr("sdax.record.Record.raise_failures", lose)
-    monkeypatch.setattr("sdax.report.RunReport.values", lambda self: [])
-    findings = problems(solo(pause), faults=FAIL)
-    assert "which is lost" in findings["A.pre_execute#1@call:fail"][0]
+    __slots__ = ()
+
+    async def process_tasks(self, ctx: Any, *, observer: Any = None) -> Any:
+        with suppress(BaseException):
+            await super().process_tasks(ctx, observer=())
 
 
-def test_a_cancellation_that_is_lost_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sdax.processor.conclude
+def losing(function: Any) -> Any:
+    return LosingProcessor(((task("A", function), 1),))
 
-    def forget(run: Any, interruption: Any) -> Any:
-        return real(run, None)
 
-    monkeypatch.setattr("sdax.processor.conclude", forget)
-    findings = problems(solo(pause), faults=CANCEL)
-    assert findings["A.pre_execute#1@1:cancel"] == (
-        "the caller was cancelled, and got None in place of CancelledError",
-    )
+def test_a_failure_that_is_lost_is_a_finding() -> None:
+    findings = problems(losing(pause), faults=FAIL)
+    assert len(findings) == 6
+    assert all("which is lost" in problem for (problem,) in findings.values())
+
+
+def test_a_cancellation_that_is_lost_is_a_finding() -> None:
+    findings = problems(losing(pause), faults=CANCEL)
+    lost = "the caller was cancelled, and got None in place of CancelledError"
+    assert findings["A.pre_execute#1@1:cancel"] == (lost,)
 
 
 def test_a_cancellation_that_comes_too_late_is_none() -> None:
@@ -465,13 +468,12 @@ def test_warnings_of_other_kinds_go_where_they_went() -> None:
 def test_the_state_of_the_process_is_as_before() -> None:
     gc.enable()
     filters = [*warnings.filters]
-    engine = __import__("sys").modules[sdax.processor.Run.__module__]
-    uniform = engine.uniform
+    uniform = sdax.engine.attempts.uniform
     for _ in explorations(solo(pause), context=Context, check=never):
         # Between two findings as well.
         assert gc.isenabled()
         assert warnings.filters == filters
-        assert engine.uniform is uniform
+        assert sdax.engine.attempts.uniform is uniform
     gc.disable()
     try:
         explore(solo(pause), context=Context, check=anything, faults=CANCEL)

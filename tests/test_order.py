@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
 import pytest
 
-from helpers import PHASES, Trace, build, solo, spawn, task, task_in, until, without_factory
+from helpers import (
+    PHASES,
+    Broken,
+    Trace,
+    before,
+    build,
+    failure_of,
+    nothing,
+    passes,
+    solo,
+    spawn,
+    states,
+    task,
+    task_in,
+    until,
+    without_factory,
+)
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction, join
 
 
@@ -271,3 +288,106 @@ async def test_each_function_is_called_once(number: int) -> None:
     assert sorted(called) == sorted(
         f"{name}.{phase}" for name in names for phase in ("pre", "execute", "post")
     )
+
+
+# Execute level by level
+
+
+def in_level_order(*levels: list[AsyncTask[Any, Any]], **options: Any) -> Any:
+    builder = AsyncTaskProcessor.builder(execute_order="level", **options)
+    for level, tasks in enumerate(levels, 1):
+        for member in tasks:
+            builder.add_task(member, level)
+    return builder.build()
+
+
+@pytest.mark.parametrize("number", [0, 1, 3], ids=lambda number: f"{number} suspensions")
+async def test_execute_level_by_level(number: int) -> None:
+    trace = Trace()
+    tasks = [[trace.task(name, number=number) for name in names] for names in ("A", "BC", "D")]
+    report = await in_level_order(*tasks).process_tasks(None)
+    assert [event for event in trace if not event.endswith("done")] == [
+        *("A.pre", "B.pre", "C.pre", "D.pre"),
+        *("A.execute", "B.execute", "C.execute", "D.execute"),
+        *("D.post", "B.post", "C.post", "A.post"),
+    ]
+    if number:
+        assert before(trace, "A.execute done", "B.execute", "C.execute", "B.execute done")
+        assert before(trace, "C.execute done", "D.execute")
+    assert {*states(report).values()} == {"+++"}
+
+
+async def test_execute_of_a_level_waits_for_the_slowest_below() -> None:
+    trace = Trace()
+    gate = asyncio.Event()
+    run = spawn(
+        in_level_order(
+            [task("A", execute=trace.waiting("A", gate)), task("B", execute=trace.quick("B"))],
+            [task("C", execute=trace.quick("C"))],
+        )
+    )
+    await until(lambda: "B" in trace)
+    await passes(5)
+    assert "C" not in trace
+    gate.set()
+    await run
+    assert trace == ["A", "B", "A done", "C"]
+
+
+async def test_levels_without_an_execute_hold_nothing_up() -> None:
+    trace = Trace()
+    await in_level_order(
+        [task("A", trace.quick("A.pre"))],
+        [task("B", execute=trace.quick("B"))],
+        [join("C")],
+        [task("D", execute=trace.quick("D"))],
+    ).process_tasks(None)
+    assert trace == ["A.pre", "B", "D"]
+
+
+async def test_a_failed_execute_leaves_out_that_of_higher_levels() -> None:
+    trace = Trace()
+    error = await failure_of(
+        in_level_order(
+            [task("A", nothing, trace.failing("A", Broken(), 1), trace.quick("A.post"))],
+            [task("B", nothing, trace.quick("B"), trace.quick("B.post"))],
+        )
+    )
+    assert trace == ["A", "B.post", "A.post"]
+    assert states(error.report) == {"A": "+F+", "B": "+s+"}
+
+
+async def test_execute_level_by_level_phase_by_phase_and_observed() -> None:
+    trace = Trace()
+    processor = in_level_order([trace.task("A", number=1)], [trace.task("B", number=1)])
+    async with processor.open(None, observer=id) as run:
+        while await run.run_next():
+            pass
+    assert before(trace, "A.execute done", "B.execute")
+
+
+async def test_execute_level_by_level_with_few_places() -> None:
+    trace = Trace()
+    low = [trace.task(name, "execute", number=1) for name in "ABC"]
+    await in_level_order(low, [trace.task("D", "execute")], max_concurrency=2).process_tasks(None)
+    assert before(trace, "B.execute", "A.execute done", "C.execute", "C.execute done", "D.execute")
+
+
+def test_processors_with_an_order_of_execute() -> None:
+    one = task("A", execute=nothing)
+    at_once = AsyncTaskProcessor.builder().add_task(one, 1).build()
+    by_level = AsyncTaskProcessor.elevator_builder(execute_order="level").add_task(one, 1).build()
+    assert (at_once.execute_order, by_level.execute_order) == ("at once", "level")
+    assert at_once != by_level
+    assert pickle.loads(pickle.dumps(by_level)) == by_level
+    assert hash(pickle.loads(pickle.dumps(by_level))) == hash(by_level)
+
+
+@pytest.mark.parametrize("wrong", ["dependency", "levels", None, True, ["level"], ""])
+def test_a_bad_execute_order_is_refused(wrong: Any) -> None:
+    for make in (AsyncTaskProcessor.builder, AsyncTaskProcessor.elevator_builder):
+        with pytest.raises(
+            ValueError, match="execute_order must be 'at once' or 'level'"
+        ) as caught:
+            make(execute_order=wrong)
+        assert f"got {wrong!r}" in str(caught.value)

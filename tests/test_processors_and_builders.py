@@ -8,11 +8,13 @@ import inspect
 import pickle
 import re
 from dataclasses import FrozenInstanceError
+from functools import partial
 from typing import Any
 
 import pytest
 from frozendict import frozendict
 
+import sdax
 from helpers import Broken, Trace, build, failure_of, nothing, passes, solo, task
 from sdax import (
     AsyncTask,
@@ -20,6 +22,7 @@ from sdax import (
     RetryableException,
     SdaxExecutionError,
     TaskFunction,
+    hedged,
     join,
 )
 
@@ -129,14 +132,44 @@ def test_an_unhashable_name() -> None:
 @pytest.mark.parametrize("phase", ["pre_execute", "execute", "post_execute"])
 @pytest.mark.parametrize("wrong", [5, "name", (nothing,)])
 def test_a_phase_that_is_no_task_function(phase: str, wrong: Any) -> None:
-    message = f"{phase} of task 'A' must be a TaskFunction, got {wrong!r}"
+    message = f"{phase} of task 'A' must be an async function or a TaskFunction, got {wrong!r}"
     with pytest.raises(TypeError, match=re.escape(message)):
         AsyncTask("A", **{phase: wrong})
 
 
-def test_a_bare_function_as_a_phase() -> None:
-    with pytest.raises(TypeError, match=r"pre_execute of task 'A' .* did you mean TaskFunction\("):
-        AsyncTask("A", nothing)  # type: ignore[arg-type]
+@pytest.mark.parametrize("make", [AsyncTask, sdax.task])
+@pytest.mark.parametrize("phase", ["pre_execute", "execute", "post_execute"])
+async def test_a_function_without_a_wrapper(make: Any, phase: str) -> None:
+    called: list[Any] = []
+
+    async def function(ctx: Any) -> str:
+        called.append(ctx)
+        return "value"
+
+    made = make("A", **{phase: function})
+    assert getattr(made, phase) == TaskFunction(function)
+    assert made == make("A", **{phase: TaskFunction(function)})
+    assert hash(made) == hash(make("A", **{phase: function}))
+    assert pickle.loads(pickle.dumps(make("A", **{phase: nothing}))) == make(
+        "A", **{phase: nothing}
+    )
+    report = await build([made]).process_tasks("ctx")
+    assert getattr(report["A"], phase).value == "value"
+    assert called == ["ctx"]
+
+
+def test_a_function_that_was_called_by_mistake() -> None:
+    with pytest.raises(TypeError, match=r"execute of task 'A' .*; pass the function itself"):
+        AsyncTask("A", execute=nothing(None))  # type: ignore[arg-type]
+
+
+async def test_every_callable_may_be_a_function_without_a_wrapper() -> None:
+    async def double(factor: int, ctx: int) -> int:
+        return factor * ctx
+
+    one = AsyncTask("A", partial(double, 3), lambda ctx: double(5, ctx), hedged(nothing, 60))
+    report = await build([one]).process_tasks(2)
+    assert [phase.value for phase in report["A"]] == [6, 10, None]
 
 
 def test_phases_in_their_order() -> None:

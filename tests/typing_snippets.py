@@ -102,7 +102,9 @@ def tasks() -> None:
     assert_type(one.name, str)
     assert_type(join("A").name, str)
     AsyncTask(["A"], TaskFunction(load))  # type: ignore[type-var]
-    AsyncTask("A", load)  # type: ignore[arg-type]
+    assert_type(AsyncTask("A", load, post_execute=TaskFunction(load)), AsyncTask[Context, str])
+    assert_type(AsyncTask("A", load).pre_execute, TaskFunction[Context] | None)
+    AsyncTask("A", returns_no_awaitable)  # type: ignore[arg-type]
     one.name = "B"  # type: ignore[misc]
 
 
@@ -124,7 +126,9 @@ def helpers() -> None:
     task_thread_func(returns_no_awaitable, executor=4)  # type: ignore[arg-type]
     task_group_func(load)  # type: ignore[arg-type]
     task(execute=task_func(load))  # type: ignore[call-arg]
-    task("A", execute=load)  # type: ignore[arg-type]
+    assert_type(task("A", execute=load, post_execute=task_func(load)), AsyncTask[Context, str])
+    assert_type(task("A", execute=hedged(load, 0.5)), AsyncTask[Context, str])
+    task("A", execute=returns_no_awaitable)  # type: ignore[arg-type]
     task(["A"], execute=task_func(load))  # type: ignore[type-var]
 
 
@@ -178,6 +182,10 @@ async def processors_of_a_context() -> None:
     processor.open("wrong")  # type: ignore[arg-type]
     other = task("C", execute=task_func(load_other))
     AsyncTaskProcessor[Context].builder().add_task(other, 1)  # type: ignore[arg-type]
+    bare = task("D", execute=load_other)
+    AsyncTaskProcessor[Context].builder().add_task(bare, 1)  # type: ignore[arg-type]
+    AsyncTaskProcessor[Context].builder(execute_order="level")
+    AsyncTaskProcessor[Context].builder(execute_order="dependency")  # type: ignore[arg-type]
 
 
 async def processors_of_a_context_and_a_key() -> None:

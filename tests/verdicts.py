@@ -8,16 +8,15 @@ from collections.abc import Hashable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from exceptions import describe, outline
-from playing import Event, Observation, Place
+from exceptions import describe, is_cancellation, outline
+from playing import Event, Observation, Place, Raised
 from sdax import (
-    RetryableException,
     SdaxExecutionError,
     State,
     TaskCancelledError,
     flatten_exceptions,
 )
-from workflows import PHASES, Arrangement, Behaviour, Retryable, Shape, Workflow
+from workflows import PHASES, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
 
@@ -27,6 +26,8 @@ _IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
 
 def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
     """Return what the contract promises of every run, and what this one did not keep."""
+    if seen.gave_up:
+        return seen.problems
     return [
         *seen.problems,
         *_leftovers(workflow, seen),
@@ -162,17 +163,17 @@ def _raised(seen: Observation) -> Iterator[str]:
         return
     raised = {id(leaf) for each in seen.raised for leaf in flatten_exceptions(each.exception)}
     if any(id(leaf) not in raised for leaf in flatten_exceptions(error)):
-        yield f"raised, and by no function: {error!r}"
+        yield f"raised, and by no function: {describe(error)}"
 
 
 def _interruption(seen: Observation) -> Iterator[str]:
     error = seen.error
     if seen.interrupted and (error is None or isinstance(error, Exception)):
-        yield f"the caller was cancelled, and the outcome was {error!r}"
+        yield f"the caller was cancelled, and the outcome was {describe(error)}"
     if isinstance(error, CancelledError) and error.__context__ is not None:
-        handled = [context.get("exception") for context in seen.handled]
-        if error.__context__ not in handled:
-            yield f"the loop's exception handler was not called with {error.__context__!r}"
+        handled = [id(context.get("exception")) for context in seen.handled]
+        if id(error.__context__) not in handled:
+            yield f"the loop's exception handler did not hear of {describe(error.__context__)}"
 
 
 def _behaviours(workflow: Workflow) -> dict[Place, Behaviour]:
@@ -254,7 +255,8 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
 
     def turn(event: Event) -> tuple[int, int, int]:
         name, phase = event.place
-        level = {PRE: levels[name], EXECUTE: 0, POST: -levels[name]}[phase]
+        executes = levels[name] if workflow.in_order else 0
+        level = {PRE: levels[name], EXECUTE: executes, POST: -levels[name]}[phase]
         return PHASES.index(phase), level, added[name]
 
     calls = [event for event in seen.calls() if event.attempt == 1]
@@ -290,7 +292,7 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
         last[event.place] = number
     behaviours = _behaviours(workflow)
     ordered = [PRE, POST]
-    if workflow.arrangement is Arrangement.GRAPH_IN_ORDER:
+    if workflow.in_order:
         ordered.append(EXECUTE)
     for name, others in workflow.ancestors().items():
         for other in others:
@@ -327,28 +329,13 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             excused.add(event.place)
 
 
-_RETRYABLE = {
-    Retryable.DEFAULT: (TimeoutError, ConnectionError, RetryableException),
-    Retryable.PREDICATE: (ConnectionError,),
-    Retryable.EVERYTHING: (Exception,),
-}
-
-
-def _waits_for_a_retry(behaviour: Behaviour, raised: Any, place: Place) -> bool:
-    """Return True if another attempt would follow, but for what cancels the pause before it."""
-    kinds = _RETRYABLE[behaviour.retryable]
-    leaves = flatten_exceptions(raised.exception)
-    return (
-        place.phase != POST
-        and raised.attempt <= behaviour.retries
-        and (isinstance(raised.exception, kinds) or all(isinstance(leaf, kinds) for leaf in leaves))
-    )
-
-
 def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
     """Nothing that a function raised last is lost, and failures come in the order in which
     they happened."""
     told = [seen.error, *(context.get("exception") for context in seen.handled)]
+    for state, _, _, exception in (_report(seen, lambda exception: exception) or {}).values():
+        if state is State.CANCELLED:  # while it waited for its next attempt
+            told.append(exception)
     reachable: dict[int, BaseException] = {}
     while told:
         exception = told.pop()
@@ -363,17 +350,17 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
     calls = Counter(event.place for event in seen.calls())
     for place, each in last.items():
         retried = calls[place] > each.attempt
-        cancelled = isinstance(each.exception, CancelledError)
+        cancelled = is_cancellation(each.exception)
+        gave_up = _may_have_given_up(seen, each, behaviours[place])
         # An asyncio.Task that the user made may fail when its awaiting is just being cancelled.
         theirs = behaviours[place].shape is Shape.TASK
-        waiting = seen.error is not None and _waits_for_a_retry(behaviours[place], each, place)
-        if not (retried or cancelled or theirs or waiting or id(each.exception) in reachable):
-            yield f"lost: {each.exception!r} of {place}"
+        if not (retried or cancelled or gave_up or theirs or id(each.exception) in reachable):
+            yield f"lost: {describe(each.exception)} of {place}"
     failure = seen.failure
     if failure is None:
         return
-    if failure.exceptions != tuple(each.exception for each in failure.failures):
-        yield f"exceptions {failure.exceptions} are not those of {failure.failures}"
+    if [*map(id, failure.exceptions)] != [id(each.exception) for each in failure.failures]:
+        yield f"exceptions {describe(failure)} are not those of {len(failure.failures)} failures"
     order = {id(each.exception): number for number, each in enumerate(seen.raised)}
     numbers = []
     for name, phase, attempts, raised in failure.failures:
@@ -385,7 +372,14 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         if id(original) in order and not later:
             numbers.append(order[id(original)])
     if numbers != sorted(numbers):
-        yield f"failures out of order: {failure.failures}"
+        yield f"failures out of order: {[each[:3] for each in failure.failures]}"
+
+
+def _may_have_given_up(seen: Observation, each: Raised, behaviour: Behaviour) -> bool:
+    """Tell whether a function may have waited for its next attempt in a run that was stopped,
+    and nothing is left but that stop."""
+    left = each.place.phase != POST and each.attempt <= behaviour.retries
+    return left and seen.report is None and seen.failure is None
 
 
 def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import faulthandler
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from heapq import heappop
 
 from sdax.testing.clock import DeadlockError, VirtualClockLoop
 
-__all__ = ["DeadlockError", "PassCountingLoop", "SteppingLoop", "VirtualClockLoop"]
+__all__ = [
+    "DeadlockError",
+    "PassCountingLoop",
+    "SpinningError",
+    "SteppingLoop",
+    "VirtualClockLoop",
+    "watchdog",
+]
+
+
+class SpinningError(Exception):
+    """The loop passes again and again, and nothing is done."""
+
+
+@contextmanager
+def watchdog(seconds: float = 120) -> Iterator[None]:
+    """End the process, and show where it is, if this takes longer by a real clock.
+
+    For what hangs without a pass of the loop, which no virtual clock can hear of.
+    """
+    faulthandler.dump_traceback_later(seconds, file=2, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class PassCountingLoop(VirtualClockLoop):
@@ -15,17 +41,22 @@ class PassCountingLoop(VirtualClockLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.passes = 0
+        self.next_pass = 0
         self.before_pass: Callable[[int], None] | None = None
 
     def _run_once(self) -> None:
         if self.before_pass is not None:
-            self.before_pass(self.passes)
-            self.passes += 1
+            self.before_pass(self.next_pass)
+            self.next_pass += 1
         self.run_pass()
 
     def run_pass(self) -> None:
         super()._run_once()  # type: ignore[misc]
+
+    def forget(self) -> None:
+        """Forget all that is ready, and all timers."""
+        self._ready.clear()  # type: ignore[attr-defined]
+        self._scheduled.clear()  # type: ignore[attr-defined]
 
     @property
     def queued(self) -> int:
@@ -58,9 +89,8 @@ class SteppingLoop(PassCountingLoop):
             callback._run()
 
     def rewind(self) -> None:
-        """Go back to the beginning, with what is left forgotten."""
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
-        self.advance(-self.time())
-        self.passes = 0
+        """Begin again at time 0, with what is left forgotten."""
+        self.forget()
+        super().rewind()
+        self.next_pass = 0
         self.before_pass = None

@@ -52,6 +52,26 @@ class Wait(_Brief):
     event: int
 
 
+class Scope(Enum):
+    """What a function can wait inside of."""
+
+    TIMEOUT = "an asyncio.timeout that does not expire"
+    EXPIRED = "an asyncio.timeout that expires"
+    GROUP = "an asyncio.TaskGroup"
+    FAILED_GROUP = "an asyncio.TaskGroup whose task fails"
+    MOVE_ON = "an anyio scope that is over before"
+    ANYIO_GROUP = "an anyio task group"
+    RUN = "a run of its own"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Within(_Brief):
+    """Suspend for so many seconds inside of a scope, and go on after it."""
+
+    scope: Scope
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Set(_Brief):
     """Set an event."""
@@ -83,8 +103,15 @@ class CancelCaller(_Brief):
     """Cancel the `asyncio.Task` that awaits the run."""
 
 
-Instant: TypeAlias = Set | SetVariable | CancelSelf | CancelOther | CancelCaller
-Step: TypeAlias = Yield | Sleep | Wait | Instant
+@dataclass(frozen=True, slots=True, repr=False)
+class Meddle(_Brief):
+    """Step the coroutine that the function itself runs in, or await it: both are refused."""
+
+    by_await: bool = False
+
+
+Instant: TypeAlias = Set | SetVariable | CancelSelf | CancelOther | CancelCaller | Meddle
+Step: TypeAlias = Yield | Sleep | Wait | Within | Instant
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -95,7 +122,7 @@ class Return(_Brief):
 
 
 class Error(Enum):
-    """What a function can raise."""
+    """What a function can raise; `exceptions` makes it."""
 
     VALUE = "ValueError"
     CONNECTION = "ConnectionError"
@@ -110,11 +137,27 @@ class Error(Enum):
     GENERATOR_EXIT = "GeneratorExit"
     FATAL = "a class of its own, derived from BaseException"
     FATAL_GROUP = "a group of such a one and ConnectionError"
+    # The zoo: what refuses to be handled, and what is more than one thing.
+    FROZEN = "one that refuses every change"
+    SLOTTED = "one of slots"
+    SPEECHLESS = "one whose repr and str raise"
+    INCOMPARABLE = "one whose == and hash raise"
+    WITHOUT_NOTES = "one that takes no notes"
+    ODD_NOTES = "one whose notes are no list"
+    SHARED = "the one ConnectionError that all functions of a run raise"
+    CYCLIC = "a ValueError in a circle of contexts"
+    STOP_ASYNC_ITERATION = "StopAsyncIteration"
+    CANCELLED_GROUP = "a group of nothing but CancelledErrors, nested"
+    CANCELLED_SUBCLASS = "of a class derived from CancelledError"
+    INTERRUPT_SUBCLASS = "of a class derived from KeyboardInterrupt"
+
+
+ZOO = tuple(Error)[tuple(Error).index(Error.FROZEN) :]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Raise(_Brief):
-    """Raise an exception, a new one each time."""
+    """Raise an exception, a new one each time, but for the one that is shared."""
 
     error: Error
 
@@ -187,8 +230,9 @@ class Arrangement(Enum):
     """What orders the tasks."""
 
     LEVELS = "levels"
+    LEVELS_IN_ORDER = "the same, in execute as well"
     GRAPH = "what they depend on"
-    GRAPH_IN_ORDER = "the same, in execute as well"
+    GRAPH_IN_ORDER = "what they depend on, in execute as well"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -198,6 +242,7 @@ class Disturbance(_Brief):
     cancel_at: tuple[float, ...] = ()
     cancel_at_pass: tuple[int, ...] = ()  # of the loop, the first of the run being 0
     timeout: float | None = None
+    move_on: float | None = None  # an anyio scope around the run, which is over then
     heard_at_once: bool = False  # the caller's turn comes before that of all who are ready
 
 
@@ -207,6 +252,15 @@ class Factory(Enum):
     NONE = "none"
     PLAIN = "one that makes an asyncio.Task"
     EAGER = "asyncio's eager one, where there is one"
+    WRAPPING = "one that makes an asyncio.Task of a coroutine which awaits the one it is given"
+
+
+class Watcher(Enum):
+    """Who observes the run, and hears what it cannot raise."""
+
+    NONE = "nobody"
+    QUIET = "an observer"
+    RAISING = "an observer and an exception handler, which raise"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -218,11 +272,17 @@ class Workflow(_Brief):
     factory: Factory = Factory.NONE
     debug: bool = False  # asyncio's debug mode
     arrangement: Arrangement = Arrangement.LEVELS
+    watcher: Watcher = Watcher.NONE
     places: int | None = None  # the most functions that may be suspended at a time
 
     @property
     def is_graph(self) -> bool:
-        return self.arrangement is not Arrangement.LEVELS
+        return self.arrangement in (Arrangement.GRAPH, Arrangement.GRAPH_IN_ORDER)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether `execute` follows the order of the tasks, too."""
+        return self.arrangement in (Arrangement.LEVELS_IN_ORDER, Arrangement.GRAPH_IN_ORDER)
 
     def ancestors(self) -> dict[str, set[str]]:
         """Return all that each task of a graph depends on, directly or not."""

@@ -7,6 +7,7 @@ One promise of sdax it does not make: a second cancellation, while a cleanup wai
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .work import (
@@ -25,8 +26,10 @@ from .work import (
 )
 
 
-async def answer(ctx: Context) -> dict[str, Any]:
-    """Answer one request."""
+async def answer(
+    ctx: Context, *more: Callable[[Context], Coroutine[Any, Any, None]]
+) -> dict[str, Any]:
+    """Answer one request, with more functions in level 2 if there are any."""
     try:
         async with asyncio.timeout(IO_LIMIT), asyncio.TaskGroup() as level:
             level.create_task(check_token(ctx))
@@ -35,6 +38,8 @@ async def answer(ctx: Context) -> dict[str, Any]:
         async with asyncio.timeout(IO_LIMIT), asyncio.TaskGroup() as level:
             level.create_task(load_customer(ctx))
             level.create_task(load_basket(ctx))
+            for function in more:
+                level.create_task(function(ctx))
         try:
             async with asyncio.timeout(IO_LIMIT):
                 await begin_order(ctx)

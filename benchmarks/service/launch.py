@@ -26,7 +26,7 @@ class Variant:
     """One way to write the endpoint, and the engine of sdax that it needs."""
 
     name: str
-    module: str
+    answer: str  # the function, as MODULE.FUNCTION of this package
     engine: str | None = None
 
     @property
@@ -38,9 +38,9 @@ class Variant:
         }
 
 
-BY_HAND = Variant("by hand", "by_hand")
-COMPILED = Variant("sdax (compiled)", "with_sdax", "cython")
-PYTHON = Variant("sdax (python)", "with_sdax", "python")
+BY_HAND = Variant("by hand", "by_hand.answer")
+COMPILED = Variant("sdax (compiled)", "with_sdax.answer", "cython")
+PYTHON = Variant("sdax (python)", "with_sdax.answer", "python")
 VARIANTS = (BY_HAND, COMPILED, PYTHON)
 
 
@@ -94,7 +94,7 @@ def serving(variant: Variant, environment: dict[str, str], loop: str) -> Generat
     """
     with TemporaryFile("w+", encoding="utf-8") as errors:
         with subprocess.Popen(
-            [sys.executable, "-m", "service.server", variant.module, variant.name, "--loop", loop],
+            [sys.executable, "-m", "service.server", variant.answer, variant.name, "--loop", loop],
             cwd=BENCHMARKS,
             env={**os.environ, **variant.switches, **environment},
             stdout=subprocess.PIPE,

@@ -1,9 +1,11 @@
 """The server process: one variant of the endpoint behind Starlette and uvicorn.
 
-    python -m service.server {by_hand,with_sdax} NAME [--loop uvloop]
+    python -m service.server MODULE.FUNCTION NAME [--loop uvloop]
 
-The database is where the environment's PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE say, and
-the secret that signs tokens is SERVICE_SECRET, in hexadecimal digits. Prints its loopback port when
+The function answers a request: `by_hand.answer`, `with_sdax.answer` or one of `with_upstream`. The
+database is where the environment's PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE say, and
+the secret that signs tokens is SERVICE_SECRET, in hexadecimal digits; the upstream service, for
+those who ask it, is at SERVICE_UPSTREAM_PORT. Prints its loopback port when
 it is ready, and serves until SIGTERM. `POST /orders` is the endpoint; `GET /state` counts what
 became of requests, and `POST /take-all` says how many connections can be had at once.
 """
@@ -26,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .upstream import Upstream
 from .work import (
     Context,
     NotFoundError,
@@ -121,17 +124,23 @@ async def resources(args: argparse.Namespace, port: int, app: Starlette) -> Asyn
     pool = await asyncpg.create_pool(
         min_size=POOL_SIZE, max_size=POOL_SIZE, server_settings={"application_name": args.name}
     )
-    app.state.answer = import_module(f"service.{args.variant}").answer
-    app.state.service = Service(pool, bytes.fromhex(os.environ["SERVICE_SECRET"]))
+    module, _, function = args.variant.partition(".")
+    app.state.answer = getattr(import_module(f"service.{module}"), function)
+    upstream = None
+    if upstream_port := os.environ.get("SERVICE_UPSTREAM_PORT"):
+        upstream = Upstream(int(upstream_port), args.name)
+    app.state.service = Service(pool, bytes.fromhex(os.environ["SERVICE_SECRET"]), upstream)
     print(port, flush=True)
     yield
+    if upstream is not None:
+        upstream.close()
     pool.terminate()  # close() would wait for a connection that has leaked
 
 
 def main() -> None:
     """Read the arguments and serve."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("variant", choices=["by_hand", "with_sdax"])
+    parser.add_argument("variant", help="the function that answers, as MODULE.FUNCTION")
     parser.add_argument("name", help="what PostgreSQL shows for its connections")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     args = parser.parse_args()

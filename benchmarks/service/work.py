@@ -22,6 +22,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from .upstream import Upstream, credit_of
+
 PLACES = 10  # requests of one token in flight at a time
 IO_LIMIT = 10.0  # seconds, for all that waits for the database
 CLEANUP_LIMIT = 10.0  # seconds, for each cleanup
@@ -45,6 +47,7 @@ class Service:
 
     pool: Any  # an asyncpg pool
     secret: bytes
+    upstream: Upstream | None = None
     in_use: Counter[str] = field(default_factory=Counter[str])  # places, by token
     in_flight: int = 0
     answered: int = 0
@@ -141,6 +144,18 @@ async def load_basket(ctx: Context) -> None:
         ctx.customer_id,
     )
     ctx.basket = [(product, quantity, price) for product, quantity, price in rows]
+
+
+async def ask_credit(ctx: Context) -> int:
+    """Ask the upstream service for the customer's credit limit."""
+    assert ctx.service.upstream is not None
+    return await ctx.service.upstream.ask(ctx.customer_id)
+
+
+def check_credit(ctx: Context, limit: int) -> None:
+    """Refuse what is not the customer's limit."""
+    if limit != credit_of(ctx.customer_id):
+        raise ValueError(f"the credit limit of customer {ctx.customer_id} is not {limit}")
 
 
 async def begin_order(ctx: Context) -> None:

@@ -59,6 +59,8 @@ def processor_page(processor: Processor, title: str) -> str:
         groups = [(f"level {level}", list(tasks)) for level, tasks in processor.levels.items()]
         picture = _Picture(groups, {})
         how = "pre_execute goes down the levels and post_execute up again."
+        if processor.execute_order == "level":
+            how = "pre_execute goes down the levels, then execute does, and post_execute up again."
     about = f'<p class="soft">{text(summary)}. {how}</p>'
     body = [STYLE, about, '<div class="panel picture">', *picture.draw(), "</div>"]
     return page(title, "\n".join(body))

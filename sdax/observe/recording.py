@@ -112,7 +112,7 @@ class RunRecord:
         self.number = number
         self.thread = threading.current_thread().name
         self.tasks = run.tasks
-        self.execute_in_order = getattr(run.processor, "execute_order", None) == "dependency"
+        self.execute_in_order = run.processor.execute_order != "at once"
         self.max_concurrency: int | None = run.processor.max_concurrency
         self.start = now
         self.end: float | None = None

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Generic
 
 from .. import processor as processors
+from ..engine import attempts
 from ..errors import iter_leaves
 from ..events import Event, RetryScheduled, RunFinished, TimeoutExpired
 from ..generic import T
@@ -334,7 +335,7 @@ def _pytest_failures() -> tuple[type[BaseException], ...]:
 @contextmanager
 def pinned_jitter(factor: float) -> Generator[None, None, None]:
     """Let the random factor of each delay before a retry be this one."""
-    engine: Any = sys.modules[vars(processors)["Run"].__module__]
+    engine: Any = attempts  # which decides for both engines
     uniform = engine.uniform
 
     def pinned(low: float, high: float) -> float:

@@ -1,0 +1,209 @@
+"""Every call that leaves the engine fails, in turn: a part of `python -m tests.faults`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import pytest
+
+import faults
+from conftest import Implementation
+from failing_calls import Calls
+from fault_scenarios import POST, PRE, SCENARIOS, Event, Journal, Scenario
+from faults import Finding, main, play, search, using
+from helpers import forever
+
+pytestmark = pytest.mark.skipif(
+    asyncio.Task is not getattr(asyncio.tasks, "_CTask", None),
+    reason="sys.setprofile fails calls as it should on CPython",
+)
+
+# Some of the calls, in each scenario others.
+STEPS = {"python": 29, "compiled": 9}
+
+
+def sample(engine: Implementation, scenario: Scenario, error: str) -> list[Finding]:
+    step = STEPS[engine.name]
+    first = 1 + (len(scenario.name) + len(error)) % step
+    return [*filter(None, search(scenario, engine.name, error, count(first, step)))]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
+def test_calls_that_fail(engine: Implementation, scenario: Scenario) -> None:
+    with using(engine.module):
+        findings = [
+            found
+            for error in ("MemoryError", "KeyboardInterrupt")
+            for found in sample(engine, scenario, error)
+        ]
+    assert not findings, "\n\n".join(map(str, findings[:3]))
+
+
+def places(engine: Implementation, name: str) -> str:
+    """Name the calls of a scenario."""
+    found = []
+    with using(engine.module):
+        for number in count(1):
+            calls = Calls(engine.module, number, MemoryError())
+            play(SCENARIOS[name], engine.module, calls)
+            if not calls.has_failed_one:
+                break
+            found.append(calls.place)
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "called"),
+    [
+        ("plain functions and awaitables", ["plain", "awaitable", "coroutine", "as_coroutine"]),
+        ("a failure in execute, suspended", ["Record.failed", "add_note", "get_task_factory"]),
+        ("a timeout", ["call_at", "Deadlines.add", ".time"]),
+        ("retries", ["uniform", "backoff", "is_retryable", "set_result", "create_future"]),
+        ("a predicate", ["predicate"]),
+        ("observed, success", ["observe", "Watch._tell", "Watch.run_finished"]),
+        ("two that are no Exception", ["call_exception_handler"]),
+        ("a factory of a class of its own, times out", ["cancel", "uncancel", "set_name"]),
+    ],
+)
+def test_what_is_called(engine: Implementation, scenario: str, called: list[str]) -> None:
+    """None of these may be forgotten by the search."""
+    if engine.name == "python":
+        called = [*called, "Context.copy", "current_task", "make_task"]
+        if "factory" in scenario:
+            called.remove("make_task")
+    elif "cancel" in called:
+        called = [each for each in called if each != "uncancel"] + ["CountedTask.cancel"]
+    found = places(engine, scenario)
+    assert [each for each in called if each not in found] == []
+
+
+Misdeed = Callable[[Journal], Awaitable[Any]]
+
+
+async def hang(journal: Journal) -> None:
+    await forever()
+
+
+async def spin(journal: Journal) -> None:
+    for _ in count():
+        await asyncio.sleep(0)
+
+
+async def leave_a_task(journal: Journal) -> None:
+    task = asyncio.create_task(asyncio.sleep(1), name="left")
+    task.add_done_callback(lambda _: task)
+
+
+async def leave_a_timer(journal: Journal) -> None:
+    journal.loop.call_later(100, print)
+
+
+async def change_the_loop(journal: Journal) -> None:
+    journal.loop.call_soon = journal.loop.call_soon  # type: ignore[method-assign]
+
+
+async def forget_a_cancellation(journal: Journal) -> None:
+    assert journal.caller is not None
+    journal.caller.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+
+
+async def leave_it_to_the_loop(journal: Journal) -> None:
+    def leave() -> None:
+        raise ValueError
+
+    journal.loop.call_soon(leave)
+    await asyncio.sleep(0)
+
+
+async def go_through_the_loop(journal: Journal) -> None:
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    journal.loop.call_soon(leave)
+    await asyncio.sleep(0)
+
+
+async def lose_an_error(journal: Journal) -> None:
+    journal.raised.append(ValueError("lost"))
+
+
+def begun(*events: tuple[str, str, str]) -> Misdeed:
+    async def call(journal: Journal) -> None:
+        journal.acquires.add("A")
+        journal.acquires.add("B")
+        journal.cleanups |= {"A": 1, "B": 1}
+        journal.events += [Event(*event) for event in events]
+
+    return call
+
+
+BEGINS, ENDS = ("A", PRE, "begins"), ("A", PRE, "ends")
+CLEANUP, CLEANED = ("A", POST, "begins"), ("A", POST, "ends")
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "said"),
+    [
+        (hang, "it hangs"),
+        (spin, "it passes without end"),
+        (leave_a_task, "left is left"),
+        (leave_a_timer, "a timer is left"),
+        (change_the_loop, "the loop has been given"),
+        (forget_a_cancellation, "cancelling() of the caller is 1"),
+        (leave_it_to_the_loop, "asyncio had to handle"),
+        (go_through_the_loop, "went through the loop"),
+        (lose_an_error, "lost: ValueError('lost')"),
+        (begun(BEGINS, ENDS), "no cleanup of A"),
+        (begun(BEGINS, ENDS, CLEANUP), "the cleanup of A does not end"),
+        (begun(BEGINS, ENDS, CLEANUP, CLEANED, CLEANUP, CLEANED), "2 cleanups of A"),
+        (begun(BEGINS, CLEANUP, CLEANED, ENDS), "begins before"),
+        (begun(CLEANUP, CLEANED, ("B", POST, "begins"), ("B", POST, "ends")), "not been called"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_whoever_breaks_a_promise_is_found(
+    engine: Implementation,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    misdeed: Misdeed,
+    said: str,
+) -> None:
+    scenario = Scenario("misdeed", lambda journal: lambda: misdeed(journal))
+    monkeypatch.setitem(SCENARIOS, "misdeed", scenario)
+    repeat = ["--engine", engine.name, "--scenario", "misdeed", "--error", "OSError", "--call", "0"]
+    assert main(repeat) == 1
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert " ".join(repeat).replace("misdeed", "'misdeed'") in printed
+
+
+def test_an_error_that_does_not_come_out_is_found(
+    engine: Implementation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(journal: Journal) -> Callable[[], Awaitable[None]]:
+        call = SCENARIOS["success"].prepare(journal)
+
+        async def swallow() -> None:
+            with suppress(MemoryError):
+                await call()
+
+        return swallow
+
+    with using(engine.module):
+        (finding,) = search(Scenario("swallowed", prepare), engine.name, "MemoryError", [1])
+    assert finding is not None
+    assert any("does not come out" in problem for problem in finding.problems)
+
+
+def test_the_numbers_are_told(engine: Implementation, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--engine", engine.name, "--scenario", "success", "--show", "0"])
+    printed = capsys.readouterr().out
+    assert f"{engine.name}: " in printed
+    assert "bookkeeping calls, each failed in turn" in printed
+    assert faults.ERRORS.keys() >= {"MemoryError", "KeyboardInterrupt"}
