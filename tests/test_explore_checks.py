@@ -28,7 +28,7 @@ from exploring import (
     pooled,
     schedules,
 )
-from helpers import build, nothing, solo, task
+from helpers import build, nothing, solo, task, task_in
 from sdax import task_func, task_thread_func
 from sdax.testing import (
     Exploration,
@@ -658,10 +658,13 @@ def test_the_jitter_of_delays_is_pinned() -> None:
 # ------------------------------------------------------------------------------ the real clock
 
 
-def test_the_outside_world_is_told_how_to_be_reached() -> None:
+@pytest.mark.parametrize("limits", [{}, {"timeout": 1.0}], ids=["bare", "limited"])
+@pytest.mark.parametrize("phase", ["pre_execute", "post_execute"])
+def test_the_outside_world_is_told_how_to_be_reached(phase: str, limits: Any) -> None:
+    processor = build([task_in(phase, task_thread_func(lambda ctx: None, **limits))])
     with pytest.raises(OutsideWorldError) as caught:
-        explore(solo(task_thread_func(lambda ctx: None)), context=Context, check=anything)
-    assert str(caught.value).startswith("sdax:A:pre_execute asks for a thread; ")
+        explore(processor, context=Context, check=anything)
+    assert str(caught.value).startswith(f"sdax:A:{phase} asks for a thread; ")
     assert "clock='real'" in str(caught.value)
 
 
@@ -742,10 +745,18 @@ def test_real_threads_with_the_real_clock(tmp_path: Path) -> None:
             database.execute("INSERT INTO notes VALUES ('x')")
         database.close()
 
+    threads: set[str] = set()
+
+    def note_thread(ctx: Any) -> None:
+        threads.add(threading.current_thread().name)
+
+    processor = solo(task_thread_func(insert), None, task_thread_func(note_thread))
     exploration = explore(
-        solo(task_thread_func(insert)), context=Context, check=anything, clock="real", faults=FAIL
+        processor, context=Context, check=anything, clock="real", faults=("cancel", "fail")
     )
     assert exploration.exhaustive
+    # Cleanups have threads of their own, as without being explored.
+    assert threads == {"sdax:A.post_execute"}
 
 
 def test_points_that_are_not_reached_are_counted() -> None:

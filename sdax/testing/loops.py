@@ -6,9 +6,9 @@ import asyncio
 import gc
 import sys
 from contextlib import suppress
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from .clock import EndlessError, VirtualClockLoop
+from .clock import EndlessError, VirtualClockLoop, cancel_all
 from .leftovers import Leftovers, timers_of
 
 Clock: TypeAlias = Literal["virtual", "real"]
@@ -131,12 +131,6 @@ class RealLoops:
 Loops: TypeAlias = VirtualLoops | RealLoops
 
 
-async def _cancel(tasks: set[asyncio.Task[Any]], seconds: float) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks, timeout=seconds)
-
-
 def _say_nothing(unraisable: object) -> None:
     pass
 
@@ -145,8 +139,7 @@ def _end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """Cancel what is left in a loop, give it some time, and close the loop."""
     loop.set_exception_handler(lambda loop, context: None)
     with suppress(Exception):
-        if tasks := asyncio.all_tasks(loop):
-            loop.run_until_complete(_cancel(tasks, seconds))
+        cancel_all(loop, seconds)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
