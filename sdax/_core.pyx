@@ -14,7 +14,7 @@ cimport cython
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
-from .calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .calls import as_coroutine, cancel, code_of, refuse_coroutine, set_done
 from .deadlines import Deadlines, clock_of
 from .engine import stack
 from .engine.attempts import after_failure, after_timeout
@@ -400,15 +400,8 @@ cdef class Run:
                 deadlines.close()
             except BaseException as error:
                 self.take_fatal(error)
-        waiter = self.waiter
-        if waiter is not None:
-            try:
-                if not waiter.done():
-                    waiter.set_result(None)
-            except BaseException as error:
-                self.take_fatal(error)
-                if not waiter.done():
-                    waiter.set_result(None)
+        if self.waiter is not None:
+            set_done(self.waiter, self.break_down)
         return 0
 
     cdef int failed(
@@ -440,6 +433,11 @@ cdef class Run:
 
     cdef int never_called(self, Py_ssize_t index, error) except -1:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
+        if self.number == POST and self.call_later(index):
+            # A failure, and the cleanup is due all the same.
+            hide_engine(error)
+            self.write("failed", (POST, index, 1, error))
+            return 0
         if self.uncalled is None:
             self.uncalled = []
         self.uncalled.append(index)
@@ -688,7 +686,7 @@ cdef class Driver:
     cdef bint spared
     cdef Py_ssize_t requests  # to cancel the asyncio.Task, when the timer fired
     cdef Py_ssize_t cancelling  # requests that earlier attempts have left open
-    cdef readonly long long serial  # of the timer that is set
+    cdef public long long serial  # of the timer that is set
     cdef object __weakref__
 
     cdef object begin(self, task):
@@ -942,8 +940,8 @@ cdef class Driver:
         return sheltered(self.run.loop, yielded)
 
     cdef bint spare(self, exception) except -1:
-        """Return True for a cancellation of all tasks of the loop, which passes by, once. The
-        future that the function waits for hears of any other."""
+        """Return True if a cleanup goes on waiting: a cancellation of all tasks of the loop passes
+        by, once. The future that it waits for hears of any other."""
         future = self.sheltered
         if (
             is_cancellation(exception)
@@ -953,12 +951,11 @@ cdef class Driver:
         ):
             self.spared = True
             self.task.uncancel()
-            if future is not None:
-                future._asyncio_future_blocking = True
-            return True
-        if future is not None and not future.done():
-            future.cancel()
-        return False
+        elif future is None or not future.cancel() or future.done():
+            return False
+        if future is not None:  # a task that is cancelled is awaited
+            future._asyncio_future_blocking = True
+        return True
 
     cdef int set_timeout(self) except -1:
         """Set the timer of a timeout: only what suspends can take long."""

@@ -28,7 +28,7 @@ from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
-from .calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .calls import as_coroutine, cancel, code_of, refuse_coroutine, set_done
 from .deadlines import Deadlines, clock_of
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
@@ -248,9 +248,9 @@ class Run:
                 stage = phase.stages[self.opened]
                 if self.due is not None:
                     stage = tuple(index for index in stage if index in self.due)
-                self.ready = iter(stage)
-                self.pending = len(stage)
-                self.opened += 1
+                ready, pending = iter(stage), len(stage)
+                self.opened += 1  # no call from here on: a stage is opened once, or not at all
+                self.ready, self.pending = ready, pending
             elif phase.gates and self.waiting is None and not self.aborted:
                 self.waiting = list(phase.waits)
                 self.queue = deque()
@@ -296,9 +296,10 @@ class Run:
                 else:
                     opening += self.count_down(phase.work[index][3])
         opened.sort()
-        self.entered += opened
+        count = len(opened)
         queue.extend(opened)
-        self.pending += len(opened)
+        self.entered += opened
+        self.pending += count
         if not self.deferred:
             self.ready = drain(queue)
 
@@ -329,15 +330,8 @@ class Run:
                 deadlines.close()
         except BaseException as error:
             self.take_fatal(error)
-        waiter = self.waiter
-        if waiter is not None:
-            try:
-                if not waiter.done():
-                    waiter.set_result(None)
-            except BaseException as error:
-                self.take_fatal(error)
-                if not waiter.done():
-                    waiter.set_result(None)
+        if self.waiter is not None:
+            set_done(self.waiter, self.take_fatal)
 
     def failed(self, index: int, error: BaseException, attempts: Attempts | None) -> None:
         """Take note of what left a function for good, and stop the phase."""
@@ -366,6 +360,11 @@ class Run:
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
+        if self.phase.number == POST and self.call_later(index):
+            # A failure, and the cleanup is due all the same.
+            hide_engine(error)
+            self.write("failed", POST, index, 1, error)
+            return
         self.uncalled = [*self.uncalled, index]
         if self.aborted and is_cancellation(error):
             self.write("skipped", self.phase.number, [index])
@@ -732,16 +731,21 @@ class Driver:
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
         yielded = self.body.send(None)
-        self.keep_task()
-        if self.attempts is None:
-            self.__next__ = self.body.__next__
-        else:
-            self.attempts.suspended()
-            self.__next__ = self.resume
-        if self.run.interrupted and self.run.phase.number == POST:
-            self.spared = False
-            self.__next__ = self.resume_sheltered
-            return self.shelter(yielded)
+        run = self.run
+        self.__next__ = self.body.__next__ if self.attempts is None else self.resume
+        try:
+            self.keep_task()
+            if self.attempts is not None:
+                self.attempts.suspended()
+            if run.interrupted and run.phase.number == POST:
+                self.spared = False
+                self.__next__ = self.resume_sheltered
+                return self.shelter(yielded)
+        except BaseException as error:
+            # The function waits: whatever fails beside it, its asyncio.Task is told so.
+            self.shared = False
+            run.suspended[self] = None
+            run.break_down(error)
         return yielded
 
     def keep_task(self) -> None:
@@ -756,10 +760,17 @@ class Driver:
 
     def resume(self) -> Any:
         attempts: Any = self.attempts
-        if attempts.watch is not None:
-            attempts.resumed()
+        run = self.run
+        try:
+            if attempts.watch is not None:
+                attempts.resumed()
+        except BaseException as error:
+            run.break_down(error)
         yielded = self.body.send(None)
-        attempts.suspended()
+        try:
+            attempts.suspended()
+        except BaseException as error:
+            run.break_down(error)
         return yielded
 
     def resume_sheltered(self) -> Any:
@@ -773,8 +784,8 @@ class Driver:
         return sheltered(self.run.loop, yielded)
 
     def spare(self, exception: BaseException) -> bool:
-        """Return True for a cancellation of all tasks of the loop, which passes by, once. The
-        future that the function waits for hears of any other."""
+        """Return True if a cleanup goes on waiting: a cancellation of all tasks of the loop passes
+        by, once. The future that it waits for hears of any other."""
         if self.__next__ != self.resume_sheltered:
             return False
         future = self.sheltered
@@ -787,12 +798,11 @@ class Driver:
         ):
             self.spared = True
             self.task.uncancel()
-            if future is not None:
-                future._asyncio_future_blocking = True
-            return True
-        if future is not None and not future.done():
-            future.cancel()
-        return False
+        elif future is None or not future.cancel() or future.done():
+            return False
+        if future is not None:  # a task that is cancelled is awaited
+            future._asyncio_future_blocking = True
+        return True
 
     def release(self) -> None:
         """Let go of what leads back here: there is nothing more to call."""
@@ -877,15 +887,21 @@ class Driver:
     def throw_in(self, exception: Any) -> Any:
         if self.run is not None and self.run.interrupted and self.spare(exception):
             return self.shelter(self.sheltered)
-        attempts = self.attempts
-        if attempts is not None and attempts.watch is not None:
-            attempts.resumed()
+        attempts, run = self.attempts, self.run
+        try:
+            if attempts is not None and attempts.watch is not None:
+                attempts.resumed()
+        except BaseException as error:
+            run.break_down(error)
         try:
             yielded = self.body.throw(exception)
         finally:
             del exception
-        if attempts is not None:
-            attempts.suspended()
+        try:
+            if attempts is not None:
+                attempts.suspended()
+        except BaseException as error:
+            run.break_down(error)
         if self.__next__ == self.resume_sheltered:
             return self.shelter(yielded)
         return yielded
@@ -1337,7 +1353,11 @@ def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
     if driver is not None:
         driver.forget_task()
-        driver.release()
+        if driver.body.gi_suspended and driver.task is not None and not driver.task.done():
+            driver.shared = False
+            run.suspended[driver] = None
+        else:
+            driver.release()
     run.break_down(error)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from asyncio import Task
+from asyncio import Future, Task
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NoReturn
 
 from .checks import SPLIT_GENERATOR
-from .engine.exceptions import hide_engine
 from .group import SdaxTaskGroup
 from .text import class_name, shown
 
@@ -58,15 +57,30 @@ def cancel(task: Task[Any], broken: Callable[[BaseException], None]) -> None:
     What that future raises goes to `broken`. The task is then woken up with a cancelled future in
     its place, as asyncio would wake it.
     """
+    requests = task.cancelling()
     try:
         task.cancel()
     except BaseException as error:
-        hide_engine(error)
         broken(error)
         try:
-            _wake_up_cancelled(task)
+            if task.cancelling() == requests:  # it was not even asked
+                task.cancel()
+            else:
+                _wake_up_cancelled(task)
         except BaseException as another:
             broken(another)
+
+
+def set_done(future: Future[None], broken: Callable[[BaseException], None]) -> None:
+    """Tell who waits for a future. What is raised meanwhile goes to `broken`, and it is tried
+    once more: nobody else would wake them up."""
+    try:
+        if not future.done():
+            future.set_result(None)
+    except BaseException as error:
+        broken(error)
+        if not future.done():
+            future.set_result(None)
 
 
 def _wake_up_cancelled(task: Any) -> None:

@@ -60,8 +60,13 @@ class Deadlines:
             self._forget_the_past()
         self._serial += 1
         heappush(self._entries, (when, self._serial, waiter))
-        if self._timer is None or when < self._when:
-            self._set_timer(when)
+        try:
+            if self._timer is None or when < self._when:
+                self._set_timer(when)
+        except BaseException as error:
+            if self._broken is None:
+                raise
+            self._broken(error)  # and `renew` sets the timer
         return self._serial
 
     def renew(self) -> None:
@@ -76,7 +81,11 @@ class Deadlines:
         self._broken = None
         timer, self._timer = self._timer, None
         if timer is not None:
-            timer.cancel()
+            try:
+                timer.cancel()
+            except BaseException:
+                timer.cancel()
+                raise
 
     def _forget_the_past(self) -> None:
         """Drop the entries for which nobody waits, and allow twice as many as are left."""
@@ -104,10 +113,12 @@ class Deadlines:
         now = max(self._when, self._loop.time())  # a loop may be early by its clock's resolution
         while self._entries:
             when, serial, waiter = self._entries[0]
-            waiting = waiter.serial == serial
-            if waiting and when > now:
+            if waiter.serial != serial:
+                heappop(self._entries)
+                continue
+            if when > now:
                 self._set_timer(when)
                 return
-            heappop(self._entries)
-            if waiting:
-                waiter.expire()
+            waiter.expire()
+            if waiter.serial == serial:
+                waiter.serial = 0  # not before: what was not told has to be told again

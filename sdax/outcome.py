@@ -23,7 +23,7 @@ LONGEST_NAME: Final = 60  # characters
 class _Pass:
     """Awaits one pass of the loop, without a call of a Python function."""
 
-    __await__: Any = partial(iter, (None,))
+    __await__: Any = staticmethod(partial(iter, (None,)))
 
 
 _PASS: Final[Any] = _Pass()
@@ -41,6 +41,20 @@ async def see_through(run: Run, came: BaseException) -> None:
     Whatever comes meanwhile is left aside, but for a `GeneratorExit`: nothing can be awaited any
     more then, and the run cleans up on its own.
     """
+    while True:
+        try:
+            await _see_through(run, came)
+            return
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            run.break_down(error)
+        if run.over:
+            return
+
+
+async def _see_through(run: Run, came: BaseException) -> None:
+    another: BaseException | None = None
     try:
         run.cancel()
         _let_go(run, came)
@@ -49,7 +63,7 @@ async def see_through(run: Run, came: BaseException) -> None:
             # thrown in gets what the caller handles as its context, in place of its own.
             passed = helpless = False
             while not (run.over and passed):
-                another: BaseException | None = None
+                another = None
                 try:
                     passed = True
                     await (_PASS if run.over or helpless else new_waiter(run))
@@ -89,7 +103,10 @@ def shield() -> AbstractContextManager[object]:
     scope = getattr(anyio, "CancelScope", None)
     if scope is None or current_task() is None:
         return nullcontext()
-    shield: AbstractContextManager[object] = scope(shield=True)
+    try:
+        shield: AbstractContextManager[object] = scope(shield=True)
+    except Exception:
+        return nullcontext()
     return shield
 
 
@@ -154,14 +171,19 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
     """Raise what stopped the run, with its failures as the context, or the failures alone;
     return the report if there are neither."""
     record, fatal = run.take_record()
-    report = report_of(run, record)
-    failures = _failures(record, report)
-    error = fatal or interruption or failures
+    report = failures = error = None
     try:
-        if error is None:
+        try:
+            report = report_of(run, record)
+            failures = _failures(record, report)
+        except BaseException as broken:
+            fatal = _with_lost(broken, fatal, record)
+        error = fatal or interruption or failures
+        if error is None and report is not None:
             if run.watch is not None:
                 run.watch.run_finished(None, report)
             return report
+        assert error is not None
         error = _with_context(run, error, interruption, failures)
         raise_with_context(error)
     except BaseException as raised:
@@ -171,6 +193,17 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
     finally:
         # What is raised leads here by its traceback: no name may lead back.
         del record, report, interruption, failures, fatal, error
+
+
+def _with_lost(
+    broken: BaseException, fatal: BaseException | None, record: Record | None
+) -> BaseException:
+    """Return what broke the report of a run, with what would have been reported as its context."""
+    if record is not None and record.failures:
+        lost = [failure.exception for failure in record.failures]
+        chain(broken, ExceptionGroup("the failures of the run", lost))
+    chain(broken, fatal)
+    return broken
 
 
 def _with_context(

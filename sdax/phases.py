@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError, Future, current_task
+from asyncio import CancelledError, Future, current_task, get_running_loop
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
+from .calls import set_done
 from .engine.exceptions import set_traceback, traceback_of
 from .generic import K, KeyedByDefault, T
 from .outcome import (
@@ -77,20 +78,21 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             raise RuntimeError("run_next: a phase of this run is running already")
         if self._next is None:
             return False
+        running = get_running_loop().create_future()
         if self._run is None:
             self._run = self._make_run()
         run = self._run
-        self._running = run.loop.create_future()
+        self._running = running
         try:
             interruption = await _run_phase(run, self._next)
         except GeneratorExit:
             self._abandoned = True
             raise
         finally:
-            self._running.set_result(None)
             self._running = None
             self._last = self._next
             self._next = self._after(run)
+            set_done(running, run.break_down)
         try:
             raise_fatal(run)
             if interruption is not None:

@@ -110,7 +110,8 @@ class Tally:
             number = int(lines[-1][0]) if lines else first
             self.crashes.append(
                 f"the interpreter ended with {done.returncode}:\n{done.stderr.strip()}\n"
-                f"to repeat it: {' '.join(command[1:6])} '{scenario}' --first {number}"
+                f"to repeat it: python -m tests.failing_allocations --engine {self.engine} "
+                f"--scenario '{scenario}' --first {number}"
             )
             first = number + step
 

@@ -148,6 +148,8 @@ class Calls:
         code, caller = frame.f_code, frame.f_back
         if code.co_flags & _STEPPED or code is _HALFWAY or caller is None:
             return False
+        if code.co_name == "_remove" and "weakref" in frame.f_globals["__name__"]:
+            return False  # something has gone: nobody calls that, and nobody hears of a failure
         if self._is_ours(caller):
             return True
         if not self._compiled or caller.f_code is not _LOOP_TURN or code.co_name in _ENTRIES:

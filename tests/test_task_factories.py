@@ -224,8 +224,10 @@ async def test_a_task_factory_that_refuses(phase: str, allowed: int, closes: boo
     assert len(refused) == 1
     assert error.failures[0][:2] == ("AB"[allowed], phase)
     if phase == "post_execute":
-        assert [event for event in trace if event.endswith("done")] == [
-            f"{name} done" for name in "ABC" if name != "AB"[allowed]
-        ]
+        # A cleanup that is due is tried once more.
+        assert {event for event in trace if event.endswith("done")} == {
+            f"{name} done" for name in "ABC"
+        }
+        assert len(made) == 4
     else:
         assert "C" not in trace

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from asyncio import Task
-from random import uniform
+from collections.abc import Callable
 from typing import Any
 
 from ..checks import checked_number
 from ..tasks import TaskFunction
 from .exceptions import chain, hide_engine, is_cancellation, is_exception, set_cause
+
+# Of each delay; a name of its own, so that sdax.testing can put another one in its place.
+uniform: Callable[[float, float], float] = random.uniform
 
 
 def after_timeout(
