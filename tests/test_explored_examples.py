@@ -25,9 +25,18 @@ from sdax.processor import TaskProcessor
 from sdax.testing import VirtualClockLoop, explorations, explore
 from test_documentation import PYTHON, ROOT, Block
 
-sys.path.insert(0, str(ROOT / "examples"))
-
 EXPLORED_ELSEWHERE = ("mistakes.md", "testing.md")
+
+
+@pytest.fixture(autouse=True)
+def _examples_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Other tests have modules of the same names."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    yield
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("pipeline", "quickstart", "shop"):
+            del sys.modules[name]
 
 
 # ------------------------------------------------------------- the programs of the documentation
