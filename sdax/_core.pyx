@@ -14,7 +14,7 @@ cimport cython
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
-from .calls import as_coroutine, cancel, code_of, refuse_coroutine, set_done
+from .calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .deadlines import Deadlines, clock_of
 from .engine import stack
 from .engine.attempts import after_failure, after_timeout
@@ -400,8 +400,15 @@ cdef class Run:
                 deadlines.close()
             except BaseException as error:
                 self.take_fatal(error)
-        if self.waiter is not None:
-            set_done(self.waiter, self.break_down)
+        waiter = self.waiter
+        if waiter is not None:
+            try:
+                if not waiter.done():
+                    waiter.set_result(None)
+            except BaseException as error:
+                self.take_fatal(error)
+                if not waiter.done():
+                    waiter.set_result(None)  # nobody else would wake the caller up
         return 0
 
     cdef int failed(
@@ -859,15 +866,21 @@ cdef class Driver:
         cdef bint timed_out = False
         self.wants_timer = False
         self.serial = 0
-        if self.expired:
-            self.expired = False
-            error, timed_out = after_timeout(
-                error, limits, self.task, self.requests, run.is_stopping()
-            )
-        self.timed_out = timed_out
-        if error is not None:
-            hide_engine(error)
-            error = self.unasked(limits, error)
+        left = error
+        try:
+            if self.expired:
+                self.expired = False
+                error, timed_out = after_timeout(
+                    error, limits, self.task, self.requests, run.is_stopping()
+                )
+            self.timed_out = timed_out
+            if error is not None:
+                hide_engine(error)
+                error = self.unasked(limits, error)
+        except BaseException as broken:
+            # It is what the run ends with, and nothing that the function raised is lost.
+            run.break_down(broken)
+            chain(broken, left)
         return error
 
     cdef object unasked(self, limits, error):
@@ -895,7 +908,12 @@ cdef class Driver:
 
     cdef object follow(self, limits, error):
         """Return the error of a function that is not to be tried again, None if it is."""
-        delay, last = after_failure(limits, self.attempts, error, self.run.aborted)
+        try:
+            delay, last = after_failure(limits, self.attempts, error, self.run.aborted)
+        except BaseException as broken:
+            self.run.break_down(broken)
+            chain(broken, error)
+            return error
         if delay is not None:
             self.error = error
             self.delay = delay
@@ -1011,7 +1029,11 @@ cdef class Driver:
             self.timed_out = False
             self.cancelling = 0
         if error is not None:
-            run.failed(self.index, error, attempts or 1, timed_out, pausing)
+            try:
+                run.failed(self.index, error, attempts or 1, timed_out, pausing)
+            except BaseException as broken:
+                chain(broken, error)
+                raise
             return 0
         if value is not None:
             if run.values is None:

@@ -28,7 +28,7 @@ from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
-from .calls import as_coroutine, cancel, code_of, refuse_coroutine, set_done
+from .calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .deadlines import Deadlines, clock_of
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
@@ -330,8 +330,14 @@ class Run:
                 deadlines.close()
         except BaseException as error:
             self.take_fatal(error)
-        if self.waiter is not None:
-            set_done(self.waiter, self.take_fatal)
+        waiter = self.waiter
+        try:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        except BaseException as error:
+            self.take_fatal(error)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)  # nobody else would wake the caller up
 
     def failed(self, index: int, error: BaseException, attempts: Attempts | None) -> None:
         """Take note of what left a function for good, and stop the phase."""
@@ -698,9 +704,13 @@ class Driver:
                         )
                     self.release()
                 if error is not None:
-                    if self.coroutine is not None and issubclass(type(error), RecursionError):
-                        self.coroutine.close()  # it may not even have begun
-                    run.failed(index, error, attempts)
+                    try:
+                        if self.coroutine is not None and issubclass(type(error), RecursionError):
+                            self.coroutine.close()  # it may not even have begun
+                        run.failed(index, error, attempts)
+                    except BaseException as broken:
+                        chain(broken, error)
+                        raise
                     error = None
                 else:
                     if value is not None:
@@ -1117,26 +1127,33 @@ class Attempts:
                 if type(exception) is GeneratorExit and not driver.is_stepped():
                     raise
                 error = exception
-            if timeout is not None:
-                self.deadline = None
-                self.serial = 0
-                if self.expired:
-                    self.expired = False
-                    error, self.timed_out = after_timeout(
-                        error, self.limits, driver.task, self.requests, run.is_stopping()
+            left = error
+            try:
+                if timeout is not None:
+                    self.deadline = None
+                    self.serial = 0
+                    if self.expired:
+                        self.expired = False
+                        error, self.timed_out = after_timeout(
+                            error, self.limits, driver.task, self.requests, run.is_stopping()
+                        )
+                if error is not None:
+                    hide_engine(error)
+                    error = self.unasked(error)
+                if self.watch is not None:
+                    run.tell(
+                        "attempt_finished",
+                        *self.place(),
+                        value,
+                        error,
+                        timed_out=self.timed_out,
+                        cancelled=run.has_cancelled(error),
                     )
-            if error is not None:
-                hide_engine(error)
-                error = self.unasked(error)
-            if self.watch is not None:
-                run.tell(
-                    "attempt_finished",
-                    *self.place(),
-                    value,
-                    error,
-                    timed_out=self.timed_out,
-                    cancelled=run.has_cancelled(error),
-                )
+            except BaseException as broken:
+                # It is what the run ends with, and nothing that the function raised is lost.
+                run.break_down(broken)
+                chain(broken, left)
+            left = None
             if error is None:
                 return value
             self.error = error
@@ -1164,7 +1181,12 @@ class Attempts:
         driver = self.driver
         run, task = driver.run, driver.task
         assert self.error is not None
-        delay, error = after_failure(self.limits, self.number, self.error, run.aborted)
+        try:
+            delay, error = after_failure(self.limits, self.number, self.error, run.aborted)
+        except BaseException as broken:
+            run.break_down(broken)
+            chain(broken, self.error)
+            return False
         if error is not self.error:
             self.error = error
             self.timed_out = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from asyncio import Future, Task
+from asyncio import Task
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import CodeType
@@ -69,18 +69,6 @@ def cancel(task: Task[Any], broken: Callable[[BaseException], None]) -> None:
                 _wake_up_cancelled(task)
         except BaseException as another:
             broken(another)
-
-
-def set_done(future: Future[None], broken: Callable[[BaseException], None]) -> None:
-    """Tell who waits for a future. What is raised meanwhile goes to `broken`, and it is tried
-    once more: nobody else would wake them up."""
-    try:
-        if not future.done():
-            future.set_result(None)
-    except BaseException as error:
-        broken(error)
-        if not future.done():
-            future.set_result(None)
 
 
 def _wake_up_cancelled(task: Any) -> None:

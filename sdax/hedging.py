@@ -13,7 +13,7 @@ from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
 
-from .checks import checked_limit, checked_number, is_async, runs_later
+from .checks import checked_limit, checked_number, is_generator
 from .text import shown
 
 C = TypeVar("C")
@@ -49,7 +49,7 @@ def hedged(
             f"hedged: function must be callable with the context, got {shown(function)}; put "
             f"hedged around the function itself, without calling it"
         )
-    if runs_later(function) and not is_async(function):
+    if is_generator(function):
         raise TypeError(
             f"hedged: function must be an async function without 'yield', got {shown(function)}"
         )

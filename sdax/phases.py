@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
-from .calls import set_done
 from .engine.exceptions import set_traceback, traceback_of
 from .generic import K, KeyedByDefault, T
 from .outcome import (
@@ -92,7 +91,11 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             self._running = None
             self._last = self._next
             self._next = self._after(run)
-            set_done(running, run.break_down)
+            try:
+                running.set_result(None)
+            except BaseException as error:
+                run.break_down(error)
+                running.set_result(None)  # nobody else would wake up who waits for it
         try:
             raise_fatal(run)
             if interruption is not None:

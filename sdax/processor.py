@@ -147,8 +147,8 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        *identity, _observer = self._identity()  # an observer need not be hashable
-        return hash(tuple(identity))
+        # An observer need not be hashable.
+        return hash(tuple(part for part in self._identity() if part is not self._observer))
 
 
 class AsyncTaskProcessor(TaskProcessor[T, K]):

@@ -182,7 +182,7 @@ def test_outline_tells_how_the_processor_runs() -> None:
     assert first == "4 tasks, 4 dependencies, execute in dependency order, at most 3 at a time"
     order: Any
     for order, told in (
-        ("at once", "execute of all levels at once"),
+        ("at once", "execute all at once"),
         ("level", "execute level by level"),
     ):
         builder = AsyncTaskProcessor.builder(execute_order=order, max_concurrency=3)

@@ -163,6 +163,15 @@ def test_a_function_that_was_called_by_mistake() -> None:
         AsyncTask("A", execute=nothing(None))  # type: ignore[arg-type]
 
 
+async def generates(ctx: Any) -> Any:
+    yield ctx
+
+
+def test_a_generator_function_without_a_wrapper() -> None:
+    with pytest.raises(TypeError, match=r"execute of task 'A': .* is a generator function"):
+        AsyncTask("A", execute=generates)
+
+
 async def test_every_callable_may_be_a_function_without_a_wrapper() -> None:
     async def double(factor: int, ctx: int) -> int:
         return factor * ctx

@@ -385,6 +385,30 @@ async def test_durations_phase_by_phase() -> None:
             assert caught.value.report.phase_durations == {"pre_execute": 2}
 
 
+@pytest.mark.virtual_clock
+async def test_durations_in_the_middle_of_a_phase() -> None:
+    trace = Trace()
+    gate = asyncio.Event()
+
+    async def waits(ctx: Any) -> None:
+        try:
+            await forever()
+        finally:
+            await gate.wait()
+
+    processor = build([task("A", trace.failing("A", Broken(), 1)), task("B", waits)])
+    with pytest.raises(SdaxExecutionError):
+        async with processor.open(None, observer=id) as run:
+            first = asyncio.ensure_future(run.run_next())
+            await asyncio.sleep(3)
+            with pytest.raises(SdaxExecutionError) as caught:
+                run.raise_failures()
+            assert caught.value.report.duration == 3
+            assert caught.value.report.phase_durations == {"pre_execute": 3}
+            gate.set()
+            await first
+
+
 async def test_nearest_names() -> None:
     processor = build([task("User", nothing), task("Users", nothing), task(5, nothing), join("")])
     report = await processor.process_tasks(None)
@@ -408,7 +432,7 @@ async def test_nearest_names() -> None:
 async def test_no_name_is_near() -> None:
     names = [f"name {number}" for number in range(100)]
     report = await build([join(name) for name in names]).process_tasks(None)
-    with pytest.raises(KeyError, match=r"there is no task None$"):
+    with pytest.raises(KeyError, match=r"no task None; there are 'name 0', .*, 'name 7', \.\.\.$"):
         report[None]
     with pytest.raises(KeyError, match=r"there is no task 'A'; there are 'Bcd', 'Efg'$"):
         (await build([join("Bcd"), join("Efg")]).process_tasks(None))["A"]
