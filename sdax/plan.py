@@ -208,15 +208,24 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
             call = WithTaskGroup(call)
         if is_plain := isinstance(call, PlainFunction):
             call = call.function
-        if isinstance(call, ThreadFunction) and call.executor is None:
-            # What hangs in other threads must not keep a cleanup from being called, and a
-            # timeout must not run before its function does.
-            is_cleanup = number == POST
-            if is_cleanup or function.timeout is not None:
-                call = replace(call, executor=OwnThreads(name, urgent=is_cleanup))
+        if isinstance(call, ThreadFunction):
+            call = in_its_thread(call, function, name, is_cleanup=number == POST)
         limits = function if function.timeout is not None or function.retries else None
         work.append((call, limits, name, (), is_plain, function.timeout, users_name))
     return tuple(work)
+
+
+def in_its_thread(
+    call: ThreadFunction[Any], limits: TaskFunction[Any], name: str, *, is_cleanup: bool
+) -> ThreadFunction[Any]:
+    """Return the function of a thread with threads of its own, if it must not wait for one.
+
+    What hangs in other threads must not keep a cleanup from being called, and a timeout must not
+    run before its function does.
+    """
+    if call.executor is None and (is_cleanup or limits.timeout is not None):
+        return replace(call, executor=OwnThreads(name, urgent=is_cleanup))
+    return call
 
 
 def _as_text(name: Hashable) -> str:

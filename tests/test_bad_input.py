@@ -229,11 +229,13 @@ def processor_cases(make: Callable[[], Any], name: str) -> dict[str, Callable[[]
             make().process_tasks, {"ctx": None, "observer": [id]}, failed
         ),
         f"{name}.open": lambda: Case(make().open, {"ctx": None, "observer": [id]}),
+        f"{name}.replaced": lambda: Case(make().replaced, {"stubs": {TASK.name: nothing}}),
         f"{name}.to_mermaid": lambda: Case(make().to_mermaid, {}),
     }
 
 
 CASES: dict[str, Callable[[], Case]] = {
+    "Done": lambda: Case(sdax.Done, {"value": 7}),
     "TaskFunction": lambda: Case(TaskFunction, {**FUNCTION, "has_task_group_argument": False}),
     "TaskFunction.is_retryable": lambda: Case(
         TaskFunction(nothing).is_retryable, {"exception": OSError()}

@@ -28,7 +28,7 @@ from exploring import (
     pooled,
     schedules,
 )
-from helpers import build, nothing, solo, task
+from helpers import build, nothing, solo, task, task_in
 from sdax import task_func, task_thread_func
 from sdax.engine import attempts
 from sdax.testing import (
@@ -271,27 +271,30 @@ def test_a_function_may_cope_with_a_failure() -> None:
     assert problems(solo(fall_back), faults=FAIL) == {}
 
 
-def test_a_failure_that_is_lost_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(*_: Any) -> None:
-        return None
+class LosingProcessor(sdax.AsyncTaskProcessor[Any, Any]):
+    """Swallows what its runs raise, and tells nobody."""
 
-    monkeypatch.setattr("sdax.outcome._failures", lose)
-    monkeypatch.setattr("sdax.report.RunReport.values", lambda self: [])
-    findings = problems(solo(pause), faults=FAIL)
-    assert "which is lost" in findings["A.pre_execute#1@call:fail"][0]
+    __slots__ = ()
+
+    async def process_tasks(self, ctx: Any, *, observer: Any = None) -> Any:
+        with suppress(BaseException):
+            await super().process_tasks(ctx, observer=())
 
 
-def test_a_cancellation_that_is_lost_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sdax.processor.conclude
+def losing(function: Any) -> Any:
+    return LosingProcessor(((task("A", function), 1),))
 
-    def forget(run: Any, interruption: Any) -> Any:
-        return real(run, None)
 
-    monkeypatch.setattr("sdax.processor.conclude", forget)
-    findings = problems(solo(pause), faults=CANCEL)
-    assert findings["A.pre_execute#1@1:cancel"] == (
-        "the caller was cancelled, and got None in place of CancelledError",
-    )
+def test_a_failure_that_is_lost_is_a_finding() -> None:
+    findings = problems(losing(pause), faults=FAIL)
+    assert len(findings) == 6
+    assert all("which is lost" in problem for (problem,) in findings.values())
+
+
+def test_a_cancellation_that_is_lost_is_a_finding() -> None:
+    findings = problems(losing(pause), faults=CANCEL)
+    lost = "the caller was cancelled, and got None in place of CancelledError"
+    assert findings["A.pre_execute#1@1:cancel"] == (lost,)
 
 
 def test_a_cancellation_that_comes_too_late_is_none() -> None:
@@ -656,10 +659,13 @@ def test_the_jitter_of_delays_is_pinned() -> None:
 # ------------------------------------------------------------------------------ the real clock
 
 
-def test_the_outside_world_is_told_how_to_be_reached() -> None:
+@pytest.mark.parametrize("limits", [{}, {"timeout": 1.0}], ids=["bare", "limited"])
+@pytest.mark.parametrize("phase", ["pre_execute", "post_execute"])
+def test_the_outside_world_is_told_how_to_be_reached(phase: str, limits: Any) -> None:
+    processor = build([task_in(phase, task_thread_func(lambda ctx: None, **limits))])
     with pytest.raises(OutsideWorldError) as caught:
-        explore(solo(task_thread_func(lambda ctx: None)), context=Context, check=anything)
-    assert str(caught.value).startswith("sdax:A:pre_execute asks for a thread; ")
+        explore(processor, context=Context, check=anything)
+    assert str(caught.value).startswith(f"sdax:A:{phase} asks for a thread; ")
     assert "clock='real'" in str(caught.value)
 
 
@@ -740,10 +746,18 @@ def test_real_threads_with_the_real_clock(tmp_path: Path) -> None:
             database.execute("INSERT INTO notes VALUES ('x')")
         database.close()
 
+    threads: set[str] = set()
+
+    def note_thread(ctx: Any) -> None:
+        threads.add(threading.current_thread().name)
+
+    processor = solo(task_thread_func(insert), None, task_thread_func(note_thread))
     exploration = explore(
-        solo(task_thread_func(insert)), context=Context, check=anything, clock="real", faults=FAIL
+        processor, context=Context, check=anything, clock="real", faults=("cancel", "fail")
     )
     assert exploration.exhaustive
+    # Cleanups have threads of their own, as without being explored.
+    assert threads == {"sdax:A.post_execute"}
 
 
 def test_points_that_are_not_reached_are_counted() -> None:

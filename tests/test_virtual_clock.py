@@ -146,6 +146,18 @@ def test_a_function_of_a_processor_is_named(engine: Implementation) -> None:
     assert str(error).startswith("sdax:A:execute asks for a thread; ")
 
 
+@pytest.mark.parametrize("limits", [{}, {"timeout": 60.0}], ids=["bare", "limited"])
+def test_a_cleanup_in_a_thread_is_refused(engine: Implementation, limits: Any) -> None:
+    """Which has a thread of its own, that the loop is not asked for."""
+    release = threading.Event()
+    processor = solo(post=task_thread_func(lambda ctx: release.wait(), **limits))
+    try:
+        with pytest.raises(OutsideWorldError, match=r"perhaps for a thread \(sdax:A:post_execute"):
+            run(processor.process_tasks(None))
+    finally:
+        release.set()
+
+
 def test_a_thread_that_calls_back_ends_the_run() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ import asyncio
 import selectors
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
@@ -203,7 +204,33 @@ def run(main: Coroutine[Any, Any, R], *, debug: bool | None = None) -> R:
         main.close()
         raise
     with asyncio.Runner(debug=debug, loop_factory=VirtualClockLoop) as runner:
-        return runner.run(main)
+        try:
+            return runner.run(main)
+        except (DeadlockError, OutsideWorldError):
+            # What waits for ever would do so when it is cancelled, too.
+            _give_up(runner.get_loop())
+            raise
+
+
+def _give_up(loop: asyncio.AbstractEventLoop) -> None:
+    """End what can be ended in a loop, and forget the rest."""
+    with suppress(DeadlockError, OutsideWorldError):
+        cancel_all(loop, 3600.0)
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        asyncio.tasks._unregister_task(task)
+
+
+def cancel_all(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Cancel everything in a loop, and give it some time to end."""
+    if tasks := asyncio.all_tasks(loop):
+        loop.run_until_complete(_cancel(tasks, seconds))
+
+
+async def _cancel(tasks: set[asyncio.Task[Any]], seconds: float) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=seconds)
 
 
 def refuse_running_loop(function: str) -> None:

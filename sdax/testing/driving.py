@@ -17,8 +17,9 @@ from types import CoroutineType, FrameType, coroutine
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..calls import WithTaskGroup, as_coroutine
-from ..plan import PHASES, POST
-from ..tasks import AsyncTask, PlainFunction, TaskFunction
+from ..plan import PHASES, POST, in_its_thread
+from ..tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
+from .clock import VirtualClockLoop, outside
 from .faults import InjectedError, InjectedInterrupt, exception_of
 from .frames import Place, awaiting, of_user
 from .points import CALL, RETURN, Disturbance, Fault, Point, Schedule, labels_of
@@ -307,10 +308,14 @@ class DrivenFunction:
     def __init__(
         self, function: Callable[[Any], Any], limits: TaskFunction[Any], name: Any, label: str
     ) -> None:
+        self.phase = label.rpartition(".")[2]
+        self.threaded = isinstance(function, ThreadFunction)
+        if isinstance(function, ThreadFunction):
+            is_cleanup = self.phase == _CLEANUP
+            function = in_its_thread(function, limits, f"sdax:{label}", is_cleanup=is_cleanup)
         self.function = function
         self.limits = limits
         self.name = name
-        self.phase = label.rpartition(".")[2]
         self.label = label
 
     async def __call__(self, ctx: Any) -> Any:
@@ -318,6 +323,8 @@ class DrivenFunction:
         error = None
         try:
             attempt.came_to(CALL)
+            if self.threaded and isinstance(attempt.course.loop, VirtualClockLoop):
+                raise outside("a thread")
             body = self.function(ctx)
             if type(body) is not CoroutineType:
                 body = as_coroutine(body, self.name, self.phase)

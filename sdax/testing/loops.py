@@ -6,9 +6,9 @@ import asyncio
 import gc
 import sys
 from contextlib import suppress
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from .clock import EndlessError, VirtualClockLoop
+from .clock import EndlessError, VirtualClockLoop, cancel_all
 from .leftovers import Leftovers, timers_of
 
 Clock: TypeAlias = Literal["virtual", "real"]
@@ -25,8 +25,9 @@ class VirtualLoops:
     """Loops with a virtual clock: each run begins at time 0."""
 
     def __init__(self) -> None:
-        self.patience: float = 100 * PASSES
+        self.patience = 100 * PASSES
         self._loop: VirtualClockLoop | None = None
+        self._turns = 0
 
     def clean_loop(self) -> VirtualClockLoop:
         """Return a loop in which nothing is left."""
@@ -38,12 +39,13 @@ class VirtualLoops:
     def run(self, main: asyncio.Task[None]) -> None:
         """Run until this is done; raise `DeadlockError` or `EndlessError` if it will not be."""
         loop = self.clean_loop()
-        loop.give_up_after(int(self.patience))
+        loop.give_up_after(self.patience)
         loop.run_until_complete(main)
+        self._turns = loop.turns
 
     def learn(self) -> None:
         """Expect further runs to take about as long as the last one."""
-        self.patience = 100 * self.clean_loop().turns + PASSES
+        self.patience = 100 * self._turns + PASSES
 
     async def let_end(self, leftovers: Leftovers) -> None:
         """Let end what is on its way out."""
@@ -129,12 +131,6 @@ class RealLoops:
 Loops: TypeAlias = VirtualLoops | RealLoops
 
 
-async def _cancel(tasks: set[asyncio.Task[Any]], seconds: float) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks, timeout=seconds)
-
-
 def _say_nothing(unraisable: object) -> None:
     pass
 
@@ -143,8 +139,7 @@ def _end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """Cancel what is left in a loop, give it some time, and close the loop."""
     loop.set_exception_handler(lambda loop, context: None)
     with suppress(Exception):
-        if tasks := asyncio.all_tasks(loop):
-            loop.run_until_complete(_cancel(tasks, seconds))
+        cancel_all(loop, seconds)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()

@@ -335,16 +335,17 @@ def _pytest_failures() -> tuple[type[BaseException], ...]:
 @contextmanager
 def pinned_jitter(factor: float) -> Generator[None, None, None]:
     """Let the random factor of each delay before a retry be this one."""
-    uniform = attempts.uniform
+    engine: Any = attempts  # which decides for both engines
+    uniform = engine.uniform
 
     def pinned(low: float, high: float) -> float:
         return factor
 
-    attempts.uniform = pinned
+    engine.uniform = pinned
     try:
         yield
     finally:
-        attempts.uniform = uniform
+        engine.uniform = uniform
 
 
 def tasks_of(processor: processors.TaskProcessor[Any, Any]) -> list[AsyncTask[Any, Any]]:
