@@ -263,7 +263,6 @@ CASES: dict[str, Callable[[], Case]] = {
         {"function": nothing, "delay": 1.0, "attempts": 2},
     ),
     "join": lambda: Case(sdax.join, {"name": "A"}),
-    "Done": lambda: Case(sdax.Done, {"value": 1}),
     "AsyncTask": lambda: Case(AsyncTask, {"name": "A", **PHASES}),
     "AsyncTaskProcessor": lambda: Case(AsyncTaskProcessor, {"added": ((TASK, 1),), **LEVELS}),
     **processor_cases(levels, "AsyncTaskProcessor"),

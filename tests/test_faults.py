@@ -14,34 +14,13 @@ import faults
 from conftest import Implementation
 from failing_calls import Calls
 from fault_scenarios import POST, PRE, SCENARIOS, Event, Journal, Scenario
-from faults import Finding, main, play, search, using
+from faults import main, play, search, using
 from helpers import forever
 
 pytestmark = pytest.mark.skipif(
     asyncio.Task is not getattr(asyncio.tasks, "_CTask", None),
     reason="sys.setprofile fails calls as it should on CPython",
 )
-
-# Some of the calls, in each scenario others.
-STEPS = {"python": 29, "compiled": 9}
-
-
-def sample(engine: Implementation, scenario: Scenario, error: str) -> list[Finding]:
-    step = STEPS[engine.name]
-    first = 1 + (len(scenario.name) + len(error)) % step
-    return [*filter(None, search(scenario, engine.name, error, count(first, step)))]
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
-def test_calls_that_fail(engine: Implementation, scenario: Scenario) -> None:
-    with using(engine.module):
-        findings = [
-            found
-            for error in ("MemoryError", "KeyboardInterrupt")
-            for found in sample(engine, scenario, error)
-        ]
-    assert not findings, "\n\n".join(map(str, findings[:3]))
-
 
 def places(engine: Implementation, name: str) -> str:
     """Name the calls of a scenario."""
