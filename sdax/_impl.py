@@ -8,15 +8,12 @@ cannot be imported is a `RuntimeWarning`. `SDAX_NO_EXTENSIONS=1` asks for the Py
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import TYPE_CHECKING
 
+from .engine.switches import is_on
+
 __all__ = ["IMPLEMENTATION", "Run"]
-
-
-def _is_on(switch: str) -> bool:
-    return os.environ.get(switch, "").strip().lower() not in ("", "0", "false")
 
 
 def _is_expected(error: Exception) -> bool:
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     from ._core_py import Run
 
     IMPLEMENTATION: str
-elif _is_on("SDAX_NO_EXTENSIONS"):
+elif is_on("SDAX_NO_EXTENSIONS"):
     from ._core_py import Run
 
     IMPLEMENTATION = "python"
@@ -41,7 +38,7 @@ else:
 
         IMPLEMENTATION = "cython"
     except Exception as error:
-        if _is_on("SDAX_REQUIRE_EXTENSIONS"):
+        if is_on("SDAX_REQUIRE_EXTENSIONS"):
             raise ImportError(
                 "SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine sdax._core cannot be "
                 "imported; with a C compiler, this builds it: "
