@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
     reason="sys.setprofile fails calls as it should on CPython",
 )
 
+
 def places(engine: Implementation, name: str) -> str:
     """Name the calls of a scenario."""
     found = []
