@@ -1385,12 +1385,13 @@ cdef int start_ready_by_factory(Run run) except -1:
         driver.shared = False
         driver.lone = True
         error = task = None
+        name = (<tuple>run.work[index])[2]  # the phase may be over when the task is made
         try:
             task = PyContext_Copy(run.context).run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.link(driver)
-            task.set_name((<tuple>run.work[index])[2])
+            task.set_name(name)
             task.add_done_callback(driver.task_ended)
         except BaseException as exception:
             error = exception

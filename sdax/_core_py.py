@@ -949,7 +949,10 @@ class Driver:
 
     @property
     def cr_running(self) -> bool:
-        return self.body.gi_running or getattr(self.coroutine, "cr_running", False)
+        body = self.body
+        return (body is not None and body.gi_running) or getattr(
+            self.coroutine, "cr_running", False
+        )
 
     @property
     def cr_suspended(self) -> bool:
@@ -1022,7 +1025,8 @@ class LoneDriver(Driver):
         """Let go of everything before the first step."""
         self.run.suspended.pop(self, None)
         self.release()
-        self.body.close()  # before its first step, it would still hold on to this driver
+        self.body.close()
+        self.body = None  # closed before its first step, it would still hold on to this driver
 
     def task_ended(self, task: Any) -> None:
         """Hear that the `asyncio.Task` has ended, maybe without the driver: where a factory wraps
@@ -1400,12 +1404,13 @@ def start_ready_by_factory(run: Run) -> None:
         driver = LoneDriver(run, index)
         task: Any = None
         error = None
+        name = run.phase.work[index][2]  # the phase may be over when the task is made
         try:
             task = run.context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.suspended[driver] = None
-            task.set_name(run.phase.work[index][2])
+            task.set_name(name)
             task.add_done_callback(driver.task_ended)
         except BaseException as exception:
             error = exception

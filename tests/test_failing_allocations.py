@@ -25,7 +25,7 @@ def test_no_run_crashes(
     printed = capsys.readouterr().out
     assert status == 0, printed
     number = int(printed.partition(f"{engine.name}: ")[2].split()[0])
-    assert number > 5
+    assert number >= 5
     assert f"{number} allocations, each failed in turn, 0 crashes" in printed
 
 
