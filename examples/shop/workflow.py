@@ -249,9 +249,9 @@ PROCESSOR = (
         level=1,
         task=AsyncTask(
             name="Database",
-            pre_execute=TaskFunction(take_connection, timeout=5.0),
+            pre_execute=TaskFunction(take_connection, timeout=30.0),
             # Cleanup is never cut short by a cancellation, so it brings its own limit.
-            post_execute=TaskFunction(give_connection_back, timeout=5.0),
+            post_execute=TaskFunction(give_connection_back, timeout=30.0),
         ),
     )
     .add_task(level=1, task=AsyncTask(name="Token", pre_execute=TaskFunction(check_token)))
@@ -280,11 +280,11 @@ PROCESSOR = (
         level=3,
         task=AsyncTask(
             name="Orders",
-            pre_execute=TaskFunction(read_user_orders, timeout=5.0),
-            post_execute=TaskFunction(close_cursor, timeout=5.0),
+            pre_execute=TaskFunction(read_user_orders, timeout=30.0),
+            post_execute=TaskFunction(close_cursor, timeout=30.0),
         ),
     )
-    .add_task(level=3, task=AsyncTask(name="Answer", execute=TaskFunction(answer, timeout=5.0)))
+    .add_task(level=3, task=AsyncTask(name="Answer", execute=TaskFunction(answer, timeout=30.0)))
     .build()
 )
 
