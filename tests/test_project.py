@@ -10,7 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PathDistribution, version
+from email import message_from_string
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def metadata(source: Path) -> Any:
         timeout=120,
     )
     (found,) = out.glob("*.dist-info")
-    return PathDistribution(found).metadata
+    # Not importlib's: Python 3.15 has the description in another place.
+    return message_from_string((found / "METADATA").read_text(encoding="utf-8"))
 
 
 def targets(markdown: str) -> list[str]:
