@@ -15,8 +15,8 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def offer(port: int, tokens: Sequence[str], rate: float, seconds: float) -> list[float]:
-    """Send so many requests per second, for so many seconds; return the latencies in seconds,
-    each from when the request was due.
+    """Send `rate` requests per second for `seconds`. Return the latencies in seconds, each measured
+    from the time at which the request was due.
 
     Raises a group of `RuntimeError`s if requests are not answered with success.
     """

@@ -52,7 +52,7 @@ def credit_of(customer_id: int) -> int:
 
 
 async def serve(seconds: float, share: float, factor: float, seed: int) -> None:
-    """Answer after so many seconds, but a share of requests after so many times as many."""
+    """Answer after `seconds`. For a `share` of the requests, wait `factor` times as long."""
     random = Random(seed)
     asked = Counter[str]()
 
