@@ -2,14 +2,9 @@
 
 from ._impl import IMPLEMENTATION
 from .budget import RetryBudget
-from .errors import (
-    RetryableException,
-    SdaxExecutionError,
-    TaskCancelledError,
-    TaskFailure,
-    flatten_exceptions,
-)
-from .group import SdaxTaskGroup
+from .common.groups import flatten_exceptions
+from .engine.group import SdaxTaskGroup
+from .errors import SdaxExecutionError, TaskCancelledError
 from .hedging import hedged
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
@@ -20,10 +15,12 @@ from .processor import (
     AsyncTaskProcessorBuilder,
 )
 from .replacing import Done
-from .report import PhaseReport, RunReport, State, TaskReport
+from .report import RunReport
+from .states import PhaseReport, State, TaskFailure, TaskReport
 from .tasks import (
     AsyncTask,
     Limits,
+    RetryableException,
     TaskFunction,
     join,
     task,

@@ -14,14 +14,14 @@ cimport cython
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
-from .calls import as_coroutine, cancel, code_of, refuse_coroutine
-from .deadlines import Deadlines, clock_of
+from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .engine.deadlines import Deadlines, clock_of
 from .engine import stack
 from .engine.attempts import after_failure, after_timeout
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
 from .engine.shelter import is_ending, sheltered
-from .plan import PHASES
-from .record import Record, unasked_cancellation
+from .common.order import PHASES
+from .engine.record import Record, unasked_cancellation
 
 __all__ = ["Run"]
 

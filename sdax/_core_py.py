@@ -28,10 +28,13 @@ from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
-from .calls import as_coroutine, cancel, code_of, refuse_coroutine
-from .deadlines import Deadlines, clock_of
+from .common.order import EXECUTE, PHASES, POST, PRE
 from .engine.attempts import after_failure, after_timeout
+from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .engine.deadlines import Deadlines, clock_of
 from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .engine.plan import Plan, Work
+from .engine.record import Record, unasked_cancellation
 from .engine.shelter import is_ending, sheltered
 from .engine.stack import (
     DEEPEST,
@@ -40,10 +43,8 @@ from .engine.stack import (
     SHARING_ALLOWED,
     refuse_endless,
 )
-from .plan import EXECUTE, PHASES, POST, PRE, Plan, Work
-from .record import Record, unasked_cancellation
+from .engine.watch import Watch
 from .tasks import TaskFunction
-from .watch import Watch
 
 if sys.version_info < (3, 12):
     from asyncio.tasks import (  # type: ignore[attr-defined]

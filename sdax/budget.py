@@ -10,8 +10,8 @@ from functools import partial
 from threading import Lock
 from typing import Any, Final
 
-from .checks import checked_number
-from .text import shown
+from .common.checks import checked_number
+from .common.text import shown
 
 SLICES: Final = 10  # of the window, which expire one after the other
 

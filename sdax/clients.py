@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeAlias
 
-from .errors import iter_leaves
-from .text import shown
+from .common.groups import iter_leaves
+from .common.text import shown
 
 __all__ = ["is_temporary", "retry_after"]
 

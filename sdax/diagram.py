@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Hashable, Mapping
 from typing import Any, Final, TypeAlias
 
-from .plan import PHASES
+from .common.order import PHASES
+from .common.text import counted, digits, in_columns, one_line
 from .tasks import AsyncTask, TaskFunction
-from .text import counted, digits, in_columns, one_line
 
 Tasks: TypeAlias = Collection[AsyncTask[Any, Any]]
 Levels: TypeAlias = Mapping[int, Tasks]

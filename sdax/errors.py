@@ -1,32 +1,21 @@
-"""Every exception that sdax raises or knows, one copy for both engines."""
+"""What a run raises, one copy for both engines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from .text import nearest, shown, shown_fields
+from .common.groups import flatten_exceptions, iter_leaves
+from .common.text import shown
+from .report import RunReport, report_of_nothing
+from .states import TaskFailure
 
 if TYPE_CHECKING:
-    from .report import RunReport
-
     Matcher: TypeAlias = (
         type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
     )
 
 E = TypeVar("E", bound=BaseException)
-
-_members: Final[Any] = BaseExceptionGroup.exceptions
-
-
-class RetryableException(Exception):
-    """Raise this, or a subclass, to ask for another attempt.
-
-    It is one of the exceptions that `TaskFunction` retries by default:
-
-    >>> async def fetch(ctx):
-    ...     raise RetryableException("the service is starting")
-    """
 
 
 class TaskCancelledError(Exception):
@@ -35,57 +24,6 @@ class TaskCancelledError(Exception):
     The task did not succeed, so this is a failure; `__cause__` is the original
     `asyncio.CancelledError`.
     """
-
-
-class UnknownTaskError(KeyError):
-    """A `KeyError` for the name of a task that is not there; it says which names are near."""
-
-    def __init__(self, name: Hashable, names: Collection[Hashable] = ()) -> None:
-        super().__init__(name)
-        self._names = names
-
-    def __str__(self) -> str:
-        name = self.args[0]
-        return f"there is no task {shown(name)}{nearest(name, self._names)}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.args  # names may be many, and not picklable
-
-
-class TaskFailure(NamedTuple):
-    """One failure of a run: which task, in which phase, after how many attempts, and why."""
-
-    name: Hashable
-    phase: str
-    attempts: int
-    exception: Exception
-
-    def __repr__(self) -> str:
-        return shown_fields(self)
-
-
-def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions inside a group, however deeply nested, or the exception itself."""
-    stack = [exception]
-    while stack:
-        current = stack.pop()
-        if issubclass(type(current), BaseExceptionGroup):  # asked without its own __class__
-            stack.extend(reversed(_members.__get__(current)))
-        else:
-            yield current
-
-
-def flatten_exceptions(exception: BaseException) -> list[BaseException]:
-    """Return the leaves of an exception group in order; of any other exception, itself alone.
-
-    Raises `TypeError` for what is no exception.
-
-    >>> flatten_exceptions(ExceptionGroup("", [OSError(1), ExceptionGroup("", [KeyError(2)])]))
-    [OSError(1), KeyError(2)]
-    """
-    if not isinstance(exception, BaseException):
-        raise TypeError(f"flatten_exceptions takes an exception, got {shown(exception)}")
-    return list(iter_leaves(exception))
 
 
 class SdaxExecutionError(ExceptionGroup[Exception]):
@@ -145,11 +83,7 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     @property
     def report(self) -> RunReport[Any]:
         """What happened to every task of the run; a report of no tasks for a group made by hand."""
-        if self._report is None:
-            from .report import report_of_nothing  # from a module that imports this one
-
-            return report_of_nothing()
-        return self._report
+        return report_of_nothing() if self._report is None else self._report
 
     def __repr__(self) -> str:
         members = ", ".join(map(shown, self.exceptions))

@@ -15,8 +15,10 @@ from collections.abc import Hashable, Iterable
 from itertools import count
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from .report import RunReport, State
-from .text import shown_fields
+from .common.checks import runs_later
+from .common.text import shown, shown_fields
+from .report import RunReport
+from .states import State
 
 _numbers: Final = count(1)
 
@@ -269,3 +271,29 @@ class Observer(Protocol):
 
 
 Observers: TypeAlias = Observer | Iterable[Observer]
+
+
+def checked_observers(observer: Any) -> tuple[Observer, ...]:
+    """Return the observers that were given, one or several.
+
+    Raises `TypeError` for what cannot be called with an event.
+    """
+    observers: tuple[Any, ...]
+    if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
+        observers = (observer,)
+    else:
+        observers = tuple(observer)
+    for one in observers:
+        if not callable(one):
+            raise TypeError(f"observer must be callable with an event, got {shown(one)}")
+        if isinstance(one, type):
+            raise TypeError(
+                f"observer must be callable with an event, got the class {shown(one)}, which "
+                f"would make an object of each; did you mean {one.__name__}()?"
+            )
+        if runs_later(one):
+            raise TypeError(
+                f"observer must be a plain function, for nobody awaits or iterates what it "
+                f"returns, got {shown(one)}; define it with 'def', without 'yield'"
+            )
+    return observers

@@ -13,8 +13,8 @@ from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
 
-from .checks import checked_limit, checked_number, is_generator
-from .text import shown
+from .common.checks import checked_limit, checked_number, is_generator
+from .common.text import shown
 
 C = TypeVar("C")
 R = TypeVar("R")

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from ._impl import Run
+from .common.generic import K, KeyedByDefault, T
+from .common.order import EXECUTE, POST, PRE
+from .common.text import shown
 from .engine.exceptions import set_traceback, traceback_of
-from .generic import K, KeyedByDefault, T
-from .outcome import (
+from .engine.outcome import (
     conclude,
     hear_out,
     new_waiter,
@@ -21,8 +23,6 @@ from .outcome import (
     see_through,
     shield,
 )
-from .plan import EXECUTE, POST, PRE
-from .text import shown
 
 
 class PhaseId(Enum):

@@ -8,20 +8,20 @@ from typing import Any, Generic, Literal, NoReturn, Self, TypeAlias
 from frozendict import frozendict
 
 from ._impl import Run
-from .checks import checked_limit, checked_observers
+from .common.checks import checked_limit
+from .common.generic import K, KeyedByDefault, T
+from .common.text import counted, nearest, shown
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
-from .errors import UnknownTaskError
-from .events import ObservedRun, Observer, Observers, TaskInfo
-from .generic import K, KeyedByDefault, T
-from .graph import plan_graph
-from .outcome import conclude, new_waiter, see_through
+from .engine.graph import plan_graph
+from .engine.outcome import conclude, new_waiter, see_through
+from .engine.plan import Plan, plan_levels
+from .engine.watch import Watch
+from .events import ObservedRun, Observer, Observers, TaskInfo, checked_observers
 from .phases import AsyncPhaseRunner
-from .plan import Plan, plan_levels
 from .replacing import Stub, replaced_tasks
 from .report import RunReport
+from .states import UnknownTaskError
 from .tasks import AsyncTask
-from .text import counted, nearest, shown
-from .watch import Watch
 
 LevelOrder: TypeAlias = Literal["at once", "level"]
 ExecuteOrder: TypeAlias = Literal["at once", "dependency"]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from .checks import is_async
-from .plan import PHASES
+from .common.checks import is_async
+from .common.order import PHASES
+from .common.text import nearest, shown
 from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
-from .text import nearest, shown
 
 Task: TypeAlias = AsyncTask[Any, Any]
 

@@ -4,68 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from enum import StrEnum
-from typing import Any, Final, Generic, NamedTuple, cast
+from typing import Any, Generic
 
-from .errors import TaskFailure, UnknownTaskError
-from .generic import K, V_co
-from .plan import PHASES, Plan
+from .common.generic import K
+from .common.order import PHASES
+from .common.text import counted, shown
+from .engine.plan import Plan
+from .states import (
+    FAILURES,
+    Durations,
+    PhaseReport,
+    State,
+    TaskFailure,
+    TaskReport,
+    UnknownTaskError,
+)
 from .table import table_of
-from .text import counted, shown, shown_fields
-
-
-class State(StrEnum):
-    """What became of one phase of a task."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    TIMED_OUT = "timed out"
-    CANCELLED = "cancelled"
-    SKIPPED = "skipped"  # it has a function, which was not called
-    ABSENT = "absent"  # it has no function
-
-
-FAILURES: Final = (State.FAILED, State.TIMED_OUT)
-
-
-class PhaseReport(NamedTuple, Generic[V_co]):
-    """What became of one phase of a task: state, attempts made, and what it returned or raised.
-
-    `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
-    (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
-
-    A report cannot know which type a function's value has, but you can say it:
-
-    >>> user: PhaseReport[User] = report["User"].pre_execute
-    >>> user.value.name
-    """
-
-    state: State
-    attempts: int = 0
-    value: V_co = cast(V_co, None)
-    exception: BaseException | None = None
-
-    def __repr__(self) -> str:
-        return shown_fields(self)
-
-
-class TaskReport(NamedTuple):
-    """What became of a task, phase by phase."""
-
-    pre_execute: PhaseReport
-    execute: PhaseReport
-    post_execute: PhaseReport
-
 
 _ABSENT = PhaseReport(State.ABSENT)
 _SUCCEEDED = PhaseReport(State.SUCCEEDED, 1)
-
-
-class Durations(NamedTuple):
-    """How many seconds a run took, and each of its phases that has begun."""
-
-    run: float
-    phases: Mapping[str, float]
 
 
 class RunReport(Mapping[K, TaskReport], Generic[K]):

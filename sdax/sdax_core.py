@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Literal
 
-from .errors import SdaxExecutionError, flatten_exceptions
-from .group import SdaxTaskGroup
+from .common.groups import flatten_exceptions
+from .engine.group import SdaxTaskGroup
+from .errors import SdaxExecutionError
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
     AsyncDagLevelAdapterBuilder,

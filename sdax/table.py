@@ -5,15 +5,13 @@ from __future__ import annotations
 import reprlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from .plan import PHASES
-from .text import class_name, counted, in_columns, one_line
+from .common.order import PHASES
+from .common.text import class_name, counted, in_columns, one_line
+from .states import PhaseReport, TaskReport
 
-if TYPE_CHECKING:
-    from .report import PhaseReport, TaskReport
-
-Entry: TypeAlias = "tuple[Hashable, str, PhaseReport | None]"  # a task, a phase, what became of it
+Entry: TypeAlias = tuple[Hashable, str, PhaseReport | None]  # a task, a phase, what became of it
 
 WIDEST_RESULT: Final = 72  # characters of a value or an exception; the rest is "..."
 MOST_ROWS: Final = 50

@@ -10,12 +10,12 @@ from concurrent.futures import Executor
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, Unpack, cast
 
-from .checks import SPLIT_GENERATOR, checked_number, is_async, is_generator, runs_later
-from .errors import RetryableException, iter_leaves
-from .generic import K, K_co, KeyedByDefault, T, T_contra
-from .group import SdaxTaskGroup
-from .text import shown
-from .threads import call_in_thread
+from .common.checks import SPLIT_GENERATOR, checked_number, is_async, is_generator, runs_later
+from .common.generic import K, K_co, KeyedByDefault, T, T_contra
+from .common.groups import iter_leaves
+from .common.text import shown
+from .engine.group import SdaxTaskGroup
+from .engine.threads import call_in_thread
 
 __all__ = [
     "AsyncTask",
@@ -37,6 +37,17 @@ __all__ = [
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
 Retryable: TypeAlias = tuple[type[Exception], ...] | type[Exception] | Callable[[Exception], bool]
+
+
+class RetryableException(Exception):
+    """Raise this, or a subclass, to ask for another attempt.
+
+    It is one of the exceptions that `TaskFunction` retries by default:
+
+    >>> async def fetch(ctx):
+    ...     raise RetryableException("the service is starting")
+    """
+
 
 RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
     TimeoutError,

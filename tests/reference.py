@@ -27,7 +27,7 @@ from sdax import (
     TaskFailure,
     TaskFunction,
 )
-from sdax.report import PhaseReport, State, TaskReport
+from sdax.states import PhaseReport, State, TaskReport
 
 PRE, EXECUTE, POST = PHASES = ("pre_execute", "execute", "post_execute")
 

@@ -40,8 +40,8 @@ from sdax import (
     TaskFailure,
     TaskFunction,
 )
+from sdax.common.text import shown
 from sdax.testing import VirtualClockLoop
-from sdax.text import shown
 
 EXAMPLES = int(os.environ.get("BAD_INPUT_EXAMPLES", "0"))
 search = settings(

@@ -10,7 +10,7 @@ import pytest
 
 from helpers import Trace, build, error_of, forever, passes, solo, task
 from sdax import TaskFunction
-from sdax.deadlines import FEWEST, Deadlines
+from sdax.engine.deadlines import FEWEST, Deadlines
 
 
 class Waiter:

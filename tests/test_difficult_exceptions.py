@@ -25,11 +25,11 @@ from sdax import (
     TaskFunction,
     TaskReport,
 )
+from sdax.common.text import class_name, module_name, one_line, shown
 from sdax.observe import AttemptFinished, EventLogger, RetryScheduled, TaskFinished, Timeline
 from sdax.observe.otel import OpenTelemetryObserver
 from sdax.observe.progress import ProgressDisplay
 from sdax.table import table_of
-from sdax.text import class_name, module_name, one_line, shown
 
 
 @pytest.fixture(params=ZOO)

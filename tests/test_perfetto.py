@@ -18,8 +18,8 @@ import pytest
 
 from helpers import error_of, nothing, task
 from sdax import AsyncTaskProcessor
+from sdax.common.text import one_line
 from sdax.observe import RunSpan, Timeline
-from sdax.text import one_line
 from test_timeline import NASTY, eventful
 
 PROGRAM = Path(__file__).parent / "programs" / "trace_processor.mjs"

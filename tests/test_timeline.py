@@ -20,8 +20,8 @@ import pytest
 
 from helpers import Trace, build, error_of, forever, nothing, passes, solo, task, until
 from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction
+from sdax.common.text import cells
 from sdax.observe import Timeline
-from sdax.text import cells
 
 NASTY = [
     "<script>alert('x')</script>",

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
+from ..common.text import one_line, shown
 from ..processor import (
     AsyncDagTaskProcessor,
     AsyncDagTaskProcessorBuilder,
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
 )
-from ..text import one_line, shown
 
 Processor: TypeAlias = AsyncTaskProcessor[Any, Any] | AsyncDagTaskProcessor[Any, Any]
 

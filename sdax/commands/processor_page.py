@@ -6,14 +6,14 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from ..common.order import PHASES
+from ..common.text import one_line, shortened
 from ..diagram import described_limits
 from ..events import TaskInfo
 from ..observe.layers import layers_of
 from ..observe.page import page, text
-from ..plan import PHASES
 from ..processor import AsyncDagTaskProcessor
 from ..tasks import AsyncTask
-from ..text import one_line, shortened
 from .named import Processor
 
 Task: TypeAlias = AsyncTask[Any, Any]

@@ -7,7 +7,7 @@ from asyncio import Task
 from collections.abc import Callable
 from typing import Any
 
-from ..checks import checked_number
+from ..common.checks import checked_number
 from ..tasks import TaskFunction
 from .exceptions import chain, hide_engine, is_cancellation, is_exception, set_cause
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
-from ..errors import iter_leaves
+from ..common.groups import iter_leaves
 
 MOST_NOTES: Final = 10  # on one exception: one that many runs share must not grow without end
 

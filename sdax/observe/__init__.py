@@ -41,7 +41,8 @@ from ..events import (
 )
 from .critical_path import CriticalPath, GraphEstimate, PathStep
 from .logs import EventLogger
-from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan, RunSpan
+from .run import RunSpan
+from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan
 from .timeline import Timeline
 
 __all__ = [

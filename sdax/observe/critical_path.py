@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-from ..plan import EXECUTE, PHASES, POST, PRE
-from ..report import State
-from ..text import counted, in_columns, one_line, shown
+from ..common.order import EXECUTE, PHASES, POST, PRE
+from ..common.text import counted, in_columns, one_line, shown
+from ..states import State
 from .replay import Order, Replay
-from .spans import FunctionSpan, RunSpan
+from .spans import FunctionSpan, RecordedRun
 from .times import seconds
 
 MOST_STEPS_SHOWN: Final = 20
@@ -88,7 +88,7 @@ class CriticalPath:
     either, and for a run in a graph.
     """
 
-    run: RunSpan
+    run: RecordedRun
     steps: tuple[PathStep, ...]
     rest: float
     graph: GraphEstimate | None
@@ -127,9 +127,9 @@ class CriticalPath:
 
 
 def critical_path(
-    run: RunSpan, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
+    run: RecordedRun, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
 ) -> CriticalPath:
-    """Find the critical path of a run that is over (see `RunSpan.critical_path`)."""
+    """Find the critical path of a run that is over (see `RecordedRun.critical_path`)."""
     if not run.is_over:
         raise ValueError(
             f"critical_path: run {run.number} is not over yet; ask when process_tasks has returned"
@@ -149,7 +149,7 @@ def critical_path(
 class _Chain:
     """Walks back from the end of a run, from each function to the one that it waited for."""
 
-    def __init__(self, run: RunSpan, order: Order) -> None:
+    def __init__(self, run: RecordedRun, order: Order) -> None:
         self.run = run
         self.called: list[list[FunctionSpan | None]] = [[None] * len(run.tasks) for _ in PHASES]
         index_of = {task.name: index for index, task in enumerate(run.tasks)}
@@ -246,7 +246,7 @@ def _later(one: FunctionSpan | None, other: FunctionSpan | None) -> FunctionSpan
 
 
 def _graph_of(
-    run: RunSpan, replay: Replay, dependencies: Dependencies | None
+    run: RecordedRun, replay: Replay, dependencies: Dependencies | None
 ) -> GraphEstimate | None:
     if not run.in_levels:
         return None
@@ -257,7 +257,7 @@ def _graph_of(
 
 
 def _checked_dependencies(
-    run: RunSpan, depends_on: Mapping[Any, Iterable[Hashable]]
+    run: RecordedRun, depends_on: Mapping[Any, Iterable[Hashable]]
 ) -> Dependencies:
     if not run.in_levels:
         raise ValueError(

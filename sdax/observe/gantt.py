@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from shutil import get_terminal_size
 from typing import Final
 
-from ..plan import PHASES
-from ..report import State
-from ..text import cells, counted, fitted, one_line, wrapped
+from ..common.order import PHASES
+from ..common.text import cells, counted, fitted, one_line, wrapped
+from ..states import State
 from .notes import describe_runs, notes_of
-from .spans import FunctionSpan, RunSpan
+from .spans import FunctionSpan, RecordedRun
 from .times import seconds, ticks
 
 WIDEST_LABEL: Final = 32
@@ -51,7 +51,7 @@ ASCII: Final = Marks(
 
 
 def draw_runs(
-    runs: Sequence[RunSpan], width: int | None = None, only_ascii: bool | None = None
+    runs: Sequence[RecordedRun], width: int | None = None, only_ascii: bool | None = None
 ) -> str:
     """Draw a run; or a line for each, and the longest one, if there are several."""
     if not runs:
@@ -70,7 +70,7 @@ def draw_runs(
     return "\n".join([*lines, *chart.legend(), "", draw_run(longest, width, only_ascii)])
 
 
-def draw_run(run: RunSpan, width: int | None = None, only_ascii: bool | None = None) -> str:
+def draw_run(run: RecordedRun, width: int | None = None, only_ascii: bool | None = None) -> str:
     """Draw a run: a line for each task, by level or layer, and what there is to note."""
     chart = _Chart(width, only_ascii, run.start, run.until(run.end))
     names = [one_line(task.name) for _, tasks in run.groups for task in tasks]
@@ -95,12 +95,12 @@ def draw_run(run: RunSpan, width: int | None = None, only_ascii: bool | None = N
     return text if chart.marks is UNICODE else in_ascii(text)
 
 
-def latest(runs: Sequence[RunSpan]) -> float:
+def latest(runs: Sequence[RecordedRun]) -> float:
     """Return when the last of the runs ended."""
     return max(run.until(run.end) for run in runs)
 
 
-def notable_runs(runs: Sequence[RunSpan], most: int) -> list[RunSpan]:
+def notable_runs(runs: Sequence[RecordedRun], most: int) -> list[RecordedRun]:
     """Return the longest runs, in the order in which they started."""
     longest = sorted(runs, key=lambda run: run.duration, reverse=True)[:most]
     return sorted(longest, key=lambda run: run.number)
@@ -143,7 +143,7 @@ class _Chart:
                 free = column + len(text) + 1
         return (" " * (self.label_width + 1) + "".join(line)).rstrip()
 
-    def row_of_run(self, run: RunSpan) -> str:
+    def row_of_run(self, run: RecordedRun) -> str:
         line = [" "] * self.columns
         self.fill(
             line, run.start, run.until(run.end), self.use(self.marks.phases["execute"], "run")
@@ -151,7 +151,7 @@ class _Chart:
         self.mark(line, run.until(run.end), run.state)
         return self.row(f"run {run.number}", line, run.duration)
 
-    def row_of_task(self, name: str, spans: Sequence[FunctionSpan], run: RunSpan) -> str:
+    def row_of_task(self, name: str, spans: Sequence[FunctionSpan], run: RecordedRun) -> str:
         line = [" "] * self.columns
         for span in spans:
             before: float | None = None

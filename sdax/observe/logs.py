@@ -9,7 +9,8 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
-from ..checks import checked_number
+from ..common.checks import checked_number
+from ..common.text import one_line, shown
 from ..events import (
     AttemptFinished,
     AttemptResumed,
@@ -19,7 +20,6 @@ from ..events import (
     Event,
     TaskInfo,
 )
-from ..text import one_line, shown
 
 _logger: Final = logging.getLogger("sdax")
 

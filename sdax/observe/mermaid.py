@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from ..common.text import counted, one_line
 from ..diagram import escaped
-from ..report import State
-from ..text import counted, one_line
+from ..states import State
 from .gantt import notable_runs
 from .notes import describe_cancellation
-from .spans import FunctionSpan, RunSpan
+from .spans import FunctionSpan, RecordedRun
 
 MOST_RUNS_SHOWN: Final = 200
 # Mermaid's bars have whole milliseconds: of a shorter time, a microsecond is drawn as one.
@@ -26,7 +26,7 @@ TAGS: Final = {
 }
 
 
-def run_to_mermaid(run: RunSpan) -> str:
+def run_to_mermaid(run: RecordedRun) -> str:
     """Draw a run: a section for each level or layer, a bar for each function or attempt."""
     scale = _Scale(run.start, run.duration)
     title = f"run {run.number} {run.state or 'under way'}, times in {scale.unit}"
@@ -45,7 +45,7 @@ def run_to_mermaid(run: RunSpan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def runs_to_mermaid(runs: Sequence[RunSpan]) -> str:
+def runs_to_mermaid(runs: Sequence[RecordedRun]) -> str:
     """Draw a bar for each of several runs, of the longest ones if there are many."""
     start = min((run.start for run in runs), default=0.0)
     end = max((run.until(run.end) for run in runs), default=0.0)
@@ -80,7 +80,7 @@ def _head(title: str) -> Iterator[str]:
     yield "    todayMarker off"
 
 
-def _bars(run: RunSpan, span: FunctionSpan, scale: _Scale) -> Iterator[str]:
+def _bars(run: RecordedRun, span: FunctionSpan, scale: _Scale) -> Iterator[str]:
     # The phase comes first: Mermaid takes a line that begins with "section" or "title" for one.
     label = f"{span.phase} {one_line(span.task.name)}"
     if not span.attempts:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from ..common.text import counted, listed, one_line
 from ..events import Cause
-from ..report import State
-from ..text import counted, listed, one_line
-from .spans import AttemptSpan, Cancellation, FunctionSpan, RunSpan
+from ..states import State
+from .spans import AttemptSpan, Cancellation, FunctionSpan, RecordedRun
 from .times import seconds
 
 NAMES_SHOWN: Final = 3
@@ -23,7 +23,7 @@ class Note(NamedTuple):
     text: str
 
 
-def notes_of(run: RunSpan) -> list[Note]:
+def notes_of(run: RecordedRun) -> list[Note]:
     """Return all that is worth a line, in the order in which it happened."""
     notes: list[Note] = []
     skipped: dict[tuple[str, Cause | None], list[FunctionSpan]] = {}
@@ -48,7 +48,7 @@ def notes_of(run: RunSpan) -> list[Note]:
     return sorted(notes, key=lambda note: note.time)
 
 
-def describe_runs(runs: Sequence[RunSpan]) -> str:
+def describe_runs(runs: Sequence[RecordedRun]) -> str:
     """Say how many runs there are, and how they ended."""
     states = Counter("under way" if run.state is None else str(run.state) for run in runs)
     how = ", ".join(f"{number} {state}" for state, number in states.items())
@@ -62,7 +62,7 @@ def label(span: FunctionSpan) -> str:
     return f"{one_line(span.task.name)}.{span.phase}"
 
 
-def describe(run: RunSpan, span: FunctionSpan) -> str:
+def describe(run: RecordedRun, span: FunctionSpan) -> str:
     """Say what became of a function."""
     made = f", after {len(span.attempts)} attempts" if len(span.attempts) > 1 else ""
     match span.state:
@@ -93,7 +93,7 @@ def describe_cancellation(cancellation: Cancellation) -> str:
     return f"{cancellation.phase} cancelled, because {_failure(cancellation.cause)}"
 
 
-def reason(run: RunSpan, cause: Cause | None) -> str:
+def reason(run: RecordedRun, cause: Cause | None) -> str:
     """Say why something was cancelled or skipped."""
     if cause is not None:
         return _failure(cause)

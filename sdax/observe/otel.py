@@ -11,7 +11,8 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from .. import __version__
-from ..checks import checked_limit
+from ..common.checks import checked_limit
+from ..common.text import class_name, module_name, one_line, shortened, shown
 from ..errors import SdaxExecutionError
 from ..events import (
     AttemptFinished,
@@ -28,8 +29,7 @@ from ..events import (
     TaskStarted,
     TimeoutExpired,
 )
-from ..report import FAILURES, State
-from ..text import class_name, module_name, one_line, shortened, shown
+from ..states import FAILURES, State
 
 try:
     from opentelemetry import context as contexts

@@ -11,6 +11,8 @@ from itertools import chain, islice
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
+from ..common.order import PHASES
+from ..common.text import counted, listed, one_line, shortened, shown
 from ..events import (
     AttemptStarted,
     Event,
@@ -24,11 +26,9 @@ from ..events import (
     TaskSkipped,
     TaskStarted,
 )
-from ..plan import PHASES
 from ..processor import AsyncDagTaskProcessor
-from ..report import FAILURES, State
+from ..states import FAILURES, State
 from ..tasks import AsyncTask
-from ..text import counted, listed, one_line, shortened, shown
 from .layers import layers_of
 from .times import seconds
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeAlias
 
+from ..common.text import shortened, shown
 from ..events import (
     AttemptFinished,
     AttemptResumed,
@@ -24,9 +25,9 @@ from ..events import (
     TaskStarted,
     TimeoutExpired,
 )
-from ..report import State
-from ..text import shortened, shown
-from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan, RunSpan
+from ..states import State
+from .run import RunSpan
+from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan
 
 LONGEST_EXCEPTION: Final = 300  # characters of its repr that are kept
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from heapq import heappop, heappush
 from typing import TypeAlias
 
-from ..plan import EXECUTE, PHASES, POST, PRE
-from ..report import FAILURES, State
-from .spans import FunctionSpan, RunSpan
+from ..common.order import EXECUTE, PHASES, POST, PRE
+from ..states import FAILURES, State
+from .spans import FunctionSpan, RecordedRun
 
 Edges: TypeAlias = list[list[int]]
 
@@ -20,7 +20,7 @@ class Order:
     dependencies to dependents and `backward`. The first nodes are the tasks, by index; the others
     stand between levels, and spare an edge from each task of a level to each of the next."""
 
-    def __init__(self, run: RunSpan, depends_on: Mapping[Hashable, Sequence[Hashable]] | None):
+    def __init__(self, run: RecordedRun, depends_on: Mapping[Hashable, Sequence[Hashable]] | None):
         index_of = {task.name: index for index, task in enumerate(run.tasks)}
         self.forward: Edges = [[] for _ in run.tasks]
         levels: dict[int, list[int]] = {}
@@ -50,7 +50,7 @@ class UnknownError(Exception):
 class Replay:
     """A run to be played again with other times or another order."""
 
-    def __init__(self, run: RunSpan) -> None:
+    def __init__(self, run: RecordedRun) -> None:
         self.run = run
         self.order = Order(run, None)
         index_of = {task.name: index for index, task in enumerate(run.tasks)}

@@ -5,17 +5,13 @@ Times are in seconds on the clock of the timeline; the end of what is still unde
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 from ..events import Cause, TaskInfo
-from ..report import State
+from ..states import State
 from .layers import layers_of
-
-if TYPE_CHECKING:
-    from .critical_path import CriticalPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +84,8 @@ class Cancellation:
 
 
 @dataclass(frozen=True)
-class RunSpan:
-    """One run: what `timeline.runs` has. `str()` draws it.
+class RecordedRun:
+    """One run, as everything that is drawn of it sees it.
 
     `number` counts the runs of the timeline from 1, `now` is the time of looking. `tasks` are
     all of the processor, `functions` those that were called or skipped, in that order.
@@ -122,34 +118,6 @@ class RunSpan:
     def until(self, end: float | None) -> float:
         """Return an end, or the time of looking for what is still under way."""
         return self.now if end is None else end
-
-    def critical_path(
-        self, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
-    ) -> CriticalPath:
-        """Return the chain of functions that the run has waited for (see `CriticalPath`).
-
-        For a run in levels, `depends_on` maps task names to what they truly depend on; a task
-        that it does not name depends on nothing. Without it, what a graph could save is the most
-        that any graph could. Raises `ValueError` for a run that is not over, for a name that no
-        task has, for a dependency that the levels contradict, and for a run in a graph.
-
-        >>> path = timeline.runs[0].critical_path(depends_on={"Orders": ["User"]})
-        >>> print(path.graph.saving)
-        """
-        from .critical_path import critical_path
-
-        return critical_path(self, depends_on)
-
-    def to_mermaid(self) -> str:
-        """Return a Mermaid gantt diagram of the run."""
-        from .mermaid import run_to_mermaid
-
-        return run_to_mermaid(self)
-
-    def __str__(self) -> str:
-        from .gantt import draw_run
-
-        return draw_run(self)
 
     @cached_property
     def groups(self) -> tuple[tuple[str, tuple[TaskInfo, ...]], ...]:

@@ -11,14 +11,14 @@ from time import perf_counter
 from typing import Any
 from weakref import ref
 
-from ..checks import checked_limit
+from ..common.checks import checked_limit
+from ..common.text import counted
 from ..events import Event, ObservedRun, RunStarted
-from ..text import counted
 from .critical_path import CriticalPath
 from .gantt import draw_runs
 from .mermaid import runs_to_mermaid
 from .recording import WRITERS, RunRecord
-from .spans import RunSpan
+from .run import RunSpan
 from .timeline_page import timeline_page
 from .trace import chrome_trace
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ..report import State
-from ..text import counted, one_line
-from .critical_path import CriticalPath, PathStep, describe_graph
+from ..common.text import counted, one_line
+from ..states import State
+from .critical_path import CriticalPath, PathStep, critical_path, describe_graph
 from .notes import (
     describe,
     describe_attempt,
@@ -17,7 +17,7 @@ from .notes import (
     notes_of,
 )
 from .page import page, text
-from .spans import AttemptSpan, FunctionSpan, RunSpan
+from .spans import AttemptSpan, FunctionSpan, RecordedRun
 from .times import seconds, ticks
 
 MOST_TICKS: Final = 10
@@ -46,7 +46,7 @@ underlined: on the critical path</span>
 </div>"""
 
 
-def timeline_page(runs: Sequence[RunSpan], title: str) -> str:
+def timeline_page(runs: Sequence[RecordedRun], title: str) -> str:
     """Return the page of some runs, as HTML."""
     parts: list[str] = []
     if not runs:
@@ -61,7 +61,7 @@ def timeline_page(runs: Sequence[RunSpan], title: str) -> str:
     return page(title, "\n".join(parts))
 
 
-def _overview(runs: Sequence[RunSpan]) -> Iterator[str]:
+def _overview(runs: Sequence[RecordedRun]) -> Iterator[str]:
     start = min(run.start for run in runs)
     scale = _Scale(start, max(run.until(run.end) for run in runs) - start)
     yield '<section class="panel"><h2>All runs</h2>'
@@ -76,9 +76,9 @@ def _overview(runs: Sequence[RunSpan]) -> Iterator[str]:
     yield "</div></section>"
 
 
-def _section(run: RunSpan, *, opened: bool) -> Iterator[str]:
+def _section(run: RecordedRun, *, opened: bool) -> Iterator[str]:
     opening = " open" if opened else ""
-    path = run.critical_path() if run.is_over else None
+    path = critical_path(run) if run.is_over else None
     yield f'<details class="panel" id="run-{run.number}"{opening}><summary><b>run {run.number}</b>'
     yield f"{_badge(run.state)} {seconds(run.duration)}"
     if run.exception is not None:
@@ -91,7 +91,7 @@ def _section(run: RunSpan, *, opened: bool) -> Iterator[str]:
     yield "</details>"
 
 
-def _chart(run: RunSpan, steps: Sequence[PathStep]) -> Iterator[str]:
+def _chart(run: RecordedRun, steps: Sequence[PathStep]) -> Iterator[str]:
     scale = _Scale(run.start, run.duration)
     critical = {id(step.span): step for step in steps}
     yield '<div class="chart">'
@@ -125,7 +125,9 @@ def _chart(run: RunSpan, steps: Sequence[PathStep]) -> Iterator[str]:
     yield f'<div class="lines">{"".join(lines)}</div></div>'
 
 
-def _bars(run: RunSpan, span: FunctionSpan, scale: _Scale, critical: dict[int, PathStep]) -> str:
+def _bars(
+    run: RecordedRun, span: FunctionSpan, scale: _Scale, critical: dict[int, PathStep]
+) -> str:
     facts = [describe(run, span)]
     if not span.attempts:
         return scale.bar(span.start, span.start, "skipped", text(facts[0]))
@@ -174,7 +176,7 @@ def _attempt_facts(span: FunctionSpan, attempt: AttemptSpan) -> list[str]:
     return facts
 
 
-def _notes(run: RunSpan) -> Iterator[str]:
+def _notes(run: RecordedRun) -> Iterator[str]:
     notes = notes_of(run)
     if not notes:
         return
@@ -251,7 +253,7 @@ def _class(state: State | None) -> str:
     return "running" if state is None else state.replace(" ", "-")
 
 
-def _summary(run: RunSpan) -> str:
+def _summary(run: RecordedRun) -> str:
     return f"run {run.number}: {run.state or 'under way'}, {seconds(run.duration)}" + (
         "" if run.exception is None else f"\n{one_line(run.exception)}"
     )

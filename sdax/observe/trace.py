@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
-from ..report import State
-from ..text import one_line
+from ..common.text import one_line
+from ..states import State
 from .notes import describe, describe_attempt, describe_cancellation, reason
-from .spans import FunctionSpan, RunSpan
+from .spans import FunctionSpan, RecordedRun
 
 TraceEvent: TypeAlias = dict[str, Any]
 
@@ -20,7 +20,7 @@ COLOURS: Final = {
 }
 
 
-def chrome_trace(runs: Sequence[RunSpan]) -> dict[str, Any]:
+def chrome_trace(runs: Sequence[RecordedRun]) -> dict[str, Any]:
     """Return the trace of all runs. Its times, in microseconds, begin with the first run."""
     events: list[TraceEvent] = []
     if runs:
@@ -37,7 +37,7 @@ class _Process:
     it reads 0 as this number too, and would draw two threads as one.
     """
 
-    def __init__(self, run: RunSpan, origin: float) -> None:
+    def __init__(self, run: RecordedRun, origin: float) -> None:
         self.run = run
         self.origin = origin
 

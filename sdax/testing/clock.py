@@ -10,7 +10,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
-from ..text import one_line
+from ..common.text import one_line
 from .frames import calling_place, waiting_tasks
 
 R = TypeVar("R")

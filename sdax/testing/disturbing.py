@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, TypeVar
 
+from ..common.generic import K, T
+from ..common.text import nearest, shown
 from ..events import Observers
-from ..generic import K, T
 from ..phases import AsyncPhaseRunner
 from ..processor import AsyncDagTaskProcessor, AsyncTaskProcessor, TaskProcessor
 from ..report import RunReport
-from ..text import nearest, shown
 from .driving import COURSE, Course, driven
 from .player import tasks_of
 from .points import Schedule, functions_of, parsed

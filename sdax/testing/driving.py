@@ -16,8 +16,9 @@ from dataclasses import replace
 from types import CoroutineType, FrameType, coroutine
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..calls import WithTaskGroup, as_coroutine
-from ..plan import PHASES, POST, in_its_thread
+from ..common.order import PHASES, POST
+from ..engine.calls import WithTaskGroup, as_coroutine
+from ..engine.plan import in_its_thread
 from ..tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
 from .clock import VirtualClockLoop, outside
 from .faults import InjectedError, InjectedInterrupt, exception_of

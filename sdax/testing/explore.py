@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeAlias, Unpack
 
-from ..generic import T
-from ..plan import PHASES, POST
+from ..common.generic import T
+from ..common.order import PHASES, POST
+from ..common.text import counted, shown
 from ..processor import AsyncDagTaskProcessor, AsyncTaskProcessor
-from ..text import counted, shown
 from .clock import refuse_running_loop
 from .disturbing import check_reached
 from .driving import Happened

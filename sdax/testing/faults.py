@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
-from ..errors import RetryableException
-from ..plan import PHASES, POST
-from ..tasks import TaskFunction
-from ..text import nearest, shown
+from ..common.order import PHASES, POST
+from ..common.text import nearest, shown
+from ..tasks import RetryableException, TaskFunction
 from .points import CALL, Fault, Point
 
 # The kinds of faults, as users choose them, in the order in which they are tried.

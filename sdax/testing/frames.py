@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
-from ..text import one_line
+from ..common.text import one_line
 
 # Directories whose frames a reader does not look for: Python's own library, and sdax.
 _STANDARD_LIBRARY: Final = f"{Path(asyncio.__file__).parent.parent}{os.sep}"

@@ -12,7 +12,7 @@ from types import AsyncGeneratorType, TracebackType
 from typing import Any, Final, Self, TextIO, TypeAlias
 from weakref import ref
 
-from ..text import one_line, shown
+from ..common.text import one_line, shown
 from .frames import awaiting, of_user
 
 _CLOSING: Final = "async_generator_athrow"

@@ -14,14 +14,14 @@ from functools import partial
 from typing import Any, Generic
 
 from .. import processor as processors
+from ..common.generic import T
+from ..common.groups import iter_leaves
+from ..common.order import PHASES, POST
+from ..common.text import shown
 from ..engine import attempts
-from ..errors import iter_leaves
 from ..events import Event, RetryScheduled, RunFinished, TimeoutExpired
-from ..generic import T
-from ..plan import PHASES, POST
 from ..report import RunReport
 from ..tasks import AsyncTask
-from ..text import shown
 from .clock import DeadlockError, EndlessError, OutsideWorldError
 from .driving import Attempt, Course, Happened, Injected, driven
 from .faults import InjectedInterrupt

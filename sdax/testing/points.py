@@ -13,9 +13,9 @@ from collections.abc import Collection, Hashable, Iterable
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..plan import PHASES
+from ..common.order import PHASES
+from ..common.text import nearest, one_line, shown
 from ..tasks import AsyncTask, TaskFunction
-from ..text import nearest, one_line, shown
 
 CALL: Final = "call"
 RETURN: Final = "return"

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict
 
-from ..checks import checked_limit, checked_number
-from ..text import nearest, shown
+from ..common.checks import checked_limit, checked_number
+from ..common.text import nearest, shown
 from .faults import USUAL, checked_kinds
 
 PLUGIN: Final = "_sdax_pytest"

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from frozendict import frozendict
 
-from .events import (
+from ..common.order import PHASES
+from ..common.text import counted, shown
+from ..events import (
     AttemptFinished,
     AttemptResumed,
     AttemptStarted,
@@ -32,9 +34,8 @@ from .events import (
     TaskStarted,
     TimeoutExpired,
 )
-from .plan import PHASES
-from .report import Durations, RunReport, State
-from .text import counted, shown
+from ..report import RunReport
+from ..states import Durations, State
 
 _logger: Final = logging.getLogger("sdax")
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
+from ..common.order import EXECUTE, PHASES, POST, PRE
+from ..common.text import shown
+from ..tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
 from .calls import WithTaskGroup, name_of
-from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
-from .text import shown
 from .threads import OwnThreads
-
-PRE: Final = 0
-EXECUTE: Final = 1
-POST: Final = 2
-PHASES: Final = ("pre_execute", "execute", "post_execute")
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 # A function as the engine takes it: what to call, its limits (None without timeout and retries:

@@ -6,11 +6,12 @@ from asyncio import AbstractEventLoop
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .engine.exceptions import add_note, is_cancellation, is_exception, set_cause
-from .errors import TaskCancelledError, TaskFailure
-from .plan import EXECUTE, PHASES, POST, Plan
-from .report import PhaseReport, State
-from .text import shown
+from ..common.order import EXECUTE, PHASES, POST
+from ..common.text import shown
+from ..errors import TaskCancelledError
+from ..states import PhaseReport, State, TaskFailure
+from .exceptions import add_note, is_cancellation, is_exception, set_cause
+from .plan import Plan
 from .watch import Watch
 
 _SKIPPED: Final = PhaseReport(State.SKIPPED)

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final
 
-from ._impl import Run
-from .engine.exceptions import chain, is_cancellation, put_before, raise_with_context
-from .errors import SdaxExecutionError, TaskFailure
+from .._impl import Run
+from ..common.text import counted, listed, one_line, shortened, shown
+from ..errors import SdaxExecutionError
+from ..report import RunReport
+from ..states import TaskFailure
+from .exceptions import chain, is_cancellation, put_before, raise_with_context
 from .record import Record
-from .report import RunReport
-from .text import counted, listed, one_line, shortened, shown
 
 MOST_PLACES: Final = 4
 LONGEST_NAME: Final = 60  # characters

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NoReturn
 
-from .checks import SPLIT_GENERATOR
+from ..common.checks import SPLIT_GENERATOR
+from ..common.text import class_name, shown
 from .group import SdaxTaskGroup
-from .text import class_name, shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
 from functools import partial
 from inspect import CO_ITERABLE_COROUTINE
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .text import shown
-
-if TYPE_CHECKING:
-    from .events import Observer
 
 # What to do instead of a phase with a 'yield'.
 SPLIT_GENERATOR: Final = (
@@ -46,32 +42,6 @@ def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
     if number < least:
         raise ValueError(f"{field} must be at least {least}, got {shown(value)}")
     return number
-
-
-def checked_observers(observer: Any) -> tuple[Observer, ...]:
-    """Return the observers that were given, one or several.
-
-    Raises `TypeError` for what cannot be called with an event.
-    """
-    observers: tuple[Any, ...]
-    if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
-        observers = (observer,)
-    else:
-        observers = tuple(observer)
-    for one in observers:
-        if not callable(one):
-            raise TypeError(f"observer must be callable with an event, got {shown(one)}")
-        if isinstance(one, type):
-            raise TypeError(
-                f"observer must be callable with an event, got the class {shown(one)}, which "
-                f"would make an object of each; did you mean {one.__name__}()?"
-            )
-        if runs_later(one):
-            raise TypeError(
-                f"observer must be a plain function, for nobody awaits or iterates what it "
-                f"returns, got {shown(one)}; define it with 'def', without 'yield'"
-            )
-    return observers
 
 
 def is_async(function: Any) -> bool:

@@ -6,21 +6,10 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .plan import (
-    EXECUTE,
-    PHASES,
-    POST,
-    PRE,
-    Phase,
-    Plan,
-    places_of,
-    plan_levels,
-    stages_of,
-    with_function,
-    work_of,
-)
-from .tasks import AsyncTask
-from .text import shown
+from ..common.order import EXECUTE, PHASES, POST, PRE
+from ..common.text import shown
+from ..tasks import AsyncTask
+from .plan import Phase, Plan, places_of, plan_levels, stages_of, with_function, work_of
 
 
 def plan_graph(

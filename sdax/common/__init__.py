@@ -1,0 +1,1 @@
+"""What every other part of sdax uses: words, checks and type variables."""

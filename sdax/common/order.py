@@ -1,0 +1,10 @@
+"""The phases of a run, in their order: by number where the engine counts, by name elsewhere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PRE: Final = 0
+EXECUTE: Final = 1
+POST: Final = 2
+PHASES: Final = ("pre_execute", "execute", "post_execute")

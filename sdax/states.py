@@ -1,0 +1,87 @@
+"""What may become of the phases of tasks, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping
+from enum import StrEnum
+from typing import Any, Final, Generic, NamedTuple, cast
+
+from .common.generic import V_co
+from .common.text import nearest, shown, shown_fields
+
+
+class State(StrEnum):
+    """What became of one phase of a task."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"  # it has a function, which was not called
+    ABSENT = "absent"  # it has no function
+
+
+FAILURES: Final = (State.FAILED, State.TIMED_OUT)
+
+
+class PhaseReport(NamedTuple, Generic[V_co]):
+    """What became of one phase of a task: state, attempts made, and what it returned or raised.
+
+    `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
+    (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
+
+    A report cannot know which type a function's value has, but you can say it:
+
+    >>> user: PhaseReport[User] = report["User"].pre_execute
+    >>> user.value.name
+    """
+
+    state: State
+    attempts: int = 0
+    value: V_co = cast(V_co, None)
+    exception: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
+
+
+class TaskReport(NamedTuple):
+    """What became of a task, phase by phase."""
+
+    pre_execute: PhaseReport
+    execute: PhaseReport
+    post_execute: PhaseReport
+
+
+class TaskFailure(NamedTuple):
+    """One failure of a run: which task, in which phase, after how many attempts, and why."""
+
+    name: Hashable
+    phase: str
+    attempts: int
+    exception: Exception
+
+    def __repr__(self) -> str:
+        return shown_fields(self)
+
+
+class Durations(NamedTuple):
+    """How many seconds a run took, and each of its phases that has begun."""
+
+    run: float
+    phases: Mapping[str, float]
+
+
+class UnknownTaskError(KeyError):
+    """A `KeyError` for the name of a task that is not there; it says which names are near."""
+
+    def __init__(self, name: Hashable, names: Collection[Hashable] = ()) -> None:
+        super().__init__(name)
+        self._names = names
+
+    def __str__(self) -> str:
+        name = self.args[0]
+        return f"there is no task {shown(name)}{nearest(name, self._names)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args  # names may be many, and not picklable
