@@ -60,6 +60,7 @@ lint: $(INSTALLED) ## check style, spelling, workflows and news
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint sdax
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run .ci/cov .ci/dist .ci/test-dist .ci/windows
 	$(BIN)/zizmor -q --offline .github

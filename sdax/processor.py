@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, Generic, Literal, NoReturn, Self, TypeAlias
+from typing import Any, Generic, NoReturn, Self, Unpack, cast
 
 from frozendict import frozendict
 
 from ._impl import Run
-from .common.checks import checked_limit
 from .common.generic import K, KeyedByDefault, T
 from .common.text import counted, nearest, shown
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
@@ -17,25 +16,51 @@ from .engine.outcome import conclude, new_waiter, see_through
 from .engine.plan import Plan, plan_levels
 from .engine.watch import Watch
 from .events import ObservedRun, Observer, Observers, TaskInfo, checked_observers
+from .options import (
+    NO_OPTIONS,
+    ExecuteOrder,
+    GraphOptions,
+    LevelOptions,
+    LevelOrder,
+    Options,
+    checked_options,
+    rechecked,
+)
 from .phases import AsyncPhaseRunner
 from .replacing import Stub, replaced_tasks
 from .report import RunReport
 from .states import UnknownTaskError
 from .tasks import AsyncTask
 
-LevelOrder: TypeAlias = Literal["at once", "level"]
-ExecuteOrder: TypeAlias = Literal["at once", "dependency"]
-
 
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
     """What all processors share: a plan, ready to run. Immutable."""
 
-    __slots__ = ("_infos", "_observer", "_plain_report", "_plan")
+    __slots__ = ("_added", "_infos", "_observer", "_options", "_plain_report", "_plan")
 
+    _added: tuple[tuple[AsyncTask[T, K], Any], ...]  # each with its level, or what it depends on
+    _options: Options
+    _observer: tuple[Observer, ...] | None
     _plan: Plan
     _plain_report: RunReport[K]  # of every run that has nothing to report but successes
-    _observer: tuple[Observer, ...] | None
     _infos: tuple[TaskInfo, ...] | None  # made for the first run that is observed
+
+    def _set_up(
+        self, added: tuple[tuple[AsyncTask[T, K], Any], ...], options: Options, plan: Plan
+    ) -> None:
+        self._set_once(
+            _added=added,
+            _options=options,
+            _observer=options.observer,  # once more: each run asks for it
+            _plan=plan,
+            _plain_report=RunReport(plan, None, None),
+            _infos=None,
+        )
+
+    @property
+    def max_concurrency(self) -> int | None:
+        """How many functions of a run may be suspended at a time; None sets no limit."""
+        return self._options.max_concurrency
 
     async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
         """Run every task once with `ctx`, and return the report of the run.
@@ -136,7 +161,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     def _identity(self) -> tuple[Any, ...]:
         """Return what makes the processor: its constructor's arguments."""
-        raise NotImplementedError
+        return self._added, self._options
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._identity()
@@ -147,8 +172,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        # An observer need not be hashable.
-        return hash(tuple(part for part in self._identity() if part is not self._observer))
+        return hash(self._identity())
 
 
 class AsyncTaskProcessor(TaskProcessor[T, K]):
@@ -163,23 +187,14 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     `execute_order` and `max_concurrency` are what the builder was given.
     """
 
-    __slots__ = ("_added", "execute_order", "levels", "max_concurrency")
+    __slots__ = ("levels",)
 
     levels: frozendict[int, tuple[AsyncTask[T, K], ...]]
-    _added: tuple[tuple[AsyncTask[T, K], int], ...]
-    execute_order: LevelOrder
-    max_concurrency: int | None
 
     def __init__(
-        self,
-        added: tuple[tuple[AsyncTask[T, K], int], ...],
-        max_concurrency: int | None = None,
-        observer: tuple[Observer, ...] | None = None,
-        execute_order: LevelOrder = "at once",
+        self, added: tuple[tuple[AsyncTask[T, K], int], ...], options: Options = NO_OPTIONS
     ) -> None:
-        max_concurrency = checked_limit("max_concurrency", max_concurrency)
-        observer = None if observer is None else checked_observers(observer)
-        execute_order = _checked_order(execute_order, "level")
+        options = rechecked(options, "level")
         added = _checked_pairs(added)
         for task, level in added:
             _check_level(task, level)
@@ -190,60 +205,33 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         ascending = {level: members[level] for level in sorted(members)}
         levels = {level: tuple(tasks[i] for i in indices) for level, indices in ascending.items()}
         plan = plan_levels(
-            ascending.values(), tasks, max_concurrency, execute_in_order=execute_order == "level"
+            ascending.values(),
+            tasks,
+            options.max_concurrency,
+            execute_in_order=options.execute_in_order,
         )
-        self._set_once(
-            _added=added,
-            execute_order=execute_order,
-            max_concurrency=max_concurrency,
-            _observer=observer,
-            _infos=None,
-            _plan=plan,
-            _plain_report=RunReport(plan, None, None),
-            levels=frozendict(levels),
-        )
+        self._set_up(added, options, plan)
+        self._set_once(levels=frozendict(levels))
+
+    @property
+    def execute_order(self) -> LevelOrder:
+        """In which order `execute` runs: at once, or level by level."""
+        return cast("LevelOrder", self._options.execute_order)
 
     @classmethod
-    def builder(
-        cls,
-        *,
-        execute_order: LevelOrder = "at once",
-        max_concurrency: int | None = None,
-        observer: Observers | None = None,
-    ) -> AsyncTaskProcessorBuilder[T, K]:
+    def builder(cls, **options: Unpack[LevelOptions]) -> AsyncTaskProcessorBuilder[T, K]:
         """Return an empty builder for tasks in levels (see `AsyncTaskProcessorBuilder`)."""
-        return AsyncTaskProcessorBuilder(
-            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
-        )
+        return AsyncTaskProcessorBuilder(**options)
 
     @classmethod
-    def elevator_builder(
-        cls,
-        *,
-        execute_order: LevelOrder = "at once",
-        max_concurrency: int | None = None,
-        observer: Observers | None = None,
-    ) -> AsyncTaskProcessorBuilder[T, K]:
+    def elevator_builder(cls, **options: Unpack[LevelOptions]) -> AsyncTaskProcessorBuilder[T, K]:
         """Return what `builder` returns, by the name for going up and down the levels."""
-        return AsyncTaskProcessorBuilder(
-            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
-        )
+        return AsyncTaskProcessorBuilder(**options)
 
     @classmethod
-    def graph_builder(
-        cls,
-        *,
-        execute_order: ExecuteOrder = "at once",
-        max_concurrency: int | None = None,
-        observer: Observers | None = None,
-    ) -> AsyncDagTaskProcessorBuilder[T, K]:
+    def graph_builder(cls, **options: Unpack[GraphOptions]) -> AsyncDagTaskProcessorBuilder[T, K]:
         """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
-        return AsyncDagTaskProcessorBuilder(
-            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
-        )
-
-    def _identity(self) -> tuple[Any, ...]:
-        return self._added, self.max_concurrency, self._observer, self.execute_order
+        return AsyncDagTaskProcessorBuilder(**options)
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, level in self._added:
@@ -289,24 +277,17 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     `execute_order` and `max_concurrency` are what the builder was given.
     """
 
-    __slots__ = ("_added", "dependencies", "execute_order", "max_concurrency", "tasks")
+    __slots__ = ("dependencies", "tasks")
 
     tasks: frozendict[K, AsyncTask[T, K]]
     dependencies: frozendict[K, tuple[K, ...]]
-    _added: tuple[tuple[AsyncTask[T, K], tuple[K, ...]], ...]
-    execute_order: ExecuteOrder
-    max_concurrency: int | None
 
     def __init__(
         self,
         added: tuple[tuple[AsyncTask[T, K], tuple[K, ...]], ...],
-        execute_order: ExecuteOrder = "at once",
-        max_concurrency: int | None = None,
-        observer: tuple[Observer, ...] | None = None,
+        options: Options = NO_OPTIONS,
     ) -> None:
-        max_concurrency = checked_limit("max_concurrency", max_concurrency)
-        observer = None if observer is None else checked_observers(observer)
-        execute_order = _checked_order(execute_order, "dependency")
+        options = rechecked(options, "dependency")
         added = tuple(
             (task, _checked_names(task, depends_on)) for task, depends_on in _checked_pairs(added)
         )
@@ -315,36 +296,24 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         plan = plan_graph(
             [_prerequisites(task, depends_on, index_of) for task, depends_on in added],
             tasks,
-            max_concurrency,
-            execute_in_order=execute_order == "dependency",
+            options.max_concurrency,
+            execute_in_order=options.execute_in_order,
         )
+        self._set_up(added, options, plan)
         self._set_once(
-            _added=added,
-            execute_order=execute_order,
-            max_concurrency=max_concurrency,
-            _observer=observer,
-            _infos=None,
-            _plan=plan,
-            _plain_report=RunReport(plan, None, None),
             tasks=ByName({task.name: task for task in tasks}),
             dependencies=ByName({task.name: depends_on for task, depends_on in added}),
         )
 
-    @classmethod
-    def builder(
-        cls,
-        *,
-        execute_order: ExecuteOrder = "at once",
-        max_concurrency: int | None = None,
-        observer: Observers | None = None,
-    ) -> AsyncDagTaskProcessorBuilder[T, K]:
-        """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
-        return AsyncDagTaskProcessorBuilder(
-            execute_order=execute_order, max_concurrency=max_concurrency, observer=observer
-        )
+    @property
+    def execute_order(self) -> ExecuteOrder:
+        """In which order `execute` runs: at once, or as dependencies are met."""
+        return cast("ExecuteOrder", self._options.execute_order)
 
-    def _identity(self) -> tuple[Any, ...]:
-        return self._added, self.execute_order, self.max_concurrency, self._observer
+    @classmethod
+    def builder(cls, **options: Unpack[GraphOptions]) -> AsyncDagTaskProcessorBuilder[T, K]:
+        """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
+        return AsyncDagTaskProcessorBuilder(**options)
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, depends_on in self._added:
@@ -387,16 +356,8 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     event of each run that is not given one of its own (see `sdax.observe`).
     """
 
-    def __init__(
-        self,
-        *,
-        execute_order: LevelOrder = "at once",
-        max_concurrency: int | None = None,
-        observer: Observers | None = None,
-    ) -> None:
-        self._execute_order: LevelOrder = _checked_order(execute_order, "level")
-        self._max_concurrency = checked_limit("max_concurrency", max_concurrency)
-        self._observer = None if observer is None else checked_observers(observer)
+    def __init__(self, **options: Unpack[LevelOptions]) -> None:
+        self._options = checked_options("level", options)
         self._added: dict[K, tuple[AsyncTask[T, K], int]] = {}
 
     def add_task(self, task: AsyncTask[T, K], level: int) -> Self:
@@ -419,9 +380,7 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
 
     def build(self) -> AsyncTaskProcessor[T, K]:
         """Make an immutable processor of the tasks added so far."""
-        return AsyncTaskProcessor(
-            tuple(self._added.values()), self._max_concurrency, self._observer, self._execute_order
-        )
+        return AsyncTaskProcessor(tuple(self._added.values()), self._options)
 
 
 AsyncDagLevelAdapterBuilder = AsyncTaskProcessorBuilder
@@ -437,16 +396,8 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     event of each run that is not given one of its own (see `sdax.observe`).
     """
 
-    def __init__(
-        self,
-        *,
-        execute_order: ExecuteOrder = "at once",
-        max_concurrency: int | None = None,
-        observer: Observers | None = None,
-    ) -> None:
-        self._execute_order: ExecuteOrder = _checked_order(execute_order, "dependency")
-        self._max_concurrency = checked_limit("max_concurrency", max_concurrency)
-        self._observer = None if observer is None else checked_observers(observer)
+    def __init__(self, **options: Unpack[GraphOptions]) -> None:
+        self._options = checked_options("dependency", options)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
 
     def add_task(self, task: AsyncTask[T, K], depends_on: Iterable[K] = ()) -> Self:
@@ -473,12 +424,7 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         Raises `ValueError` for a dependency on a task that was not added, on the task itself, or
         in a circle, which the message shows as a path.
         """
-        return AsyncDagTaskProcessor(
-            tuple(self._added.values()),
-            self._execute_order,
-            self._max_concurrency,
-            self._observer,
-        )
+        return AsyncDagTaskProcessor(tuple(self._added.values()), self._options)
 
 
 class ByName(frozendict[Any, Any]):
@@ -539,16 +485,6 @@ def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...
                 f"hashable and so can be no name"
             ) from error
     return tuple(dict.fromkeys(names))
-
-
-def _checked_order(execute_order: Any, in_order: str) -> Any:
-    for order in ("at once", in_order):
-        if isinstance(execute_order, str) and execute_order == order:
-            return order
-    raise ValueError(
-        f"execute_order must be 'at once' or {in_order!r}, got {shown(execute_order)} "
-        f"('level' is for levels, 'dependency' for graphs)"
-    )
 
 
 def _prerequisites(

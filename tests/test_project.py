@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from email import message_from_string
 from importlib.metadata import version
 from pathlib import Path
@@ -222,3 +223,24 @@ def test_a_tag_that_is_not_published(source: Path, address: str, ref: str, probl
 def test_without_an_address_a_push_publishes_nothing(source: Path) -> None:
     set_address(source, "")
     assert release(source, "push", "refs/heads/main").stdout == "index=none\n"
+
+
+@needs_checkout
+def test_every_module_has_its_place_among_the_imports() -> None:
+    # What no contract names could import anything without anybody noticing.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (layers,) = (
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    named = {name.strip() for layer in layers for name in re.split("[|:]", layer)}
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "sdax").rglob("*.py")
+    }
+    modules = {name.removesuffix(".__init__") for name in modules} - {"sdax", "sdax.engine"}
+    assert {
+        name for name in modules if not any(f"{name}.".startswith(f"{one}.") for one in named)
+    } == set()
+    assert named <= modules

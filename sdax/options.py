@@ -1,0 +1,93 @@
+"""What a builder is told beside its tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+from .common.checks import checked_limit
+from .common.text import nearest, shown
+from .events import Observer, Observers, checked_observers
+
+LevelOrder: TypeAlias = Literal["at once", "level"]
+ExecuteOrder: TypeAlias = Literal["at once", "dependency"]
+
+
+class CommonOptions(TypedDict, total=False):
+    """The options of every builder."""
+
+    max_concurrency: int | None
+    observer: Observers | None
+
+
+class LevelOptions(CommonOptions, total=False):
+    """The options of a builder for tasks in levels."""
+
+    execute_order: LevelOrder
+
+
+class GraphOptions(CommonOptions, total=False):
+    """The options of a builder for tasks in a graph."""
+
+    execute_order: ExecuteOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a builder, checked: they go as they are through builder and processor.
+
+    `execute_order` is `"at once"`, or the order in which `execute` runs too.
+    """
+
+    execute_order: str = "at once"
+    max_concurrency: int | None = None
+    observer: tuple[Observer, ...] | None = field(default=None, hash=False)  # of any kind
+
+    @property
+    def execute_in_order(self) -> bool:
+        """Whether `execute` runs level by level, or in dependency order."""
+        return self.execute_order != "at once"
+
+
+NO_OPTIONS: Final = Options()
+_NAMES: Final = tuple(Options.__dataclass_fields__)
+
+
+def checked_options(in_order: str, given: Any) -> Options:
+    """Return the options that a builder was given by keyword; `in_order` is the order it knows.
+
+    Raises `TypeError` or `ValueError`, naming the option and the value, for what cannot work.
+    """
+    for name in given:
+        if name not in _NAMES:
+            raise TypeError(
+                f"a builder has no option {shown(name)}{nearest(name, _NAMES)}; it takes "
+                f"{', '.join(_NAMES)}"
+            )
+    options = Options(**given)
+    observer: Any = options.observer
+    return Options(
+        _checked_order(options.execute_order, in_order),
+        checked_limit("max_concurrency", options.max_concurrency),
+        None if observer is None else checked_observers(observer),
+    )
+
+
+def rechecked(options: Any, in_order: str) -> Options:
+    """Return the options that a processor was given, as its builder checks them.
+
+    Raises `TypeError` for what is not `Options`.
+    """
+    if not isinstance(options, Options):
+        raise TypeError(f"the options of a processor must be Options, got {shown(options)}")
+    return checked_options(in_order, {name: getattr(options, name) for name in _NAMES})
+
+
+def _checked_order(execute_order: Any, in_order: str) -> str:
+    for order in ("at once", in_order):
+        if isinstance(execute_order, str) and execute_order == order:
+            return order
+    raise ValueError(
+        f"execute_order must be 'at once' or {in_order!r}, got {shown(execute_order)} "
+        f"('level' is for levels, 'dependency' for graphs)"
+    )
