@@ -14,14 +14,15 @@ cimport cython
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
-from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
-from .engine.deadlines import Deadlines, clock_of
+from .common.order import PHASES
 from .engine import stack
 from .engine.attempts import after_failure, after_timeout
-from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
-from .engine.shelter import is_ending, sheltered
-from .common.order import PHASES
+from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .engine.deadlines import Deadlines, clock_of
+from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.record import Record, unasked_cancellation
+from .engine.run import RunBase
+from .engine.shelter import sheltered
 
 __all__ = ["Run"]
 
@@ -106,14 +107,31 @@ cdef class Run:
     both are None while empty. `fatal` is what is not an `Exception`, or what broke the engine
     itself: the run ends with it. A run with a `watch` tells it everything: its plan must have
     limits for every function (see `Plan.observed`).
-
-    Whatever is raised where it should not be goes to `break_down`. It only keeps the error and
-    has `go_on` called by the event loop, which takes stock of what is left: so a run ends, and
-    cleans up, whatever was interrupted in the middle.
     """
 
+    # What is not hot: see `RunBase`.
+    cancel = RunBase.cancel
+    take_record = RunBase.take_record
+    skip_execute = RunBase.skip_execute
+    runs_in = RunBase.runs_in
+    failed = RunBase.failed
+    never_called = RunBase.never_called
+    is_stopping = RunBase.is_stopping
+    is_loop_ending = RunBase.is_loop_ending
+    has_cancelled = RunBase.has_cancelled
+    abort = RunBase.abort
+    leave_phase = RunBase.leave_phase
+    write = RunBase.write
+    tell = RunBase.tell
+    break_down = RunBase.break_down
+    take_fatal = RunBase.take_fatal
+    defer = RunBase.defer
+    call_later = RunBase.call_later
+    go_on = RunBase.go_on
+    recount_gates = RunBase.recount_gates
+
     cdef readonly object loop
-    cdef readonly object record
+    cdef public object record
     cdef readonly dict values
     cdef readonly bint over
     cdef public object waiter
@@ -122,39 +140,37 @@ cdef class Run:
     cdef tuple arrays  # of the plan
     cdef object ctx
     cdef object parent  # who waits for this run
-    cdef object context
-    cdef int number  # of the phase
+    cdef readonly object context
+    cdef readonly int number  # of the phase
     cdef tuple work
     cdef tuple stages
-    cdef Py_ssize_t opened  # how many stages of the phase
+    cdef public Py_ssize_t opened  # how many stages of the phase
     cdef tuple stage
     cdef Py_ssize_t position  # in the stage: what comes from there on is not yet called
     cdef tuple gates
     cdef tuple onward
     cdef tuple waits
-    cdef list waiting  # completions that each gate still waits for
+    cdef public list waiting  # completions that each gate still waits for
     cdef list queue  # what gates have opened
     cdef Py_ssize_t queued  # where in the queue the next one is
     cdef Py_ssize_t places  # so many functions may be suspended
     cdef Py_ssize_t taken  # so many are
     cdef int last_phase
-    cdef Py_ssize_t pending  # opened, not yet finished
+    cdef public Py_ssize_t pending  # opened, not yet finished
     cdef Driver first  # of the suspended ones, in the order in which they were called
     cdef Driver last
-    cdef bint pumping
-    cdef readonly bint aborted  # nothing of this phase is opened or called any more
-    cdef list uncalled
-    cdef set due  # the tasks to clean up; None is all
-    cdef object deadlines
+    cdef public bint pumping
+    cdef public bint aborted  # nothing of this phase is opened or called any more
+    cdef public object uncalled
+    cdef public set due  # the tasks to clean up; None is all
+    cdef readonly object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
-    cdef bint interrupted  # by its caller, who may be gone
+    cdef public bint interrupted  # by its caller, who may be gone
     cdef public bint shaken  # its caller was cancelled once more, in this pass of the loop
-    cdef bint deferred  # nothing is opened or called until the loop calls `go_on`
+    cdef public bint deferred  # nothing is opened or called until the loop calls `go_on`
     cdef list held  # to be called first, when it is deferred no more; None as a rule
-    cdef set again  # the same, of all times
-    cdef object stock  # what was left when `go_on` was called last
-    cdef Py_ssize_t vain  # how often the same was left
+    cdef public object setbacks
 
     def __init__(self, plan, ctx, watch=None):
         self.plan = plan
@@ -167,6 +183,7 @@ cdef class Run:
         self.loop = get_running_loop()
         self.context = PyContext_CopyCurrent()
         self.stage = ()
+        self.uncalled = ()
         self.enter_phase(PRE)
 
     def start(self, int last=POST):
@@ -196,41 +213,7 @@ cdef class Run:
             self.break_down(error)
         return self.over
 
-    def cancel(self):
-        """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
-        self.interrupted = True
-        try:
-            self.abort()
-        except BaseException as error:
-            self.break_down(error)
-
-    def take_record(self):
-        """Return the record and `fatal`, and forget both: what is raised may lead to the run."""
-        record, self.record = self.record, None
-        fatal, self.fatal = self.fatal, None
-        return record, fatal
-
-    def skip_execute(self):
-        """After `pre_execute`, leave out `execute`: go on with the cleanup."""
-        if self.number == PRE and not self.aborted:
-            self.enter_phase(EXECUTE)
-            self.opened = len(self.stages)
-            self.waiting = []
-            self.write("skipped_phase", (EXECUTE,))
-
-    def runs_in(self, task):
-        """Return True if a function of this run is the one that this `asyncio.Task` runs."""
-        cdef Driver driver = self.first
-        coroutine = None if task is None else task.get_coro()
-        if isinstance(coroutine, Driver) and (<Driver>coroutine).run is self:
-            return True
-        while driver is not None:
-            if driver.task is task:
-                return True
-            driver = driver.following
-        return False
-
-    cdef int enter_phase(self, int number) except -1:
+    cpdef int enter_phase(self, int number) except -1:
         cdef tuple arrays = <tuple>self.arrays[number]
         self.number = number
         self.work = <tuple>arrays[0]
@@ -244,7 +227,7 @@ cdef class Run:
         self.aborted = False
         return 0
 
-    cdef int pump(self) except -1:
+    cpdef int pump(self) except -1:
         """Call all that may be called now, each in an `asyncio.Task`."""
         global sdax_pumps
         self.pumping = True
@@ -285,7 +268,7 @@ cdef class Run:
             self.held = None
         return index
 
-    cdef int hold(self, Py_ssize_t index) except -1:
+    cpdef int hold(self, Py_ssize_t index) except -1:
         """Keep what was taken and not called, to be taken again."""
         if self.held is None:
             self.held = []
@@ -301,7 +284,7 @@ cdef class Run:
             or (self.queue is not None and self.queued < len(self.queue))
         )
 
-    cdef list take_left(self):
+    cpdef list take_left(self):
         """Take everything that is opened and not yet called."""
         cdef list left = [*(self.held or ()), *self.stage[self.position:]]
         if self.queue is not None:
@@ -311,12 +294,13 @@ cdef class Run:
         self.position = len(self.stage)
         return left
 
-    cdef int advance(self) except -1:
+    cpdef int advance(self) except -1:
         """Open the next stage, of the next phase if need be, or end the run.
 
         Called when nothing that was opened is unfinished.
         """
         cdef tuple stage
+        cdef int number
         while not self.pending and not self.deferred:
             if self.opened < len(self.stages) and not self.aborted:
                 stage = self.stages[self.opened]
@@ -335,10 +319,13 @@ cdef class Run:
                 self.finish()
                 return 0
             else:
-                self.leave_phase()
+                number = self.number
+                if self.aborted or self.watch is not None:
+                    number = self.leave_phase()
+                self.enter_phase(number + 1)
         return 0
 
-    cdef int feed(self, tuple gates) except -1:
+    cpdef int feed(self, tuple gates) except -1:
         """Count a completion for each of these gates, and open those that wait for no more."""
         cdef list opening = []
         self.count_down(gates, opening)
@@ -371,27 +358,9 @@ cdef class Run:
         self.pending += len(opened)
         return 0
 
-    cdef int leave_phase(self) except -1:
-        """Tell of the end of the phase, and enter the next one."""
-        cdef int number = self.number
-        cdef bint aborted = self.aborted
-        if aborted:
-            left = list(self.plan.phases[number].unopened(self.opened, self.waiting))
-            if number == PRE:
-                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
-            self.write("skipped", (number, left))
+    cpdef int finish(self) except -1:
         if self.watch is not None:
-            self.tell("phase_finished", ())
-        if aborted:
-            if number == PRE:
-                self.write("never_due", (self.due,))
-            number = EXECUTE
-        self.enter_phase(number + 1)
-        return 0
-
-    cdef int finish(self) except -1:
-        if self.watch is not None:
-            self.tell("phase_finished", ())
+            self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
         deadlines, self.deadlines = self.deadlines, None
@@ -411,214 +380,36 @@ cdef class Run:
                     waiter.set_result(None)  # nobody else would wake the caller up
         return 0
 
-    cdef int failed(
-        self, Py_ssize_t index, error, Py_ssize_t attempts, bint timed_out, bint pausing
-    ) except -1:
-        """Take note of what left a function for good, and stop the phase."""
-        cdef int number = self.number
-        hide_engine(error)
-        if issubclass(type(error), RecursionError):
-            if number == POST and traceback_of(error) is None and self.call_later(index):
-                return 0  # it was not even called: there is no frame of its own
-            self.defer()  # no cleanup would have room here
-        if self.has_cancelled(error):
-            self.write("cancelled", (number, index, attempts))
-        elif pausing and self.is_stopping():
-            self.write("cancelled", (number, index, attempts, error))
-        else:
-            if not is_exception(error) and not is_cancellation(error):
-                self.take_fatal(error, number, index)
-            if not self.write(
-                "failed", (number, index, attempts, error), {"timed_out": timed_out}
-            ):
-                chain(self.fatal, error)
-        self.abort()
-        if number == POST and self.waiting is not None:
-            self.feed((<tuple>self.work[index])[3])
-        self.finished_one()
-        return 0
-
-    cdef int never_called(self, Py_ssize_t index, error) except -1:
-        """Take note of a function whose `asyncio.Task` did not come to its first step."""
-        if self.number == POST and self.call_later(index):
-            # A failure, and the cleanup is due all the same.
-            hide_engine(error)
-            self.write("failed", (POST, index, 1, error))
-            return 0
-        if self.uncalled is None:
-            self.uncalled = []
-        self.uncalled.append(index)
-        if self.aborted and is_cancellation(error):
-            self.write("skipped", (self.number, [index]))
-            self.finished_one()
-        else:
-            self.failed(index, error, 1, False, False)
-        if not self.pumping:
-            self.pump()
-        return 0
-
-    cdef inline int finished_one(self) except -1:
+    cpdef int finished_one(self) except -1:
         self.pending -= 1
         if not self.pending:
             self.advance()
         return 0
 
-    cdef bint is_stopping(self) except -1:
-        """Return True if the run, or its caller, has cancelled what is suspended.
+    # What `RunBase` asks of an engine.
 
-        Whoever cancels all tasks of a loop may get to a function before its run: the caller has
-        been cancelled then, and will hear of it soon.
-        """
-        return self.aborted or (
-            self.number != POST and self.waiter is not None and self.waiter.cancelled()
-        )
-
-    cdef bint is_loop_ending(self) except -1:
-        """Return True if the loop ends: it cancels every task, the caller's among them."""
+    cpdef list drivers(self):
         cdef Driver driver = self.first
-        cdef set ours = set()
-        if not (self.shaken or self.waiter is None or self.waiter.cancelled()):
-            return False
+        cdef list found = []
         while driver is not None:
-            ours.add(driver.task)
+            found.append(driver)
             driver = driver.following
-        return is_ending(self.loop, ours)
+        return found
 
-    cdef bint has_cancelled(self, error) except -1:
-        """Return True if what left a function comes from the run, or from its caller."""
-        return is_cancellation(error) and self.is_stopping()
-
-    cdef int abort(self) except -1:
-        """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
-        cdef list uncalled
-        cdef Driver driver = self.first
-        cdef list suspended = []
-        if self.aborted or self.number == POST:
-            return 0
-        uncalled = self.take_left()
-        if self.uncalled is None:
-            self.uncalled = []
-        self.uncalled.extend(uncalled)
-        self.pending -= len(uncalled)
-        self.aborted = True
-        self.write("stopped", (self.number, uncalled))
-        while driver is not None:
-            if driver.task is not None:
-                suspended.append(driver.task)
-            driver = driver.following
-        for task in suspended:
-            cancel(task, self.break_down)
-        return 0
-
-    # Whatever is raised where it should not be.
-
-    cdef bint write(self, what, tuple arguments, dict options=None) except -1:
-        """Have the record write something down, and return True if that worked.
-
-        It calls observers, handlers and the `repr` of what users give.
-        """
-        try:
-            if self.record is None:
-                self.record = Record(self.plan, self.watch)
-            getattr(self.record, what)(*arguments, **(options or {}))
-        except BaseException as error:
-            self.break_down(error)
-            return False
-        return True
-
-    cdef int tell(self, what, tuple arguments, dict options=None) except -1:
-        """Tell the observers."""
-        try:
-            getattr(self.watch, what)(*arguments, **(options or {}))
-        except BaseException as error:
-            self.break_down(error)
-        return 0
-
-    def break_down(self, error):
-        """Keep what was raised where it should not be: the run ends early, cleans up, and raises
-        it."""
-        self.take_fatal(error)
-        if not self.over:
-            self.defer()
-
-    cdef int take_fatal(self, error, number=None, index=None) except -1:
-        """Keep what the run ends with, or tell the loop if there is something already."""
-        hide_engine(error)
-        first = self.fatal
-        if first is None:
-            self.fatal = error
-        elif number is not None:
-            self.write("also_fatal", (number, index, error, first, self.loop))
-        else:
-            chain(first, error)
-        return 0
-
-    cdef int defer(self) except -1:
-        """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
-        if self.deferred or self.over:
-            return 0
-        self.loop.call_soon(self.go_on, context=PyContext_Copy(self.context))
-        self.deferred = True
+    cpdef int stop_calling(self) except -1:
         if self.held is None:
             self.held = []
         return 0
 
-    cdef bint call_later(self, Py_ssize_t index) except -1:
-        """Have a function called from the event loop that could not be called here, once."""
-        if self.again is None:
-            self.again = set()
-        if index in self.again:
-            return False
-        self.again.add(index)
-        self.defer()
-        self.hold(index)
-        return True
+    cpdef int give_back(self, list indices) except -1:
+        if indices:
+            self.held = indices
+        return 0
 
-    def go_on(self):
-        """Take stock of what is left, after something was interrupted in the middle, and go on.
+    cpdef set called_by_gates(self):
+        return set(self.queue[:self.queued]).difference(self.held or ())
 
-        What cannot be wrong is which functions are suspended, and which are not yet called.
-        """
-        cdef list left
-        if self.over:
-            return
-        self.deferred = False
-        self.pumping = False
-        try:
-            if self.waiting and not self.aborted:
-                self.recount_gates()
-            if self.fatal is not None:
-                self.abort()
-            if self.deadlines is not None:
-                self.deadlines.renew()
-            left = self.take_left()
-            if left:
-                self.held = left
-            self.pending = len(left) + self.taken
-            if self.is_stuck(len(left)):
-                self.finish()
-            elif not self.pending:
-                self.advance()
-            self.pump()
-        except BaseException as error:
-            self.break_down(error)
-
-    cdef bint is_stuck(self, Py_ssize_t left) except -1:
-        """Return True if nothing has moved since the last times, and nothing will."""
-        stock = (self.number, self.opened, left)
-        self.vain = self.vain + 1 if stock == self.stock and not self.taken else 0
-        self.stock = stock
-        return self.vain >= stack.MOST_VAIN_ATTEMPTS
-
-    cdef int recount_gates(self) except -1:
-        """Find out anew what each gate waits for, and queue what should have been opened."""
-        cdef Driver driver = self.first
-        called = set(self.queue[:self.queued]).difference(self.held or ())
-        finished = set(called)
-        while driver is not None:
-            finished.discard(driver.index)
-            driver = driver.following
-        self.waiting, opened = self.plan.phases[self.number].reopened(self.due, finished)
+    cpdef int requeue(self, set called, set opened) except -1:
         self.held = None
         self.queue = [*sorted(called), *sorted(opened - called)]
         self.queued = len(called)
@@ -660,9 +451,9 @@ cdef class Driver:
     debuggers show the user's code.
     """
 
-    cdef Run run  # None: it has ended
-    cdef Py_ssize_t index
-    cdef object task
+    cdef readonly Run run  # None: it has ended
+    cdef readonly Py_ssize_t index
+    cdef readonly object task
     cdef object context  # that of the asyncio.Task
     cdef object coroutine
     cdef object first_step  # on 3.11: kept from the loop
@@ -750,7 +541,7 @@ cdef class Driver:
             if how == CALL and limits is not None:
                 self.begin_attempt()
             elif run.watch is not None:
-                run.tell("attempt_resumed", (run.number, self.index, self.attempts))
+                run.tell("attempt_resumed", run.number, self.index, self.attempts)
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
@@ -764,7 +555,7 @@ cdef class Driver:
                 Py_XDECREF(outcome)
             if status == YIELDED:
                 if run.watch is not None:
-                    run.tell("attempt_suspended", (run.number, self.index, self.attempts))
+                    run.tell("attempt_suspended", run.number, self.index, self.attempts)
                 if self.wants_timer:
                     self.set_timeout()
                 return self.shelter(value) if self.in_shelter else value
@@ -854,7 +645,7 @@ cdef class Driver:
             self.cancelling = self.task.cancelling()
         self.attempts += 1
         if run.watch is not None:
-            run.tell("attempt_started", (run.number, self.index, self.attempts))
+            run.tell("attempt_started", run.number, self.index, self.attempts)
         if (<tuple>run.work[self.index])[5] is not None:
             if (<GuardedStep>set_deadline)(self) < 0:
                 run.break_down(sdax_take_error())
@@ -900,9 +691,8 @@ cdef class Driver:
     cdef int tell_outcome(self, value, error) except -1:
         cdef Run run = self.run
         run.tell(
-            "attempt_finished",
-            (run.number, self.index, self.attempts, value, error),
-            {"timed_out": self.timed_out, "cancelled": run.has_cancelled(error)},
+            "attempt_finished", run.number, self.index, self.attempts, value, error,
+            timed_out=self.timed_out, cancelled=run.has_cancelled(error),
         )
         return 0
 
@@ -928,9 +718,7 @@ cdef class Driver:
         error = self.error
         self.pausing = True
         if run.watch is not None:
-            run.tell(
-                "retry_scheduled", (run.number, self.index, self.attempts, self.delay, error)
-            )
+            run.tell("retry_scheduled", run.number, self.index, self.attempts, self.delay, error)
         try:
             if self.task._must_cancel:
                 # The attempt that is over asked for it, or a group inside of it.
@@ -1017,7 +805,7 @@ cdef class Driver:
     def tell_timeout(self):
         cdef Run run = self.run
         timeout = (<tuple>run.work[self.index])[5]
-        run.tell("timeout_expired", (run.number, self.index, self.attempts, timeout))
+        run.tell("timeout_expired", run.number, self.index, self.attempts, timeout)
 
     cdef int end_function(self, Run run, value, error, bint pausing) except -1:
         """Take note of how the function has ended."""
@@ -1040,7 +828,7 @@ cdef class Driver:
                 run.values = {}
             run.values[run.plan.key(run.number, self.index)] = value
         if attempts > 1 or run.watch is not None:
-            run.write("succeeded", (run.number, self.index, attempts, value))
+            run.write("succeeded", run.number, self.index, attempts, value)
         gates = <tuple>(<tuple>run.work[self.index])[3]
         if len(gates) and not run.aborted:
             run.feed(gates)

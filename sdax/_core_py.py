@@ -28,21 +28,16 @@ from types import CodeType, CoroutineType, FrameType, coroutine
 from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
-from .common.order import EXECUTE, PHASES, POST, PRE
+from .common.order import PHASES, POST, PRE
 from .engine.attempts import after_failure, after_timeout
 from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
-from .engine.exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.plan import Plan, Work
 from .engine.record import Record, unasked_cancellation
-from .engine.shelter import is_ending, sheltered
-from .engine.stack import (
-    DEEPEST,
-    MOST_VAIN_ATTEMPTS,
-    ROOM,
-    SHARING_ALLOWED,
-    refuse_endless,
-)
+from .engine.run import RunBase, Setbacks
+from .engine.shelter import sheltered
+from .engine.stack import DEEPEST, ROOM, SHARING_ALLOWED, refuse_endless
 from .engine.watch import Watch
 from .tasks import TaskFunction
 
@@ -70,7 +65,7 @@ INLINE_ATTRIBUTES: Final = sys.version_info >= (3, 14)
 UNKNOWN: Final = type("Unknown", (str,), {})()
 
 
-class Run:
+class Run(RunBase):
     """One run of a plan.
 
     `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
@@ -79,10 +74,6 @@ class Run:
     both are None while empty. `fatal` is what is not an `Exception`, or what broke the engine
     itself: the run ends with it. A run with a `watch` tells it everything: its plan must have
     limits for every function (see `Plan.observed`).
-
-    Whatever is raised where it should not be goes to `break_down`. It only keeps the error and
-    has `go_on` called by the event loop, which takes stock of what is left: so a run ends, and
-    cleans up, whatever was interrupted in the middle.
     """
 
     entered: list[int]  # what gates opened
@@ -99,10 +90,12 @@ class Run:
         "due",
         "entered",
         "fatal",
+        "held",
         "interrupted",
         "last",
         "loop",
         "mapping",
+        "number",
         "opened",
         "over",
         "parent",
@@ -142,9 +135,11 @@ class Run:
         self.over = False
         self.interrupted = False  # by its caller, who may be gone
         self.shaken = False  # its caller was cancelled once more, in this pass of the loop
+        self.number = PRE
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
+        self.held = NONE_READY  # the same, while the run is deferred
         self.waiting: list[int] | None = None  # completions that each gate still waits for
         self.queue: deque[int] | None = None  # what gates opened, not yet called
         self.places = plan.places
@@ -191,36 +186,14 @@ class Run:
             self.break_down(error)
         return self.over
 
-    def cancel(self) -> None:
-        """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
-        self.interrupted = True
-        try:
-            self.abort()
-        except BaseException as error:
-            self.break_down(error)
-
-    def take_record(self) -> tuple[Record | None, BaseException | None]:
-        """Return the record and `fatal`, and forget both: what is raised may lead to the run."""
-        record, self.record = self.record, None
-        fatal, self.fatal = self.fatal, None
-        return record, fatal
-
-    def skip_execute(self) -> None:
-        """After `pre_execute`, leave out `execute`: go on with the cleanup."""
-        if self.phase.number == PRE and not self.aborted:
-            self.phase = self.plan.phases[EXECUTE]
-            self.opened = len(self.phase.stages)
-            self.waiting = []
-            self.write("skipped_phase", EXECUTE)
-
-    def runs_in(self, task: Task[Any] | None) -> bool:
-        """Return True if a function of this run is the one that this `asyncio.Task` runs."""
-        driver = getattr(task, "get_coro", lambda: None)()
-        return (isinstance(driver, Driver) and driver.run is self) or any(
-            driver.task is task for driver in self.suspended
-        )
-
     # What follows is for the engine.
+
+    def enter_phase(self, number: int) -> None:
+        self.number = number
+        self.phase = self.plan.phases[number]
+        self.opened = 0
+        self.waiting = self.queue = None
+        self.aborted = False
 
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
@@ -257,17 +230,14 @@ class Run:
                 self.queue = deque()
                 self.entered = []
                 self.open_gates([0])
-            elif phase.number >= self.last:
+            elif self.number >= self.last:
                 self.finish()
                 return
             else:
-                number = phase.number
+                number = self.number
                 if self.aborted or self.watch is not None:
                     number = self.leave_phase()
-                self.phase = self.plan.phases[number + 1]
-                self.opened = 0
-                self.waiting = self.queue = None
-                self.aborted = False
+                self.enter_phase(number + 1)
 
     def feed(self, gates: Sequence[int]) -> None:
         """Count a completion for each of these gates, and open those that wait for no more."""
@@ -304,22 +274,6 @@ class Run:
         if not self.deferred:
             self.ready = drain(queue)
 
-    def leave_phase(self) -> int:
-        """Tell of the end of the phase, and return the last one before the next."""
-        number = self.phase.number
-        if self.aborted:
-            left = list(self.phase.unopened(self.opened, self.waiting))
-            if number == PRE:
-                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
-            self.write("skipped", number, left)
-        if self.watch is not None:
-            self.tell("phase_finished")
-        if not self.aborted:
-            return number
-        if number == PRE:
-            self.write("never_due", self.due)
-        return EXECUTE
-
     def finish(self) -> None:
         if self.watch is not None:
             self.tell("phase_finished")
@@ -340,233 +294,50 @@ class Run:
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)  # nobody else would wake the caller up
 
-    def failed(self, index: int, error: BaseException, attempts: Attempts | None) -> None:
-        """Take note of what left a function for good, and stop the phase."""
-        hide_engine(error)
-        number = self.phase.number
-        made = 1 if attempts is None else attempts.number
-        if issubclass(type(error), RecursionError):
-            if number == POST and traceback_of(error) is None and self.call_later(index):
-                return  # it was not even called: there is no frame of its own
-            self.defer()  # no cleanup would have room here
-        if self.has_cancelled(error):
-            self.write("cancelled", number, index, made)
-        elif attempts is not None and attempts.pausing and self.is_stopping():
-            self.write("cancelled", number, index, made, error)
-        else:
-            if not is_exception(error) and not is_cancellation(error):
-                self.take_fatal(error, self.phase.number, index)
-            timed_out = attempts is not None and attempts.timed_out
-            if not self.write("failed", number, index, made, error, timed_out=timed_out):
-                assert self.fatal is not None
-                chain(self.fatal, error)
-        self.abort()
-        if number == POST and self.waiting is not None:
-            self.feed(self.phase.work[index][3])
-        self.finished_one()
-
-    def never_called(self, index: int, error: BaseException) -> None:
-        """Take note of a function whose `asyncio.Task` did not come to its first step."""
-        if self.phase.number == POST and self.call_later(index):
-            # A failure, and the cleanup is due all the same.
-            hide_engine(error)
-            self.write("failed", POST, index, 1, error)
-            return
-        self.uncalled = [*self.uncalled, index]
-        if self.aborted and is_cancellation(error):
-            self.write("skipped", self.phase.number, [index])
-            self.finished_one()
-        else:
-            self.failed(index, error, None)
-        if not self.pumping:
-            self.pump()
-
     def keep(self, index: int, value: Any) -> None:
         if self.values is None:
             self.values = {}
-        self.values[self.plan.key(self.phase.number, index)] = value
+        self.values[self.plan.key(self.number, index)] = value
 
     def finished_one(self) -> None:
         self.pending -= 1
         if not self.pending:
             self.advance()
 
-    def is_stopping(self) -> bool:
-        """Return True if the run, or its caller, has cancelled what is suspended.
-
-        Whoever cancels all tasks of a loop may get to a function before its run: the caller has
-        been cancelled then, and will hear of it soon.
-        """
-        return self.aborted or (
-            self.phase.number != POST and self.waiter is not None and self.waiter.cancelled()
-        )
-
-    def is_loop_ending(self) -> bool:
-        """Return True if the loop ends: it cancels every task, the caller's among them."""
-        waiter = self.waiter
-        return (self.shaken or waiter is None or waiter.cancelled()) and is_ending(
-            self.loop, {driver.task for driver in self.suspended}
-        )
-
-    def has_cancelled(self, error: BaseException | None) -> bool:
-        """Return True if what left a function comes from the run, or from its caller."""
-        return is_cancellation(error) and self.is_stopping()
-
-    def abort(self) -> None:
-        """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
-        if self.aborted or self.phase.number == POST:
-            return
-        uncalled = self.take_left()
-        self.uncalled = [*self.uncalled, *uncalled]
-        self.pending -= len(uncalled)
-        self.aborted = True
-        self.write("stopped", self.phase.number, uncalled)
-        for driver in list(self.suspended):
-            if driver.task is not None:
-                cancel(driver.task, self.break_down)
-
     def take_left(self) -> list[int]:
         """Take everything that is opened and not yet called."""
-        held = () if self.setbacks is None else self.setbacks.held
-        left = [*held, *self.ready, *(self.queue or ())]
-        if self.setbacks is not None:
-            self.setbacks.held = NONE_READY
-        self.ready = NONE_READY
+        left = [*self.held, *self.ready, *(self.queue or ())]
+        self.held = self.ready = NONE_READY
         if self.queue is not None:
             self.queue.clear()
         return left
 
-    # Whatever is raised where it should not be.
+    # What `RunBase` asks of an engine.
 
-    def write(self, what: str, *arguments: Any, **options: Any) -> bool:
-        """Have the record write something down, and return True if that worked.
+    def drivers(self) -> list[Driver]:
+        return list(self.suspended)
 
-        It calls observers, handlers and the `repr` of what users give.
-        """
-        try:
-            if self.record is None:
-                self.record = Record(self.plan, self.watch)
-            getattr(self.record, what)(*arguments, **options)
-        except BaseException as error:
-            self.break_down(error)
-            return False
-        return True
-
-    def tell(self, what: str, *arguments: Any, **options: Any) -> None:
-        """Tell the observers."""
-        try:
-            getattr(self.watch, what)(*arguments, **options)
-        except BaseException as error:
-            self.break_down(error)
-
-    def break_down(self, error: BaseException) -> None:
-        """Keep what was raised where it should not be: the run ends early, cleans up, and raises
-        it."""
-        self.take_fatal(error)
-        if not self.over:
-            self.defer()
-
-    def take_fatal(
-        self, error: BaseException, number: int | None = None, index: int | None = None
-    ) -> None:
-        """Keep what the run ends with, or tell the loop if there is something already."""
-        hide_engine(error)
-        first = self.fatal
-        if first is None:
-            self.fatal = error
-        elif number is not None:
-            self.write("also_fatal", number, index, error, first, self.loop)
-        else:
-            chain(first, error)
-
-    def defer(self) -> Setbacks:
-        """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
-        setbacks = self.setbacks
-        if setbacks is None:
-            setbacks = self.setbacks = Setbacks()
-        if not self.deferred and not self.over:
-            self.loop.call_soon(self.go_on, context=self.context.copy())
-            setbacks.held, self.ready = self.ready, NONE_READY
-            self.deferred = True
-        return setbacks
+    def stop_calling(self) -> None:
+        self.held, self.ready = self.ready, NONE_READY
 
     def hold(self, index: int) -> None:
         """Keep what was taken and not called, to be called by the event loop."""
-        setbacks = self.defer()
-        setbacks.held = one_after_another([index], setbacks.held)
+        self.defer()
+        self.held = one_after_another([index], self.held)
 
-    def call_later(self, index: int) -> bool:
-        """Have a function called from the event loop that could not be called here, once."""
-        again = self.defer().again
-        if index in again:
-            return False
-        again.add(index)
-        self.hold(index)
-        return True
+    def give_back(self, indices: list[int]) -> None:
+        if self.queue is None:
+            self.ready = iter(indices)
+        else:
+            self.queue.extend(indices)
+            self.ready = drain(self.queue)
 
-    def go_on(self) -> None:
-        """Take stock of what is left, after something was interrupted in the middle, and go on.
+    def called_by_gates(self) -> set[int]:
+        return set(self.entered).difference(self.take_left())
 
-        What cannot be wrong is which functions are suspended, and which are not yet called.
-        """
-        if self.over:
-            return
-        self.deferred = False
-        self.pumping = False
-        try:
-            if self.waiting and not self.aborted:
-                self.recount_gates()
-            if self.fatal is not None:
-                self.abort()
-            if self.deadlines is not None:
-                self.deadlines.renew()
-            left = self.take_left()
-            if self.queue is None:
-                self.ready = iter(left)
-            else:
-                self.queue.extend(left)
-                self.ready = drain(self.queue)
-            self.pending = len(left) + len(self.suspended)
-            if self.is_stuck(len(left)):
-                self.finish()
-            elif not self.pending:
-                self.advance()
-            self.pump()
-        except BaseException as error:
-            self.break_down(error)
-
-    def is_stuck(self, left: int) -> bool:
-        """Return True if nothing has moved since the last times, and nothing will."""
-        assert self.setbacks is not None
-        stock = self.phase.number, self.opened, left
-        return self.setbacks.are_too_many(None if self.suspended else stock)
-
-    def recount_gates(self) -> None:
-        """Find out anew what each gate waits for, and queue what should have been opened."""
-        assert self.queue is not None
-        called = set(self.entered).difference(self.take_left())
-        finished = called.difference(driver.index for driver in self.suspended)
-        self.waiting, opened = self.phase.reopened(self.due, finished)
+    def requeue(self, called: set[int], opened: set[int]) -> None:
         self.entered = sorted(called.union(opened))
         self.queue = deque(sorted(opened - called))
-
-
-class Setbacks:
-    """What a run remembers of what was raised where it should not be."""
-
-    __slots__ = ("again", "held", "stock", "vain")
-
-    def __init__(self) -> None:
-        self.held = NONE_READY  # opened, not yet called, while the run is deferred
-        self.again = set[int]()  # called twice, for the first call was refused
-        self.stock: Any = None  # what was left the last time
-        self.vain = 0  # how often the same was left
-
-    def are_too_many(self, stock: Any) -> bool:
-        """Return True if the same was left some times, None for what moves by itself."""
-        self.vain = self.vain + 1 if stock is not None and stock == self.stock else 0
-        self.stock = stock
-        return self.vain >= MOST_VAIN_ATTEMPTS
 
 
 class Driver:
@@ -708,7 +479,12 @@ class Driver:
                     try:
                         if self.coroutine is not None and issubclass(type(error), RecursionError):
                             self.coroutine.close()  # it may not even have begun
-                        run.failed(index, error, attempts)
+                        if attempts is None:
+                            run.failed(index, error)
+                        else:
+                            run.failed(
+                                index, error, attempts.number, attempts.timed_out, attempts.pausing
+                            )
                     except BaseException as broken:
                         chain(broken, error)
                         raise
@@ -717,7 +493,7 @@ class Driver:
                     if value is not None:
                         run.keep(index, value)
                     if attempts is not None and (attempts.number > 1 or run.watch is not None):
-                        run.write("succeeded", run.phase.number, index, attempts.number, value)
+                        run.write("succeeded", run.number, index, attempts.number, value)
                     if feeds and not run.aborted:
                         run.feed(feeds)
                     run.pending -= 1
@@ -748,7 +524,7 @@ class Driver:
             self.keep_task()
             if self.attempts is not None:
                 self.attempts.suspended()
-            if run.interrupted and run.phase.number == POST:
+            if run.interrupted and run.number == POST:
                 self.spared = False
                 self.__next__ = self.resume_sheltered
                 return self.shelter(yielded)
@@ -835,14 +611,14 @@ class Driver:
 
     def as_coroutine(self, returned: Any) -> Any:
         plan = self.run.plan
-        return as_coroutine(returned, plan.names[self.index], PHASES[self.run.phase.number])
+        return as_coroutine(returned, plan.names[self.index], PHASES[self.run.number])
 
     def call_plain(self, work: Work) -> Any:
         self.coroutine = None
         self.__qualname__ = work[6]
         value: Any = work[0](self.run.ctx)
         if type(value) is CoroutineType:
-            refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.phase.number])
+            refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.number])
         return value
 
     def is_stepped(self) -> bool:
@@ -1046,7 +822,7 @@ class LoneDriver(Driver):
                 self.release()
                 if self.coroutine is not None:
                     self.coroutine.close()
-                run.failed(index, error, self.attempts)
+                run.failed(index, error, 1 if self.attempts is None else self.attempts.number)
                 if not run.pumping:
                     run.pump()
             else:
@@ -1177,7 +953,7 @@ class Attempts:
             and not run.is_stopping()
             and driver.task.cancelling() <= self.cancelling
         ):
-            return unasked_cancellation(run.plan, run.phase.number, driver.index, error)
+            return unasked_cancellation(run.plan, run.number, driver.index, error)
         return error
 
     @coroutine
@@ -1229,7 +1005,7 @@ class Attempts:
 
     def place(self) -> tuple[int, int, int]:
         """Return the phase, the task and the attempt, as a watch is told of them."""
-        return self.driver.run.phase.number, self.driver.index, self.number
+        return self.driver.run.number, self.driver.index, self.number
 
     def resumed(self) -> None:
         """Tell the watch that the function goes on, unless it is a pause that is over."""

@@ -1,0 +1,318 @@
+"""What a run does when something goes wrong: written once, because none of it is hot."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Collection, Sequence
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from ..common.order import EXECUTE, POST, PRE
+from .calls import cancel
+from .deadlines import Deadlines
+from .exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .plan import Plan
+from .record import Record
+from .shelter import is_ending
+from .stack import MOST_VAIN_ATTEMPTS
+from .watch import Watch
+
+
+class RunBase:
+    """The part of a run that both engines share: failures, cancellation, and what broke them.
+
+    Whatever is raised where it should not be goes to `break_down`. It only keeps the error and
+    has `go_on` called by the event loop, which takes stock of what is left: so a run ends, and
+    cleans up, whatever was interrupted in the middle.
+    """
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # an engine has them
+    else:
+        plan: Plan
+        loop: AbstractEventLoop
+        context: Context
+        watch: Watch | None
+        record: Record | None
+        fatal: BaseException | None  # not an `Exception`, or what broke the engine
+        waiter: Future[None] | None
+        over: bool
+        number: int  # of the phase
+        opened: int  # how many stages of the phase
+        waiting: list[int] | None  # completions that each gate still waits for
+        pending: int  # opened, not yet finished
+        pumping: bool
+        aborted: bool  # nothing of this phase is opened or called any more
+        uncalled: Sequence[int]
+        due: set[int] | None  # the tasks to clean up; None is all
+        deadlines: Deadlines | None
+        interrupted: bool  # by its caller, who may be gone
+        shaken: bool  # its caller was cancelled once more, in this pass of the loop
+        deferred: bool  # nothing is opened or called until the loop calls `go_on`
+        setbacks: Setbacks | None
+
+        def pump(self) -> Any: ...
+        def advance(self) -> Any: ...
+        def finish(self) -> Any: ...
+        def feed(self, gates: tuple[int, ...]) -> Any: ...
+        def finished_one(self) -> Any: ...
+        def enter_phase(self, number: int) -> Any: ...
+        def drivers(self) -> list[Any]: ...  # those of suspended functions, in their order
+        def stop_calling(self) -> Any: ...
+        def hold(self, index: int) -> Any: ...
+        def take_left(self) -> list[int]: ...
+        def give_back(self, indices: list[int]) -> Any: ...
+        def called_by_gates(self) -> set[int]: ...
+        def requeue(self, called: set[int], opened: set[int]) -> Any: ...
+
+    # What whoever waits for a run may ask of it.
+
+    def cancel(self) -> None:
+        """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
+        self.interrupted = True
+        try:
+            self.abort()
+        except BaseException as error:
+            self.break_down(error)
+
+    def take_record(self) -> tuple[Record | None, BaseException | None]:
+        """Return the record and `fatal`, and forget both: what is raised may lead to the run."""
+        record, self.record = self.record, None
+        fatal, self.fatal = self.fatal, None
+        return record, fatal
+
+    def skip_execute(self) -> None:
+        """After `pre_execute`, leave out `execute`: go on with the cleanup."""
+        if self.number == PRE and not self.aborted:
+            self.enter_phase(EXECUTE)
+            self.opened = len(self.plan.phases[EXECUTE].stages)
+            self.waiting = []
+            self.write("skipped_phase", EXECUTE)
+
+    def runs_in(self, task: Any) -> bool:
+        """Return True if a function of this run is the one that this `asyncio.Task` runs."""
+        coroutine = getattr(task, "get_coro", lambda: None)()
+        return getattr(coroutine, "run", None) is self or any(
+            driver.task is task for driver in self.drivers()
+        )
+
+    # How functions end that do not succeed.
+
+    def failed(
+        self,
+        index: int,
+        error: BaseException,
+        attempts: int = 1,
+        timed_out: bool = False,
+        pausing: bool = False,
+    ) -> None:
+        """Take note of what left a function for good, and stop the phase.
+
+        `pausing` is for a function that waited for its next attempt.
+        """
+        number = self.number
+        if self.has_cancelled(error):
+            self.write("cancelled", number, index, attempts)
+        elif pausing and self.is_stopping():
+            hide_engine(error)
+            self.write("cancelled", number, index, attempts, error)
+        else:
+            hide_engine(error)
+            if issubclass(type(error), RecursionError):
+                if number == POST and traceback_of(error) is None and self.call_later(index):
+                    return  # it was not even called: there is no frame of its own
+                self.defer()  # no cleanup would have room here
+            if not is_exception(error) and not is_cancellation(error):
+                self.take_fatal(error, number, index)
+            if not self.write("failed", number, index, attempts, error, timed_out=timed_out):
+                assert self.fatal is not None
+                chain(self.fatal, error)
+        self.abort()
+        if number == POST and self.waiting is not None:
+            work = self.plan.phases[POST].work[index]
+            self.feed(work[3])
+        self.finished_one()
+
+    def never_called(self, index: int, error: BaseException) -> None:
+        """Take note of a function whose `asyncio.Task` did not come to its first step."""
+        if self.number == POST and self.call_later(index):
+            # A failure, and the cleanup is due all the same.
+            hide_engine(error)
+            self.write("failed", POST, index, 1, error)
+            return
+        self.uncalled = [*self.uncalled, index]
+        if self.aborted and is_cancellation(error):
+            self.write("skipped", self.number, [index])
+            self.finished_one()
+        else:
+            self.failed(index, error)
+        if not self.pumping:
+            self.pump()
+
+    def is_stopping(self) -> bool:
+        """Return True if the run, or its caller, has cancelled what is suspended.
+
+        Whoever cancels all tasks of a loop may get to a function before its run: the caller has
+        been cancelled then, and will hear of it soon.
+        """
+        return self.aborted or (
+            self.number != POST and self.waiter is not None and self.waiter.cancelled()
+        )
+
+    def is_loop_ending(self) -> bool:
+        """Return True if the loop ends: it cancels every task, the caller's among them."""
+        waiter = self.waiter
+        return (self.shaken or waiter is None or waiter.cancelled()) and is_ending(
+            self.loop, {driver.task for driver in self.drivers()}
+        )
+
+    def has_cancelled(self, error: BaseException | None) -> bool:
+        """Return True if what left a function comes from the run, or from its caller."""
+        return is_cancellation(error) and self.is_stopping()
+
+    def abort(self) -> None:
+        """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
+        if self.aborted or self.number == POST:
+            return
+        uncalled = self.take_left()
+        self.uncalled = [*self.uncalled, *uncalled]
+        self.pending -= len(uncalled)
+        self.aborted = True
+        self.write("stopped", self.number, uncalled)
+        for driver in self.drivers():
+            if driver.task is not None:
+                cancel(driver.task, self.break_down)
+
+    def leave_phase(self) -> int:
+        """Tell of the end of a phase that was aborted, or is watched; return the last phase before
+        the next one."""
+        number = self.number
+        if self.aborted:
+            left = list(self.plan.phases[number].unopened(self.opened, self.waiting))
+            if number == PRE:
+                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
+            self.write("skipped", number, left)
+        if self.watch is not None:
+            self.tell("phase_finished")
+        if not self.aborted:
+            return number
+        if number == PRE:
+            self.write("never_due", self.due)
+        return EXECUTE
+
+    # Whatever is raised where it should not be.
+
+    def write(self, what: str, *arguments: Any, **options: Any) -> bool:
+        """Have the record write something down, and return True if that worked.
+
+        It calls observers, handlers and the `repr` of what users give.
+        """
+        try:
+            if self.record is None:
+                self.record = Record(self.plan, self.watch)
+            getattr(self.record, what)(*arguments, **options)
+        except BaseException as error:
+            self.break_down(error)
+            return False
+        return True
+
+    def tell(self, what: str, *arguments: Any, **options: Any) -> None:
+        """Tell the observers."""
+        try:
+            getattr(self.watch, what)(*arguments, **options)
+        except BaseException as error:
+            self.break_down(error)
+
+    def break_down(self, error: BaseException) -> None:
+        """Keep what was raised where it should not be: the run ends early, cleans up, and raises
+        it."""
+        self.take_fatal(error)
+        if not self.over:
+            self.defer()
+
+    def take_fatal(
+        self, error: BaseException, number: int | None = None, index: int | None = None
+    ) -> None:
+        """Keep what the run ends with, or tell the loop if there is something already."""
+        hide_engine(error)
+        first = self.fatal
+        if first is None:
+            self.fatal = error
+        elif number is not None:
+            self.write("also_fatal", number, index, error, first, self.loop)
+        else:
+            chain(first, error)
+
+    def defer(self) -> Setbacks:
+        """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
+        setbacks = self.setbacks
+        if setbacks is None:
+            setbacks = self.setbacks = Setbacks()
+        if not self.deferred and not self.over:
+            self.loop.call_soon(self.go_on, context=self.context.copy())
+            self.stop_calling()
+            self.deferred = True
+        return setbacks
+
+    def call_later(self, index: int) -> bool:
+        """Have a function called from the event loop that could not be called here, once."""
+        again = self.defer().again
+        if index in again:
+            return False
+        again.add(index)
+        self.hold(index)
+        return True
+
+    def go_on(self) -> None:
+        """Take stock of what is left, after something was interrupted in the middle, and go on.
+
+        What cannot be wrong is which functions are suspended, and which are not yet called.
+        """
+        if self.over:
+            return
+        self.deferred = False
+        self.pumping = False
+        try:
+            if self.waiting and not self.aborted:
+                self.recount_gates()
+            if self.fatal is not None:
+                self.abort()
+            if self.deadlines is not None:
+                self.deadlines.renew()
+            left = self.take_left()
+            self.give_back(left)
+            suspended = len(self.drivers())
+            self.pending = len(left) + suspended
+            stock = None if suspended else (self.number, self.opened, len(left))
+            assert self.setbacks is not None
+            if self.setbacks.are_too_many(stock):
+                self.finish()
+            elif not self.pending:
+                self.advance()
+            self.pump()
+        except BaseException as error:
+            self.break_down(error)
+
+    def recount_gates(self) -> None:
+        """Find out anew what each gate waits for, and queue what should have been opened."""
+        called = self.called_by_gates()
+        finished: Collection[int] = called.difference(driver.index for driver in self.drivers())
+        self.waiting, opened = self.plan.phases[self.number].reopened(self.due, finished)
+        self.requeue(called, opened)
+
+
+class Setbacks:
+    """What a run remembers of what was raised where it should not be."""
+
+    __slots__ = ("again", "stock", "vain")
+
+    def __init__(self) -> None:
+        self.again = set[int]()  # called twice, because the first call was refused
+        self.stock: Any = None  # what was left the last time
+        self.vain = 0  # how often the same was left
+
+    def are_too_many(self, stock: Any) -> bool:
+        """Return True if the same was left some times, None for what moves by itself."""
+        self.vain = self.vain + 1 if stock is not None and stock == self.stock else 0
+        self.stock = stock
+        return self.vain >= MOST_VAIN_ATTEMPTS
