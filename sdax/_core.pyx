@@ -19,10 +19,10 @@ from .engine import stack
 from .engine.attempts import after_failure, after_timeout
 from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
+from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase
-from .engine.shelter import sheltered
 
 __all__ = ["Run"]
 
@@ -451,16 +451,26 @@ cdef class Driver:
     debuggers show the user's code.
     """
 
+    # What is not hot: see `DriverBase`.
+    shelter = DriverBase.shelter
+    spare = DriverBase.spare
+    is_stepped = DriverBase.is_stepped
+    disturb = DriverBase.disturb
+    refuse_running = DriverBase.refuse_running
+    close = DriverBase.close
+    task_ended = DriverBase.task_ended
+    catch_first_step = DriverBase.catch_first_step
+
     cdef readonly Run run  # None: it has ended
     cdef readonly Py_ssize_t index
     cdef readonly object task
-    cdef object context  # that of the asyncio.Task
-    cdef object coroutine
-    cdef object first_step  # on 3.11: kept from the loop
+    cdef readonly object context  # that of the asyncio.Task
+    cdef readonly object coroutine
+    cdef public object first_step  # on 3.11: kept from the loop
     cdef Driver preceding
     cdef Driver following
     cdef bint linked  # among the suspended ones of the run
-    cdef bint begun
+    cdef readonly bint begun
     cdef bint stepping
     cdef bint lone  # in an asyncio.Task of a task factory's
     cdef bint shared  # as long as no function has suspended
@@ -480,8 +490,8 @@ cdef class Driver:
     cdef bint expired
     cdef bint timed_out
     cdef bint in_shelter  # a cleanup that the end of the loop must not cut short
-    cdef object sheltered  # the future that it waits for
-    cdef bint spared
+    cdef public object sheltered  # the future that it waits for
+    cdef public bint spared
     cdef Py_ssize_t requests  # to cancel the asyncio.Task, when the timer fired
     cdef Py_ssize_t cancelling  # requests that earlier attempts have left open
     cdef public long long serial  # of the timer that is set
@@ -740,29 +750,6 @@ cdef class Driver:
         self.pause._asyncio_future_blocking = True
         return self.shelter(self.pause) if self.in_shelter else self.pause
 
-    cdef object shelter(self, yielded):
-        """Have a cleanup wait for what the end of the loop does not cut short."""
-        self.sheltered = yielded
-        return sheltered(self.run.loop, yielded)
-
-    cdef bint spare(self, exception) except -1:
-        """Return True if a cleanup goes on waiting: a cancellation of all tasks of the loop passes
-        by, once. The future that it waits for hears of any other."""
-        future = self.sheltered
-        if (
-            is_cancellation(exception)
-            and not self.spared
-            and not self.expired
-            and self.run.is_loop_ending()
-        ):
-            self.spared = True
-            self.task.uncancel()
-        elif future is None or not future.cancel() or future.done():
-            return False
-        if future is not None:  # a task that is cancelled is awaited
-            future._asyncio_future_blocking = True
-        return True
-
     cdef int set_timeout(self) except -1:
         """Set the timer of a timeout: only what suspends can take long."""
         cdef Run run = self.run
@@ -866,7 +853,7 @@ cdef class Driver:
             run.pump()
         return None
 
-    cdef int broken(self, Run run, error) except -1:
+    cpdef int broken(self, Run run, error) except -1:
         """End, for the engine itself has failed, and have the run take stock."""
         self.stepping = False
         if self.error is not None:
@@ -877,48 +864,22 @@ cdef class Driver:
             self.release()
         return 0
 
-    def catch_first_step(self, callback, *arguments, context=None):
-        """Be the loop's `call_soon` while the `asyncio.Task` is made, on 3.11.
-
-        Finalizers and signal handlers that happen to run meanwhile get the real one.
-        """
-        if context is self.context:
-            self.first_step = callback
-            return None
-        loop = self.run.loop
-        return type(loop).call_soon(loop, callback, *arguments, context=context)
-
-    cdef bint is_stepped(self) except -1:
-        # Nobody but the loop makes our asyncio.Task current, to step it.
-        return current_task(self.run.loop) is self.task
-
-    cdef bint is_open(self) noexcept:
+    cpdef bint is_open(self) noexcept:
         """Return True for a function that has begun, also while it waits for its next attempt."""
         return self.coroutine is not None or self.pausing
 
-    cdef object disturb(self, method, tuple arguments):
-        """Let other code close the coroutine or throw into it, as it could with that of any
-        `asyncio.Task`. The function may have given up what its own one waits for, which would
-        never go on then: it is cancelled."""
-        try:
-            self.refuse_running()
-            if self.coroutine is not None:
-                return getattr(self.coroutine, method)(*arguments)
-            if arguments:
-                raise RuntimeError("cannot reuse already awaited coroutine")
-            return None
-        finally:
-            if self.run is not None and not self.is_stepped():
-                cancel(self.task, self.run.break_down)
+    cpdef bint is_running(self) except -1:
+        return self.stepping or getattr(self.coroutine, "cr_running", False)
 
-    cdef int refuse_running(self) except -1:
-        """Raise the `ValueError` that a coroutine raises that is asked to step while it steps.
+    cpdef bint has_expired(self) noexcept:
+        return self.expired
 
-        Asked itself, on Python 3.11 and 3.12, it may crash the interpreter.
-        """
-        if self.stepping or getattr(self.coroutine, "cr_running", False):
-            raise ValueError("coroutine already executing")
-        return 0
+    cpdef Py_ssize_t attempts_made(self) noexcept:
+        return self.attempts or 1
+
+    def discard(self):
+        """Let go of everything before the first step, or of a function that was given up."""
+        self.release()
 
     # What asyncio.Task asks of a coroutine.
 
@@ -948,7 +909,7 @@ cdef class Driver:
         cdef Run run = self.run
         self.refuse_running()
         if run is not None and self.is_open() and not self.is_stepped():
-            return self.disturb(THROW_METHOD, (exception,))
+            return self.disturb(THROW_METHOD, exception)
         if run is not None:
             if not self.begun:
                 index = self.index
@@ -965,10 +926,6 @@ cdef class Driver:
             if self.run is not None:
                 return yielded
         raise StopIteration
-
-    def close(self):
-        if self.run is not None and self.is_open():
-            self.disturb("close", ())
 
     def __await__(self):
         self.refuse_running()
@@ -997,31 +954,6 @@ cdef class Driver:
         if name in ("cr_frame", "cr_await", "cr_origin"):
             return None
         raise AttributeError(f"a driver has no attribute {name!r}")
-
-    def task_ended(self, task):
-        """Hear that the `asyncio.Task` has ended, maybe without the driver: where a factory wraps
-        it in a coroutine that is cancelled before its first step, or that gives up."""
-        cdef Run run = self.run
-        cdef Py_ssize_t index = self.index
-        cdef Py_ssize_t attempts = self.attempts
-        if run is None:
-            return
-        try:
-            error = CancelledError() if task.cancelled() else task.exception()
-            if error is None:
-                error = RuntimeError("its asyncio.Task ended without waiting for it")
-            coroutine = self.coroutine
-            self.release()
-            if not self.begun:
-                run.never_called(index, error)
-                return
-            if coroutine is not None:
-                coroutine.close()
-            run.failed(index, error, attempts or 1, False, False)
-            if not run.pumping:
-                run.pump()
-        except BaseException as exception:
-            self.broken(run, exception)
 
     cdef object begin_alone(self):
         """Take the first step in an `asyncio.Task` of a task factory's, shared with no other."""
@@ -1150,17 +1082,6 @@ cdef int start_failed(Run run, Driver driver, error) except -1:
         driver.release()
     run.break_down(error)
     return 0
-
-
-cdef bint can_catch_first_steps(loop) except -1:
-    """Return True if the loop's `call_soon` is its class's, so that an attribute can hide it."""
-    method = getattr(type(loop), "call_soon", None)
-    return (
-        isinstance(loop, AbstractEventLoop)
-        and hasattr(method, "__get__")
-        and not hasattr(method, "__set__")  # as a property has, which no attribute hides
-        and loop.call_soon == method.__get__(loop)
-    )
 
 
 cdef int start_ready_by_factory(Run run) except -1:

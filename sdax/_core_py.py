@@ -32,11 +32,11 @@ from .common.order import PHASES, POST, PRE
 from .engine.attempts import after_failure, after_timeout
 from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
+from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.plan import Plan, Work
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase, Setbacks
-from .engine.shelter import sheltered
 from .engine.stack import DEEPEST, ROOM, SHARING_ALLOWED, refuse_endless
 from .engine.watch import Watch
 from .tasks import TaskFunction
@@ -340,7 +340,7 @@ class Run(RunBase):
         self.queue = deque(sorted(opened - called))
 
 
-class Driver:
+class Driver(DriverBase):
     """What an `asyncio.Task` runs: one function after another, the last of which may suspend.
 
     It stands in for the coroutine of the function that it is at: `repr(task)`, stacks and
@@ -566,31 +566,6 @@ class Driver:
         yielded = self.body.send(None) if self.attempts is None else self.resume()
         return self.shelter(yielded)
 
-    def shelter(self, yielded: Any) -> Any:
-        self.sheltered = yielded
-        return sheltered(self.run.loop, yielded)
-
-    def spare(self, exception: BaseException) -> bool:
-        """Return True if a cleanup goes on waiting: a cancellation of all tasks of the loop passes
-        by, once. The future that it waits for hears of any other."""
-        if self.__next__ != self.resume_sheltered:
-            return False
-        future = self.sheltered
-        attempts = self.attempts
-        if (
-            is_cancellation(exception)
-            and not self.spared
-            and not (attempts is not None and attempts.expired)
-            and self.run.is_loop_ending()
-        ):
-            self.spared = True
-            self.task.uncancel()
-        elif future is None or not future.cancel() or future.done():
-            return False
-        if future is not None:  # a task that is cancelled is awaited
-            future._asyncio_future_blocking = True
-        return True
-
     def release(self) -> None:
         """Let go of what leads back here: there is nothing more to call."""
         self.run = self.task = self.context = None
@@ -621,39 +596,19 @@ class Driver:
             refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.number])
         return value
 
-    def is_stepped(self) -> bool:
-        # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
-        # other time is no function's own, but the interpreter dropping what will never run on.
-        return self.run is not None and current_task(self.run.loop) is self.task
-
     def is_open(self) -> bool:
         """Return True for a function that has begun, also while it waits for its next attempt."""
         attempts = self.attempts
         return self.coroutine is not None or (attempts is not None and attempts.pausing)
 
-    def disturb(self, method: str, *arguments: Any) -> Any:
-        """Let other code close the coroutine or throw into it, as it could with that of any
-        `asyncio.Task`. The function may have given up what its own one waits for, which would
-        never go on then: it is cancelled."""
-        try:
-            self.refuse_running()
-            if self.coroutine is not None:
-                return getattr(self.coroutine, method)(*arguments)
-            if arguments:
-                raise RuntimeError("cannot reuse already awaited coroutine")
-            return None
-        finally:
-            del arguments
-            if self.run is not None and not self.is_stepped():
-                cancel(self.task, self.run.break_down)
+    def is_running(self) -> bool:
+        return self.cr_running
 
-    def refuse_running(self) -> None:
-        """Raise the `ValueError` that a coroutine raises that is asked to step while it steps.
+    def has_expired(self) -> bool:
+        return self.attempts is not None and self.attempts.expired
 
-        Asked itself, on Python 3.11 and 3.12, it may crash the interpreter.
-        """
-        if self.cr_running:
-            raise ValueError("coroutine already executing")
+    def attempts_made(self) -> int:
+        return 1 if self.attempts is None else self.attempts.number
 
     # The rest of what asyncio.Task asks of a coroutine.
 
@@ -672,7 +627,7 @@ class Driver:
             del exception
 
     def throw_in(self, exception: Any) -> Any:
-        if self.run is not None and self.run.interrupted and self.spare(exception):
+        if self.__next__ == self.resume_sheltered and self.spare(exception):
             return self.shelter(self.sheltered)
         attempts, run = self.attempts, self.run
         try:
@@ -692,10 +647,6 @@ class Driver:
         if self.__next__ == self.resume_sheltered:
             return self.shelter(yielded)
         return yielded
-
-    def close(self) -> None:
-        if self.run is not None and self.is_open():
-            self.disturb("close")
 
     def __await__(self) -> Driver:
         self.refuse_running()
@@ -754,19 +705,6 @@ class EarlyDriver(Driver):
             step.__self__._log_destroy_pending = False
             del self.first_step
 
-    def catch_first_step(
-        self, callback: Callable[..., Any], *arguments: Any, context: Context | None = None
-    ) -> Any:
-        """Be the loop's `call_soon` while the `asyncio.Task` is made.
-
-        Finalizers and signal handlers that happen to run meanwhile get the real one.
-        """
-        if context is self.context:
-            self.first_step = callback
-            return None
-        loop = self.run.loop
-        return type(loop).call_soon(loop, callback, *arguments, context=context)
-
 
 class LoneDriver(Driver):
     """A driver whose `asyncio.Task` the loop's task factory makes, and starts when it likes."""
@@ -804,32 +742,6 @@ class LoneDriver(Driver):
         self.release()
         self.body.close()
         self.body = None  # closed before its first step, it would still hold on to this driver
-
-    def task_ended(self, task: Any) -> None:
-        """Hear that the `asyncio.Task` has ended, maybe without the driver: where a factory wraps
-        it in a coroutine that is cancelled before its first step, or that gives up."""
-        run, index = self.run, self.index
-        if run is None:
-            return
-        error: BaseException | None = CancelledError()
-        try:
-            if not task.cancelled():
-                error = task.exception()
-            if error is None:
-                error = RuntimeError("its asyncio.Task ended without waiting for it")
-            if self.begun:
-                run.suspended.pop(self, None)
-                self.release()
-                if self.coroutine is not None:
-                    self.coroutine.close()
-                run.failed(index, error, 1 if self.attempts is None else self.attempts.number)
-                if not run.pumping:
-                    run.pump()
-            else:
-                self.discard()
-                run.never_called(index, error)
-        except BaseException as exception:
-            self.broken(run, exception)
 
 
 class Attempts:
@@ -1162,17 +1074,6 @@ def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
         else:
             driver.release()
     run.break_down(error)
-
-
-def can_catch_first_steps(loop: Any) -> bool:
-    """Return True if the loop's `call_soon` is its class's, so that an attribute can hide it."""
-    method: Any = getattr(type(loop), "call_soon", None)
-    return (
-        isinstance(loop, asyncio.AbstractEventLoop)
-        and hasattr(method, "__get__")
-        and not hasattr(method, "__set__")  # as a property has, which no attribute hides
-        and bool(loop.call_soon == method.__get__(loop))
-    )
 
 
 def start_ready_by_factory(run: Run) -> None:

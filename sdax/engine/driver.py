@@ -1,0 +1,162 @@
+"""What a driver does that is not hot: written once, for both engines."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError, current_task
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from .calls import cancel
+from .exceptions import is_cancellation
+from .shelter import sheltered
+
+
+class DriverBase:
+    """The part of a driver that both engines share: what other code does to its `asyncio.Task`."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # an engine has them
+    else:
+        run: Any  # None once it has ended
+        index: int
+        task: Any
+        context: Any  # that of the asyncio.Task
+        coroutine: Any  # that of the function that is under way
+        first_step: Any  # on 3.11: kept from the loop
+        begun: bool
+        sheltered: Any  # the future that a cleanup waits for, where the end of the loop is near
+        spared: bool  # from a cancellation by the end of the loop, once
+
+        def discard(self) -> Any:
+            """Let go of everything, also before the first step."""
+
+        def broken(self, run: Any, error: BaseException) -> Any:
+            """End, because the engine itself has failed."""
+
+        def is_open(self) -> bool:
+            """Return True for a function that has begun, also while it waits for a retry."""
+            raise NotImplementedError
+
+        def is_running(self) -> bool:
+            """Return True during a step."""
+            raise NotImplementedError
+
+        def has_expired(self) -> bool:
+            """Return True once the timer of an attempt has cancelled it."""
+            raise NotImplementedError
+
+        def attempts_made(self) -> int:
+            """Return the number of the attempt that is under way, or was the last one."""
+            raise NotImplementedError
+
+    # The end of the loop.
+
+    def shelter(self, yielded: Any) -> Any:
+        """Have a cleanup wait for what the end of the loop does not cut short."""
+        self.sheltered = yielded
+        return sheltered(self.run.loop, yielded)
+
+    def spare(self, exception: BaseException) -> bool:
+        """Return True if a cleanup goes on waiting: a cancellation of all tasks of the loop passes
+        by, once. The future that it waits for hears of any other."""
+        future = self.sheltered
+        if (
+            is_cancellation(exception)
+            and not self.spared
+            and not self.has_expired()
+            and self.run.is_loop_ending()
+        ):
+            self.spared = True
+            self.task.uncancel()
+        elif future is None or not future.cancel() or future.done():
+            return False
+        if future is not None:  # a task that is cancelled is awaited
+            future._asyncio_future_blocking = True
+        return True
+
+    # What other code does with an `asyncio.Task`, and with the coroutine that it finds there.
+
+    def is_stepped(self) -> bool:
+        # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
+        # other time is no function's own, but the interpreter dropping what will never run on.
+        return self.run is not None and current_task(self.run.loop) is self.task
+
+    def disturb(self, method: str, *arguments: Any) -> Any:
+        """Let other code close the coroutine or throw into it, as it could with that of any
+        `asyncio.Task`. The function may have given up what its own one waits for, which would
+        never go on then: it is cancelled."""
+        try:
+            self.refuse_running()
+            if self.coroutine is not None:
+                return getattr(self.coroutine, method)(*arguments)
+            if arguments:
+                raise RuntimeError("cannot reuse already awaited coroutine")
+            return None
+        finally:
+            del arguments
+            if self.run is not None and not self.is_stepped():
+                cancel(self.task, self.run.break_down)
+
+    def refuse_running(self) -> None:
+        """Raise the `ValueError` that a coroutine raises that is asked to step while it steps.
+
+        Asked itself, on Python 3.11 and 3.12, it may crash the interpreter.
+        """
+        if self.is_running():
+            raise ValueError("coroutine already executing")
+
+    def close(self) -> None:
+        """Close the coroutine of the function, as other code may."""
+        if self.run is not None and self.is_open():
+            self.disturb("close")
+
+    def task_ended(self, task: Any) -> None:
+        """Hear that the `asyncio.Task` has ended, maybe without the driver: where a factory wraps
+        it in a coroutine that is cancelled before its first step, or that gives up."""
+        run, index, begun = self.run, self.index, self.begun
+        if run is None:
+            return
+        error: BaseException | None = CancelledError()
+        try:
+            if not task.cancelled():
+                error = task.exception()
+            if error is None:
+                error = RuntimeError("its asyncio.Task ended without waiting for it")
+            coroutine, made = self.coroutine, self.attempts_made()
+            self.discard()
+            if begun:
+                if coroutine is not None:
+                    coroutine.close()
+                run.failed(index, error, made)
+                if not run.pumping:
+                    run.pump()
+            else:
+                run.never_called(index, error)
+        except BaseException as exception:
+            self.broken(run, exception)
+
+    def catch_first_step(
+        self, callback: Callable[..., Any], *arguments: Any, context: Context | None = None
+    ) -> Any:
+        """Be the loop's `call_soon` while the `asyncio.Task` is made, on 3.11.
+
+        Finalizers and signal handlers that happen to run meanwhile get the real one.
+        """
+        if context is self.context:
+            self.first_step = callback
+            return None
+        loop = self.run.loop
+        return type(loop).call_soon(loop, callback, *arguments, context=context)
+
+
+def can_catch_first_steps(loop: Any) -> bool:
+    """Return True if the loop's `call_soon` is its class's, so that an attribute can hide it."""
+    method: Any = getattr(type(loop), "call_soon", None)
+    return (
+        isinstance(loop, asyncio.AbstractEventLoop)
+        and hasattr(method, "__get__")
+        and not hasattr(method, "__set__")  # as a property has, which no attribute hides
+        and bool(loop.call_soon == method.__get__(loop))
+    )
