@@ -459,7 +459,6 @@ cdef class Driver:
     refuse_running = DriverBase.refuse_running
     close = DriverBase.close
     task_ended = DriverBase.task_ended
-    catch_first_step = DriverBase.catch_first_step
 
     cdef readonly Run run  # None: it has ended
     cdef readonly Py_ssize_t index
@@ -863,6 +862,13 @@ cdef class Driver:
         if self.run is not None:
             self.release()
         return 0
+
+    def catch_first_step(self, callback, *arguments, context=None):
+        """Be the loop's `call_soon` while the `asyncio.Task` is made, on 3.11."""
+        if context is self.context:
+            self.first_step = callback
+            return None
+        return DriverBase.catch_first_step(self, callback, *arguments, context=context)
 
     cpdef bint is_open(self) noexcept:
         """Return True for a function that has begun, also while it waits for its next attempt."""
