@@ -7,11 +7,12 @@ script is stopped, the old version stays live, and the new one leaves nothing be
     python examples/deploy.py                   # a temporary site: deploys version 1, then 2
     python examples/deploy.py SITE              # the next version; it stays live
     python examples/deploy.py SITE --fail Check # a step that fails
-    python examples/deploy.py SITE --hang Build # a step that hangs: press Ctrl-C, once or twice
+    python examples/deploy.py SITE --hang Build # a step that hangs: press Ctrl-C
     python examples/deploy.py SITE --stop       # stop what is live
 
 The exit status is 0 if the new version is live and the old one has stopped, 1 if something failed,
-2 for wrong arguments, 130 after Ctrl-C and 143 after SIGTERM.
+2 for wrong arguments, 129 after SIGHUP, 130 after Ctrl-C and 143 after SIGTERM. A signal stops what
+runs and starts the cleanup. Further signals do not interrupt the cleanup, which has its timeouts.
 
 It runs on Linux and macOS and needs rich (`sdax[rich]`). A real deploy would ask systemd, Docker or
 Kubernetes to start and stop the servers; the order of the steps, and their cleanup, stay the same.
@@ -406,29 +407,45 @@ PROCESSOR = (
 # ----------------------------------------------------------------------------------- the script
 
 
-async def main(deploy: Deploy) -> None:
-    """Deploy. SIGTERM cancels this, as Ctrl-C does under `asyncio.run`."""
-    this_task = asyncio.current_task()
+def cancel_on(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Cancel the calling `asyncio.Task` on these signals; return the list of those that have come.
+
+    `asyncio.run` handles Ctrl-C alone. For the second one it raises KeyboardInterrupt wherever the
+    program is just then, which may be in a cleanup. Here each signal only cancels.
+    """
+    loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
     assert this_task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
-    await PROCESSOR.process_tasks(deploy, observer=ProgressDisplay())
+    received: list[signal.Signals] = []
+
+    def cancel(number: signal.Signals) -> None:
+        received.append(number)
+        print(f"{number.name}: stopping, and cleaning up", file=sys.stderr, flush=True)
+        this_task.cancel()
+
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            loop.add_signal_handler(number, cancel, number)
+    return received
 
 
-def exit_status(deploy: Deploy) -> int:
-    """Deploy, say how it went, and return the exit status."""
+async def main(deploy: Deploy) -> int:
+    """Deploy, and return the exit status."""
+    received = cancel_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
-        asyncio.run(main(deploy))
-        status = 0
+        await PROCESSOR.process_tasks(deploy, observer=ProgressDisplay())
     except SdaxExecutionError as error:
         for failure in error.failures:
             print(f"{failure.name} failed: {failure.exception}", flush=True)
-        status = 1
+        return 1
     except asyncio.CancelledError:
-        print("stopped by SIGTERM")
-        status = 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C")
-        status = 128 + signal.SIGINT
+        if not received:
+            raise
+    return 128 + received[0] if received else 0
+
+
+def deploy_once(deploy: Deploy) -> int:
+    """Deploy, say which version is live then, and return the exit status."""
+    status = asyncio.run(main(deploy))
     live = read_live(deploy.site)
     print("no version is live" if live is None else f"version {live.version} is live", flush=True)
     return status
@@ -459,12 +476,12 @@ def command() -> int:
         stop_site(options.site)
         return 0
     if options.site is not None:
-        return exit_status(Deploy(options.site, options.fail, options.hang))
+        return deploy_once(Deploy(options.site, options.fail, options.hang))
     with TemporaryDirectory(prefix="sdax-deploy-") as folder:
         site = Path(folder)
         try:
-            first = exit_status(Deploy(site))
-            return first or exit_status(Deploy(site, options.fail, options.hang))
+            first = deploy_once(Deploy(site))
+            return first or deploy_once(Deploy(site, options.fail, options.hang))
         finally:
             stop_site(site)
 
