@@ -89,12 +89,8 @@ def _printed(following: list[Token]) -> str | None:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = [
-    block for block in BLOCKS if block.words[:1] == ("python",) and block.status is None
-]
-SCRIPTS = [
-    block for block in BLOCKS if block.words[:1] == ("python",) and block.status is not None
-]
+PYTHON = [block for block in BLOCKS if block.words[:1] == ("python",) and block.status is None]
+SCRIPTS = [block for block in BLOCKS if block.words[:1] == ("python",) and block.status is not None]
 COMMANDS = [block for block in BLOCKS if block.words[:1] == ("sh",) and block.prints is not None]
 
 
