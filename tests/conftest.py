@@ -154,7 +154,7 @@ def _summary_is_of_examples(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
-    if request.module.__name__ not in ("test_explored_examples", "test_mistakes"):
+    if request.module.__name__ not in ("test_deploy", "test_explored_examples", "test_mistakes"):
         monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
 
 

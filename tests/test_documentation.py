@@ -4,7 +4,9 @@ A block of Python is a whole program. Words after `python` in its first line say
 
 - `continued`: it goes on where the block of Python before it ended;
 - `typed`: type checkers accept it in their strict mode, with what it continues (`test_typing.py`);
-- `threads`: it uses threads or files, and so real time; all others have a clock that jumps.
+- `threads`: it uses threads or files, and so real time; all others have a clock that jumps;
+- `exits=143`: it runs in a process of its own, which ends with this status; so may a block of `sh`;
+- `unix`: it runs on Linux and macOS, and not on Windows; so may a block of `sh`.
 
 What it prints is in the next block, of `text`, after a paragraph that ends in "prints"; so is what
 a block of `sh` prints. Without such a paragraph a block of Python prints nothing.
@@ -52,6 +54,12 @@ class Block:
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT).as_posix()}:{self.line}"
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of its process, if the page says one."""
+        said = [word.removeprefix("exits=") for word in self.words if word.startswith("exits=")]
+        return int(said[0]) if said else None
+
     def compiled(self) -> Any:
         # Empty lines before it, so that a traceback shows the line of the page.
         return compile("\n" * self.line + self.text, str(self.page), "exec")
@@ -81,8 +89,9 @@ def _printed(following: list[Token]) -> str | None:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = [block for block in BLOCKS if block.words[:1] == ("python",)]
-COMMANDS = [block for block in BLOCKS if block.words == ("sh",) and block.prints is not None]
+PYTHON = [block for block in BLOCKS if block.words[:1] == ("python",) and block.status is None]
+SCRIPTS = [block for block in BLOCKS if block.words[:1] == ("python",) and block.status is not None]
+COMMANDS = [block for block in BLOCKS if block.words[:1] == ("sh",) and block.prints is not None]
 
 
 def chain_of(block: Block) -> list[Block]:
@@ -110,15 +119,16 @@ def test_examples_in_python(engine: Any, monkeypatch: Any, block: Block) -> None
     assert printed.getvalue() == (block.prints or "")
 
 
-@pytest.mark.parametrize("block", COMMANDS, ids=str)
-def test_examples_in_the_shell(request: Any, block: Block) -> None:
+def in_processes(request: Any, block: Block, *commands: list[str]) -> None:
+    """Run these with each engine, and compare what they print and how they end."""
+    if "unix" in block.words and sys.platform == "win32":
+        pytest.skip("not on Windows")
     chosen = request.config.getoption("engine")
     for switch in {"python": ["NO"], "compiled": ["REQUIRE"], "both": ["NO", "REQUIRE"]}[chosen]:
         environment = {**os.environ, f"SDAX_{switch}_EXTENSIONS": "1", "PYTHONPATH": str(ROOT)}
-        printed = ""
-        for line in block.text.splitlines():
-            command, *arguments = shlex.split(line)
-            assert Path(command).name == "python", "only Python is run here"
+        printed, status = "", 0
+        for arguments in commands:
+            assert status == 0, "only the last one may fail"
             done = subprocess.run(
                 [sys.executable, *arguments],
                 cwd=ROOT,
@@ -126,10 +136,24 @@ def test_examples_in_the_shell(request: Any, block: Block) -> None:
                 capture_output=True,
                 text=True,
                 timeout=60,
-                check=True,
+                check=False,
             )
-            printed += done.stdout
-        assert printed == block.prints
+            printed, status = printed + done.stdout, done.returncode
+        assert (printed, status) == (block.prints or "", block.status or 0), done.stderr
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=str)
+def test_examples_in_the_shell(request: Any, block: Block) -> None:
+    commands = [shlex.split(line) for line in block.text.splitlines()]
+    assert {Path(command).name for command, *_ in commands} == {"python"}, "only Python is run here"
+    in_processes(request, block, *(arguments for _, *arguments in commands))
+
+
+@pytest.mark.parametrize("block", SCRIPTS, ids=str)
+def test_scripts(request: Any, tmp_path: Path, block: Block) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(block.text, encoding="utf-8")
+    in_processes(request, block, [str(script)])
 
 
 def test_there_are_examples() -> None:
