@@ -23,6 +23,7 @@ from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase
+from .engine.sharing import may_share
 
 __all__ = ["Run"]
 
@@ -69,7 +70,6 @@ cdef enum:
     EXECUTE = 1
     POST = 2
 
-cdef bint SHARING = stack.SHARING_ALLOWED
 cdef int DEEPEST = stack.DEEPEST
 cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
@@ -94,6 +94,19 @@ if not EAGER_START:
 
 sdax_know_task(Task)
 sdax_know_context()
+
+
+def traces(task, context):
+    """Return what a function may have left on an `asyncio.Task` and its context."""
+    return (
+        Py_REFCNT(task),
+        <size_t>sdax_weakrefs(task),
+        sdax_is_marked(task),
+        <size_t>sdax_variables(context),
+    )
+
+
+cdef bint SHARING = may_share("compiled", traces)
 
 
 @cython.final

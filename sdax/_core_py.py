@@ -37,7 +37,8 @@ from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.plan import Plan, Work
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase, Setbacks
-from .engine.stack import DEEPEST, ROOM, SHARING_ALLOWED, refuse_endless
+from .engine.sharing import may_share
+from .engine.stack import DEEPEST, ROOM, refuse_endless
 from .engine.watch import Watch
 from .tasks import TaskFunction
 
@@ -48,8 +49,6 @@ if sys.version_info < (3, 12):
         _leave_task,
     )
 
-# Without reference counts nobody can tell who knows an asyncio.Task.
-SHARING: Final = SHARING_ALLOWED and hasattr(sys, "getrefcount")
 if hasattr(sys, "getrefcount"):
     from sys import getrefcount
 
@@ -63,6 +62,19 @@ AWAITED_BY: Final = sys.version_info >= (3, 14)  # asyncio can be told who waits
 # Attributes have no dictionary there until one is looked up by what is not exactly a str.
 INLINE_ATTRIBUTES: Final = sys.version_info >= (3, 14)
 UNKNOWN: Final = type("Unknown", (str,), {})()
+
+
+def traces(task: Any, context: Context) -> object:
+    """Return what a function may have left on an `asyncio.Task` and its context."""
+    return (
+        getrefcount(task),
+        getweakrefcount(task),
+        bool(attributes_of(task)),
+        bool(task._callbacks),
+        task._must_cancel,
+        bool(AWAITED_BY and task._asyncio_awaited_by),
+        len(context) and id(get_referents(context)[-1]),
+    )
 
 
 class Run(RunBase):
@@ -979,6 +991,10 @@ def attributes_of(task: Any) -> dict[str, Any]:
         del task._sdax
     attributes: dict[str, Any] = get_referents(task)[-1]
     return attributes
+
+
+# Without reference counts nobody can tell who knows an asyncio.Task.
+SHARING: Final = may_share("Python", traces if hasattr(sys, "getrefcount") else None)
 
 
 def start_ready_eagerly(run: Run) -> None:

@@ -6,12 +6,6 @@ from contextvars import Context, ContextVar
 from sys import getrecursionlimit
 from typing import Final
 
-from .switches import is_on
-
-# Whether functions that return at once may share an asyncio.Task. Without it each has its own,
-# which helps to find faults in what looks at tasks.
-SHARING_ALLOWED: Final = not is_on("SDAX_NO_TASK_SHARING")
-
 # A function is called on the stack of whoever starts it, up to this many runs inside of runs.
 # Deeper ones are called by the event loop, as a `TaskGroup` does with all.
 DEEPEST: Final = 16
