@@ -76,10 +76,13 @@ def checked_options(in_order: str, given: Any) -> Options:
 def rechecked(options: Any, in_order: str) -> Options:
     """Return the options that a processor was given, as its builder checks them.
 
-    Raises `TypeError` for what is not `Options`.
+    Raises `ValueError` for what is not `Options`.
     """
     if not isinstance(options, Options):
-        raise TypeError(f"the options of a processor must be Options, got {shown(options)}")
+        raise ValueError(
+            f"the options of a processor must be Options, as a builder makes them, "
+            f"got {shown(options)}"
+        )
     return checked_options(in_order, {name: getattr(options, name) for name in _NAMES})
 
 

@@ -213,3 +213,19 @@ async def test_a_failing_cleanup_does_not_keep_another_from_its_retries() -> Non
     )
     assert flaky.calls == [0, 10]
     assert states(error.report) == {"A": "--F", "B": "--+", "C": "--F"}
+
+
+@virtual_clock
+async def test_an_attempt_that_is_cancelled_after_an_earlier_one_timed_out() -> None:
+    async def fails_later(ctx: Any) -> None:
+        await asyncio.sleep(3)
+        raise Broken
+
+    slow = TaskFunction(forever, timeout=2, retries=1, initial_delay=0)
+    error = await error_of(
+        build([task("A", execute=slow), task("B", execute=fails_later)]).process_tasks(None)
+    )
+    assert isinstance(error, SdaxExecutionError)
+    assert [failure.name for failure in error.failures] == ["B"]
+    assert error.report["A"].execute.state is State.CANCELLED
+    assert error.report["A"].execute.attempts == 2

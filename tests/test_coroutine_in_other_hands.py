@@ -345,3 +345,27 @@ async def test_its_own_coroutine_closed_for_good(loop_errors: list[Any]) -> None
     assert trace == ["A", "post"]
     (failure,) = loop_errors.pop()["exception"].exceptions
     assert type(failure) is RuntimeError
+
+
+async def test_whether_it_runs() -> None:
+    running: list[bool] = []
+
+    async def look(ctx: Any) -> None:
+        coroutine: Any = current().get_coro()
+        running.append(coroutine.cr_running)
+        await asyncio.sleep(0)
+        running.append(coroutine.cr_running)
+
+    await solo(look).process_tasks(None)
+    assert running == [True, True]
+
+
+@soon_or_late
+async def test_what_it_says_when_it_is_sent_to(number: int) -> None:
+    async def function(ctx: Any) -> None:
+        await passes(number)
+        coroutine: Any = current().get_coro()
+        with pytest.raises(ValueError, match=r"^coroutine already executing$"):
+            coroutine.send(None)
+
+    await solo(function).process_tasks(None)

@@ -426,3 +426,8 @@ async def test_exceptions_are_not_chained_to_each_other() -> None:
     assert second.__context__ is None
     assert error.__context__ is None
     assert error.__cause__ is None
+
+
+def test_a_set_is_not_a_sequence() -> None:
+    with pytest.raises(TypeError, match="second argument"):
+        SdaxExecutionError("m", {ValueError()})  # type: ignore[arg-type]

@@ -763,3 +763,53 @@ def test_the_rules_notice_what_is_missing_or_misplaced(engine: Any) -> None:
     for number, event in enumerate(events):
         assert broken_rules([*events[:number], *events[number + 1 :]]), line(event)
         assert broken_rules([*events[: number + 1], *events[number:]]), line(event)
+
+
+async def test_the_whole_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: Any) -> None:
+        raise ValueError
+
+    await solo(nothing).process_tasks(None, observer=broken)
+    first = caplog.messages[0]
+    assert first == f"observer {broken!r} failed at RunStarted; the run goes on"
+
+
+async def test_a_cancelled_function_that_waits_in_its_finally() -> None:
+    heard: list[str] = []
+    waits = asyncio.Event()
+
+    async def tidies(ctx: Any) -> None:
+        waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+
+    run = asyncio.ensure_future(
+        solo(tidies).process_tasks(None, observer=lambda event: heard.append(type(event).__name__))
+    )
+    await waits.wait()
+    run.cancel()
+    await asyncio.wait([run])
+    assert run.cancelled()
+    assert [name for name in heard if name.startswith("Attempt")] == [
+        "AttemptStarted",
+        "AttemptSuspended",
+        "AttemptResumed",
+        "AttemptSuspended",
+        "AttemptResumed",
+        "AttemptFinished",
+    ]
+
+
+async def test_a_function_that_raises_generator_exit() -> None:
+    heard: list[Any] = []
+    mine = GeneratorExit("mine")
+
+    async def leave(ctx: Any) -> None:
+        raise mine
+
+    with pytest.raises(GeneratorExit) as caught:
+        await solo(leave).process_tasks(None, observer=heard.append)
+    assert caught.value is mine
+    assert any(isinstance(event, AttemptFinished) for event in heard)

@@ -705,3 +705,28 @@ async def test_phase_by_phase_is_the_same_run() -> None:
     await in_block(make(other).open(None), 3)
     assert one == other
     assert len(one) == 36
+
+
+async def test_aclose_while_another_one_cleans_up_does_nothing() -> None:
+    gate = asyncio.Event()
+    trace = Trace()
+
+    async def clean(ctx: Any) -> None:
+        trace.append("begin")
+        await gate.wait()
+        trace.append("end")
+
+    run = solo(nothing, post=clean).open(None)
+    await run.run_next()
+    first = asyncio.ensure_future(run.aclose())
+    await until(lambda: trace == ["begin"])
+    await run.aclose()
+    assert trace == ["begin"]
+    gate.set()
+    await first
+    assert trace == ["begin", "end"]
+
+
+def test_values_of_the_phases() -> None:
+    # Programs store them.
+    assert [phase.value for phase in PhaseId] == [1, 2, 3]

@@ -449,3 +449,9 @@ async def test_a_failed_run_changes_nothing_for_the_next() -> None:
     with pytest.raises(SdaxExecutionError):
         await processor.process_tasks(True)
     await processor.process_tasks(False)
+
+
+@pytest.mark.parametrize("kind", [AsyncTaskProcessor, sdax.AsyncDagTaskProcessor])
+def test_options_that_no_builder_has_made(kind: Any) -> None:
+    with pytest.raises(ValueError, match="must be Options, .* got 'nonsense'"):
+        kind((), "nonsense")

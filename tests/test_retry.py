@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import pytest
@@ -221,3 +222,21 @@ async def test_what_is_no_awaitable_is_retried_if_asked_for() -> None:
     )
     assert type(error.exceptions[0]) is TypeError
     assert trace == ["called"] * 2
+
+
+@virtual_clock
+async def test_a_predicate_sees_the_frames_of_the_function_alone() -> None:
+    seen: list[list[str]] = []
+
+    def predicate(error: Exception) -> bool:
+        seen.append([frame.name for frame in traceback.extract_tb(error.__traceback__)])
+        return True
+
+    async def fails_once(ctx: Any) -> None:
+        if not seen:
+            raise Broken
+
+    await solo(
+        TaskFunction(fails_once, retries=1, initial_delay=0, retryable_exceptions=predicate)
+    ).process_tasks(None)
+    assert seen == [["fails_once"]]
