@@ -453,5 +453,5 @@ async def test_a_failed_run_changes_nothing_for_the_next() -> None:
 
 @pytest.mark.parametrize("kind", [AsyncTaskProcessor, sdax.AsyncDagTaskProcessor])
 def test_options_that_no_builder_has_made(kind: Any) -> None:
-    with pytest.raises(ValueError, match="must be Options, .* got 'nonsense'"):
+    with pytest.raises(ValueError, match=r"must be Options, .* got 'nonsense'"):
         kind((), "nonsense")
