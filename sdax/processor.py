@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, Generic, NoReturn, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, Unpack, cast
 
 from frozendict import frozendict
 
 from ._impl import Run
+from .common.checks import explained, no_attribute
 from .common.generic import K, KeyedByDefault, T
 from .common.text import counted, nearest, shown
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
@@ -31,6 +32,14 @@ from .replacing import Stub, replaced_tasks
 from .report import RunReport
 from .states import UnknownTaskError
 from .tasks import AsyncTask
+
+# What else one may call what a processor does, and what a builder does not.
+_MEANT: Final = dict.fromkeys(
+    ("run", "execute", "process", "start", "invoke", "run_tasks"),
+    "; did you mean process_tasks(ctx)?",
+)
+_UNBUILT: Final = dict.fromkeys(("process_tasks", "open", *_MEANT), "; did you forget .build()?")
+_LEVELS: Final = "; for levels use AsyncTaskProcessor.builder()"
 
 
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
@@ -154,6 +163,11 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {shown(name)}")
+
+    if not TYPE_CHECKING:  # or every attribute would be right
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _MEANT)
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         """Yield what observers are told of each task, in the order in which they were added."""
@@ -346,6 +360,21 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         )
 
 
+def _not_in_levels(_: object, named: dict[str, Any]) -> str | None:
+    if "depends_on" not in named:
+        return None
+    return (
+        "add_task: a task in levels has a level, not depends_on; for dependencies use "
+        "AsyncDagTaskProcessor.builder()"
+    )
+
+
+def _not_in_a_graph(_: object, named: dict[str, Any]) -> str | None:
+    if "level" not in named:
+        return None
+    return f"add_task: a task in a graph has depends_on, not a level{_LEVELS}"
+
+
 class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     """Collects tasks and their levels; `build()` makes a processor of what it has by then.
 
@@ -360,6 +389,12 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         self._options = checked_options("level", options)
         self._added: dict[K, tuple[AsyncTask[T, K], int]] = {}
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _UNBUILT)
+
+    @explained(_not_in_levels)
     def add_task(self, task: AsyncTask[T, K], level: int) -> Self:
         """Add a task at a level (any integer; lower levels start first) and return the builder.
 
@@ -400,6 +435,12 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         self._options = checked_options("dependency", options)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _UNBUILT)
+
+    @explained(_not_in_a_graph)
     def add_task(self, task: AsyncTask[T, K], depends_on: Iterable[K] = ()) -> Self:
         """Add a task and the names of the tasks it depends on, and return the builder.
 
@@ -470,7 +511,8 @@ def _check_level(task: AsyncTask[Any, Any], level: object) -> None:
 
 def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...]:
     if isinstance(depends_on, (str, bytes)) or not isinstance(depends_on, Iterable):
-        hint = f"; did you mean ({shown(depends_on)},)?" if isinstance(depends_on, str) else ""
+        hint = _LEVELS if isinstance(depends_on, int) else ""
+        hint = f"; did you mean ({shown(depends_on)},)?" if isinstance(depends_on, str) else hint
         raise TypeError(
             f"add_task: depends_on of task {shown(task.name)} must be a collection of names, "
             f"got {shown(depends_on)}{hint}"

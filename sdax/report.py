@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from .common.generic import K
 from .common.order import PHASES
@@ -18,6 +18,7 @@ from .states import (
     TaskFailure,
     TaskReport,
     UnknownTaskError,
+    explain_attribute,
 )
 from .table import table_of
 
@@ -120,6 +121,9 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
           UserData  execute       failed     1         ConnectionError: no route
         """
         return table_of(self)
+
+    if not TYPE_CHECKING:
+        __getattr__ = explain_attribute
 
     def _phases_noted(self) -> Iterable[PhaseReport]:
         """Return at least what is not a plain success."""

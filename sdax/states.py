@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
 from enum import StrEnum
-from typing import Any, Final, Generic, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, cast
 
+from .common.checks import no_attribute
 from .common.generic import V_co
 from .common.text import nearest, shown, shown_fields
 
@@ -51,6 +52,17 @@ class TaskReport(NamedTuple):
     pre_execute: PhaseReport
     execute: PhaseReport
     post_execute: PhaseReport
+
+
+def explain_attribute(self: object, name: str) -> NoReturn:
+    """Say where the attributes of a phase are; Python asks for nothing that is there."""
+    what = "each phase" if isinstance(self, TaskReport) else "each phase of a task"
+    where = f"; {what} has its own, such as report[name].execute.{name}"
+    raise no_attribute(self, name, dict.fromkeys(PhaseReport._fields, where))
+
+
+if not TYPE_CHECKING:  # or every attribute would be right
+    TaskReport.__getattr__ = explain_attribute
 
 
 class TaskFailure(NamedTuple):

@@ -8,12 +8,19 @@ import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import FrozenInstanceError, dataclass, fields
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypedDict, Unpack, cast
 
-from .common.checks import SPLIT_GENERATOR, checked_number, is_async, is_generator, runs_later
+from .common.checks import (
+    SPLIT_GENERATOR,
+    checked_number,
+    explained,
+    is_async,
+    is_generator,
+    runs_later,
+)
 from .common.generic import K, K_co, KeyedByDefault, T, T_contra
 from .common.groups import iter_leaves
-from .common.text import shown
+from .common.text import nearest, shown
 from .engine.group import SdaxTaskGroup
 from .engine.threads import call_in_thread
 
@@ -54,6 +61,16 @@ RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
     ConnectionError,
     RetryableException,
 )
+
+# What other libraries call the limits of a function.
+_LIMIT_ELSEWHERE: Final = {
+    "attempts": "retries",
+    "backoff": "backoff_factor",
+    "delay": "initial_delay",
+    "max_retries": "retries",
+    "retry": "retries",
+    "retry_on": "retryable_exceptions",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +396,35 @@ def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits]) -> Tas
 task_group_task = task_group_func
 
 
+def _no_such_limit(_: object, named: dict[str, Any]) -> str | None:
+    names = [field.name for field in fields(TaskFunction)]
+    for name in named:
+        if name not in names:
+            meant = _LIMIT_ELSEWHERE.get(name)
+            hint = f"; did you mean {meant!r}?" if meant else nearest(name, names)
+            return f"TaskFunction has no argument {shown(name)}{hint}"
+    return None
+
+
+def _no_such_phase(given: tuple[Any, ...], named: dict[str, Any]) -> str | None:
+    if len(given) > 1:
+        return (
+            f"task: say in which phase the function of task {shown(given[0])} is: pre_execute=, "
+            f"execute= or post_execute="
+        )
+    names = [field.name for field in fields(AsyncTask)]
+    for name in named:
+        if name in Limits.__annotations__:
+            return (
+                f"task has no argument {shown(name)}, which belongs to a function: "
+                f"execute=task_func(..., {name}=...)"
+            )
+        if name not in names:
+            return f"task has no argument {shown(name)}{nearest(name, names)}"
+    return None
+
+
+@explained(_no_such_phase)
 def task(
     name: K,
     *,
@@ -422,6 +468,8 @@ def _generator_refused(what: str, function: object) -> TypeError:
 def _refuse_change(self: object, name: str, value: object) -> None:
     raise FrozenInstanceError(f"{type(self).__name__} is immutable: cannot set {shown(name)}")
 
+
+setattr(TaskFunction, "__init__", explained(_no_such_limit)(TaskFunction.__init__))  # noqa: B010
 
 # What dataclass() generates for frozen classes with slots fails with a TypeError on Python 3.11
 # where typing sets __orig_class__, as in TaskFunction[Context](...).
