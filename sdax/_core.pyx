@@ -8,7 +8,6 @@ through asyncio's own C functions.
 
 import asyncio
 import sys
-from asyncio import CancelledError
 
 cimport cython
 from cpython.object cimport PyObject, PyObject_Call
