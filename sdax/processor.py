@@ -22,6 +22,7 @@ from .options import (
     GraphOptions,
     LevelOptions,
     LevelOrder,
+    OnFailure,
     Options,
     checked_options,
     rechecked,
@@ -62,12 +63,18 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         """How many functions of a run may be suspended at a time; None sets no limit."""
         return self._options.max_concurrency
 
+    @property
+    def on_failure(self) -> OnFailure:
+        """What a run does after a failure: `"cancel"` everything, or `"keep going"` with all that
+        does not depend on what has failed."""
+        return cast("OnFailure", self._options.on_failure)
+
     async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
         """Run every task once with `ctx`, and return the report of the run.
 
         `pre_execute` goes up, level by level or as dependencies are met, then all of `execute`
         at once, then `post_execute` the same way down, for every task that started, whatever
-        happened.
+        happened. A function that returns `Finish` ends the run early, with success.
 
         `observer`, or each of several, is called with every event of the run (see
         `sdax.observe`); without one, the processor's own are, if it was built with any. `()`
@@ -184,7 +191,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     >>> report = await processor.process_tasks(ctx)
 
     `levels` maps each level to its tasks, in the order in which they were added;
-    `execute_order` and `max_concurrency` are what the builder was given.
+    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
     """
 
     __slots__ = ("levels",)
@@ -209,6 +216,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            keeps_going=options.keeps_going,
         )
         self._set_up(added, options, plan)
         self._set_once(levels=frozendict(levels))
@@ -235,7 +243,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, level in self._added:
-            yield TaskInfo(task.name, level, None)
+            yield TaskInfo(task.name, level, None, task.required)
 
     def __repr__(self) -> str:
         counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
@@ -274,7 +282,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     ... )
 
     `dependencies` maps each task's name to the names that it depends on, `tasks` to the task;
-    `execute_order` and `max_concurrency` are what the builder was given.
+    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
     """
 
     __slots__ = ("dependencies", "tasks")
@@ -298,6 +306,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            keeps_going=options.keeps_going,
         )
         self._set_up(added, options, plan)
         self._set_once(
@@ -317,7 +326,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, depends_on in self._added:
-            yield TaskInfo(task.name, None, depends_on)
+            yield TaskInfo(task.name, None, depends_on, task.required)
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
@@ -354,6 +363,10 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
+
+    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: the rest
+    of its level runs, then `execute` of all tasks whose own `pre_execute` succeeded, and what stands
+    in higher levels is skipped. All failures are raised after the last cleanup.
     """
 
     def __init__(self, **options: Unpack[LevelOptions]) -> None:
@@ -394,6 +407,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
+
+    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: all that
+    does not depend on what has failed runs, and the rest is skipped. All failures are raised after
+    the last cleanup.
     """
 
     def __init__(self, **options: Unpack[GraphOptions]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..common.order import PHASES, POST
 from ..events import Cause, TaskInfo
 from ..states import State
 from .layers import layers_of
@@ -57,6 +58,11 @@ class FunctionSpan:
         return self.state is State.CANCELLED or (
             self.state is not None and bool(self.attempts) and self.attempts[-1].delay is not None
         )
+
+    @property
+    def spared(self) -> bool:
+        """Whether it may fail and the run goes on as after a success: its task is not required."""
+        return not self.task.required and self.phase != PHASES[POST]
 
     @property
     def suspended(self) -> bool:
