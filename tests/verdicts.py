@@ -306,7 +306,6 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
     ordered = [PRE, POST]
     if workflow.in_order:
         ordered.append(EXECUTE)
-    unprepared = {place.name for place in _unprepared(workflow, seen)}
     for name, others in workflow.ancestors().items():
         for other in others:
             for phase in ordered:
@@ -316,8 +315,8 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 if early in last and late in first and last[early] > first[late]:
                     yield f"{late} began before {early} had ended"
                 missing = early in behaviours and early not in last
-                if phase == EXECUTE and other in unprepared and workflow.survives(other, PRE):
-                    continue
+                if phase == EXECUTE and workflow.survives(*early):
+                    continue  # its pre_execute may have failed
                 if phase != POST and late in first and missing:
                     yield f"{late} began although {early} was never called"
 
@@ -333,6 +332,8 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             continue
         if failure.what == "raise" and (behaviour.retries or workflow.survives(*place)):
             continue
+        if failure.what == "finish" and behaviour.shape is Shape.PLAIN:
+            continue  # it cannot be awaited
         if behaviour.shape in _IN_ANOTHER_TASK:
             continue
         # Who has swallowed an earlier cancellation may go on.
@@ -431,7 +432,7 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
         place.name
         for place, event in last.items()
         if event.what == "finish" and place.phase != POST
-        if behaviours[place].shape is not Shape.GROUP
+        if behaviours[place].shape not in (Shape.GROUP, Shape.PLAIN)
     }
     by = seen.finished_by
     if by is not None and by not in finishers:
