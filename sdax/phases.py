@@ -68,9 +68,11 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
 
         What fails in it is kept until the block is left: see `has_failures`. After a failed
         `pre_execute` the next phase is the cleanup, unless the run keeps going. After a function
-        that returned `Finish` the next phase is the cleanup as well. Raises `RuntimeError` after the block was
-        left and while another call runs; `asyncio.CancelledError` if the caller is cancelled,
-        once all functions of the phase have ended.
+        that returned `Finish` the next phase is the cleanup as well.
+
+        Raises `RuntimeError` after the block was left and while another call runs;
+        `asyncio.CancelledError` if the caller is cancelled, once all functions of the phase have
+        ended.
         """
         if self._closed:
             raise RuntimeError("run_next: the run is closed; open another one")

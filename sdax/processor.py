@@ -254,19 +254,21 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return levels_to_mermaid(self.levels, self.execute_order)
+        return levels_to_mermaid(self.levels, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the levels: tasks, phases, timeouts and retries.
+        """Return an outline of the levels: tasks, phases, timeouts and retries, and what is not
+        required.
 
-        The first line says in which order `execute` runs, if more than one task has it.
+        The first line says in which order `execute` runs, if more than one task has it, and
+        whether a run keeps going after a failure.
 
         >>> print(processor)
         1 level, 1 task
         level 1
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
         """
-        return outline_of_levels(self.levels, self.execute_order, self.max_concurrency)
+        return outline_of_levels(self.levels, self._options)
 
 
 class AsyncDagTaskProcessor(TaskProcessor[T, K]):
@@ -338,21 +340,21 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return graph_to_mermaid(self.tasks.values(), self.dependencies, self.execute_order)
+        return graph_to_mermaid(self.tasks.values(), self.dependencies, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the graph: tasks, phases, limits, and what each depends on.
+        """Return an outline of the graph: tasks, phases, limits, what is not required, and what
+        each depends on.
 
-        The first line says in which order `execute` runs, if more than one task has it.
+        The first line says in which order `execute` runs, if more than one task has it, and
+        whether a run keeps going after a failure.
 
         >>> print(processor)
         2 tasks, 1 dependency
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
           Users     execute  depends on Database
         """
-        return outline_of_graph(
-            self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency
-        )
+        return outline_of_graph(self.tasks.values(), self.dependencies, self._options)
 
 
 class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
@@ -365,8 +367,8 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     event of each run that is not given one of its own (see `sdax.observe`).
 
     A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: the rest
-    of its level runs, then `execute` of all tasks whose own `pre_execute` succeeded, and what stands
-    in higher levels is skipped. All failures are raised after the last cleanup.
+    of its level runs, then `execute` of all tasks whose own `pre_execute` succeeded. What stands in
+    higher levels is skipped. All failures are raised after the last cleanup.
     """
 
     def __init__(self, **options: Unpack[LevelOptions]) -> None:

@@ -95,6 +95,7 @@ class RecordedRun:
 
     `number` counts the runs of the timeline from 1, `now` is the time of looking. `tasks` are
     all of the processor, `functions` those that were called or skipped, in that order.
+    `keeps_going` is whether a failure stops nothing that does not depend on it.
     """
 
     number: int
@@ -107,6 +108,7 @@ class RecordedRun:
     tasks: tuple[TaskInfo, ...]
     execute_in_order: bool
     max_concurrency: int | None
+    keeps_going: bool
     phases: tuple[PhaseSpan, ...]
     functions: tuple[FunctionSpan, ...]
     cancellations: tuple[Cancellation, ...]
