@@ -86,9 +86,7 @@ def task_in(
     return AsyncTask(name, **{**phases, phase: _task_function(function)})
 
 
-def build(
-    *levels: Iterable[AsyncTask[Any, Any]], **options: Any
-) -> AsyncTaskProcessor[Any, Any]:
+def build(*levels: Iterable[AsyncTask[Any, Any]], **options: Any) -> AsyncTaskProcessor[Any, Any]:
     """A processor of levels 1, 2, 3 ..., each given as its tasks."""
     builder = AsyncTaskProcessor.builder(**options)
     for level, tasks in enumerate(levels, 1):
