@@ -494,10 +494,14 @@ class Driver(DriverBase):
                         chain(broken, error)
                         raise
                     error = None
-                elif value is not None and type(value) is Finish:
-                    run.ends_early(index, value, 1 if attempts is None else attempts.number)
                 else:
                     if value is not None:
+                        if type(value) is Finish:
+                            run.ends_early(index, value, 1 if attempts is None else attempts.number)
+                            if not shared:
+                                return
+                            attempts = None
+                            continue
                         run.keep(index, value)
                     if attempts is not None and (attempts.number > 1 or run.watch is not None):
                         run.write("succeeded", run.number, index, attempts.number, value)

@@ -172,7 +172,7 @@ class RunBase:
 
     def ends_early(self, index: int, finish: Finish[Any], attempts: int) -> None:
         """Take note of a function that returned `Finish`, and end the run if it is the first."""
-        number = self.number
+        number, value = self.number, finish.value
         if number == POST:
             name = shown(self.plan.names[index])
             error = TypeError(
@@ -180,16 +180,17 @@ class RunBase:
                 f"or an execute can finish a run; return the value itself"
             )
             self.failed(index, error, attempts)
-            return
-        value = finish.value
-        if value is not None:
-            self.keep(index, value)
-        if attempts > 1 or self.watch is not None:
-            self.write("succeeded", number, index, attempts, value)
-        if not self.aborted:
-            self.write("finished", number, index)
-            self.abort()
-        self.finished_one()
+        else:
+            if value is not None:
+                self.keep(index, value)
+            if attempts > 1 or self.watch is not None:
+                self.write("succeeded", number, index, attempts, value)
+            if not self.aborted:
+                self.write("finished", number, index)
+                self.abort()
+            self.finished_one()
+        if not self.pumping:
+            self.pump()
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
