@@ -71,7 +71,7 @@ def describe(run: RecordedRun, span: FunctionSpan) -> str:
         case State.CANCELLED | State.SKIPPED:
             return f"{label(span)} {span.state}{made}, because {reason(run, span.cause)}"
         case State.FAILED | State.TIMED_OUT:
-            spared = ", which is not required" if span.spared else ""
+            spared = ", which is not required," if span.spared else ""
             return f"{label(span)}{spared} {span.state}{made}: {one_line(span.exception or '')}"
         case _:
             return f"{label(span)} {span.state}{made}"
