@@ -23,6 +23,7 @@ from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase
 from .engine.sharing import may_share
+from .finish import Finish
 
 __all__ = ["Run"]
 
@@ -80,6 +81,7 @@ cdef object THROW_METHOD = "throw"
 cdef object Task = asyncio.Task
 cdef object current_task = asyncio.current_task
 cdef object get_running_loop = asyncio.get_running_loop
+cdef object FINISH = Finish
 cdef object AbstractEventLoop = asyncio.AbstractEventLoop
 cdef object add_to_awaited_by = None
 cdef object discard_from_awaited_by = None
@@ -127,12 +129,17 @@ cdef class Run:
     skip_execute = RunBase.skip_execute
     runs_in = RunBase.runs_in
     failed = RunBase.failed
+    go_on_without = RunBase.go_on_without
+    ends_early = RunBase.ends_early
     never_called = RunBase.never_called
     is_stopping = RunBase.is_stopping
     is_loop_ending = RunBase.is_loop_ending
     has_cancelled = RunBase.has_cancelled
     abort = RunBase.abort
     leave_phase = RunBase.leave_phase
+    find_skipped = RunBase.find_skipped
+    find_causes = RunBase.find_causes
+    find_due = RunBase.find_due
     write = RunBase.write
     tell = RunBase.tell
     break_down = RunBase.break_down
@@ -172,9 +179,11 @@ cdef class Run:
     cdef Driver first  # of the suspended ones, in the order in which they were called
     cdef Driver last
     cdef public bint pumping
-    cdef public bint aborted  # nothing of this phase is opened or called any more
+    cdef public bint closed  # nothing of this phase is opened any more
+    cdef public bint aborted  # nothing of it is called any more either
+    cdef public object losses
     cdef public object uncalled
-    cdef public set due  # the tasks to clean up; None is all
+    cdef public set due  # the tasks whose functions are due in this phase; None is all
     cdef readonly object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
@@ -236,7 +245,7 @@ cdef class Run:
         self.opened = 0
         if self.waiting is not None:
             self.waiting = self.queue = None
-        self.aborted = False
+        self.closed = self.aborted = False
         return 0
 
     cpdef int pump(self) except -1:
@@ -314,7 +323,7 @@ cdef class Run:
         cdef tuple stage
         cdef int number
         while not self.pending and not self.deferred:
-            if self.opened < len(self.stages) and not self.aborted:
+            if self.opened < len(self.stages) and not self.closed:
                 stage = self.stages[self.opened]
                 if self.due is not None:
                     stage = tuple([index for index in stage if index in self.due])
@@ -322,7 +331,7 @@ cdef class Run:
                 self.pending = len(stage)
                 self.stage = stage
                 self.position = 0
-            elif self.gates and self.waiting is None and not self.aborted:
+            elif self.gates and self.waiting is None and not self.closed:
                 self.waiting = list(self.waits)
                 self.queue = []
                 self.queued = 0
@@ -332,7 +341,7 @@ cdef class Run:
                 return 0
             else:
                 number = self.number
-                if self.aborted or self.watch is not None:
+                if self.closed or self.record is not None:
                     number = self.leave_phase()
                 self.enter_phase(number + 1)
         return 0
@@ -390,6 +399,12 @@ cdef class Run:
                 self.take_fatal(error)
                 if not waiter.done():
                     waiter.set_result(None)  # nobody else would wake the caller up
+        return 0
+
+    cpdef int keep(self, Py_ssize_t index, value) except -1:
+        if self.values is None:
+            self.values = {}
+        self.values[self.plan.key(self.number, index)] = value
         return 0
 
     cpdef int finished_one(self) except -1:
@@ -822,9 +837,10 @@ cdef class Driver:
                 raise
             return 0
         if value is not None:
-            if run.values is None:
-                run.values = {}
-            run.values[run.plan.key(run.number, self.index)] = value
+            if type(value) is FINISH:
+                run.ends_early(self.index, value, attempts or 1)
+                return 0
+            run.keep(self.index, value)
         if attempts > 1 or run.watch is not None:
             run.write("succeeded", run.number, self.index, attempts, value)
         gates = <tuple>(<tuple>run.work[self.index])[3]

@@ -36,10 +36,11 @@ from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.plan import Plan, Work
 from .engine.record import Record, unasked_cancellation
-from .engine.run import RunBase, Setbacks
+from .engine.run import Losses, RunBase, Setbacks
 from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
 from .engine.watch import Watch
+from .finish import Finish
 from .tasks import TaskFunction
 
 if sys.version_info < (3, 12):
@@ -94,6 +95,7 @@ class Run(RunBase):
     __slots__ = (
         "aborted",
         "clock",
+        "closed",
         "context",
         "ctx",
         "deadlines",
@@ -106,6 +108,7 @@ class Run(RunBase):
         "interrupted",
         "last",
         "loop",
+        "losses",
         "mapping",
         "number",
         "opened",
@@ -159,9 +162,11 @@ class Run(RunBase):
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
         self.untouched: Any = None  # references to what no function has taken hold of
-        self.aborted = False  # nothing of this phase is opened or called any more
+        self.closed = False  # nothing of this phase is opened any more
+        self.aborted = False  # nothing of it is called any more either
+        self.losses: Losses | None = None
         self.uncalled: Sequence[int] = ()
-        self.due: set[int] | None = None  # the tasks to clean up; None is all
+        self.due: set[int] | None = None  # whose functions are due in this phase; None is all
         self.deadlines: Deadlines | None = None
         self.clock: Any = None  # see `clock_of`, once a timeout asks for it
         self.deferred = False  # nothing is opened or called until the loop calls `go_on`
@@ -205,7 +210,7 @@ class Run(RunBase):
         self.phase = self.plan.phases[number]
         self.opened = 0
         self.waiting = self.queue = None
-        self.aborted = False
+        self.closed = self.aborted = False
 
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
@@ -230,14 +235,14 @@ class Run(RunBase):
         """
         while not self.pending and not self.deferred:
             phase = self.phase
-            if self.opened < len(phase.stages) and not self.aborted:
+            if self.opened < len(phase.stages) and not self.closed:
                 stage = phase.stages[self.opened]
                 if self.due is not None:
                     stage = tuple(index for index in stage if index in self.due)
                 ready, pending = iter(stage), len(stage)
                 self.opened += 1  # no call from here on: a stage is opened once, or not at all
                 self.ready, self.pending = ready, pending
-            elif phase.gates and self.waiting is None and not self.aborted:
+            elif phase.gates and self.waiting is None and not self.closed:
                 self.waiting = list(phase.waits)
                 self.queue = deque()
                 self.entered = []
@@ -247,7 +252,7 @@ class Run(RunBase):
                 return
             else:
                 number = self.number
-                if self.aborted or self.watch is not None:
+                if self.closed or self.record is not None:
                     number = self.leave_phase()
                 self.enter_phase(number + 1)
 
@@ -503,6 +508,12 @@ class Driver(DriverBase):
                     error = None
                 else:
                     if value is not None:
+                        if type(value) is Finish:
+                            run.ends_early(index, value, 1 if attempts is None else attempts.number)
+                            if not shared:
+                                return
+                            attempts = None
+                            continue
                         run.keep(index, value)
                     if attempts is not None and (attempts.number > 1 or run.watch is not None):
                         run.write("succeeded", run.number, index, attempts.number, value)

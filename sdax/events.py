@@ -64,18 +64,22 @@ class ObservedRun:
 
 
 class TaskInfo(NamedTuple):
-    """A task of the run's processor: its name, and its level, or else what it depends on."""
+    """A task of the run's processor: its name, its level, or else what it depends on, and whether
+    it is `required`."""
 
     name: Hashable
     level: int | None
     depends_on: tuple[Hashable, ...] | None
+    required: bool = True
 
 
 class Cause(NamedTuple):
-    """Why functions were cancelled or skipped: this task failed in this phase."""
+    """Why functions were cancelled or skipped: this task failed in this phase, or `finished` the
+    run in it, by returning `Finish`."""
 
     task: TaskInfo
     phase: str
+    finished: bool = False
 
 
 @_event
@@ -135,7 +139,8 @@ class TaskFinished(NamedTuple):
 
     `cause` says why a `CANCELLED` one was cancelled; None is the cancellation of the caller. A
     function whose `asyncio.Task` the loop's task factory did not make, or which other code
-    cancelled before its first step, was never called: it has this event alone.
+    cancelled before its first step, was never called: it has this event alone. The failure of a
+    task that is not `required`, in `pre_execute` or `execute`, is not the run's.
     """
 
     run: ObservedRun
@@ -152,8 +157,10 @@ class TaskFinished(NamedTuple):
 class TaskSkipped(NamedTuple):
     """The function of a task in a phase will not be called.
 
-    `cause` is the failure because of which; None is the cancellation of the caller, or a run by
-    phases that was left before it came to this one.
+    `cause` is the failure because of which, or the function that ended the run; None is the
+    cancellation of the caller, or a run by phases that was left before it came to this one. If a
+    task depends on several failures, it is the one that came first. It is the task's own
+    `pre_execute` if that has failed and the run has gone on.
     """
 
     run: ObservedRun
@@ -195,7 +202,8 @@ class AttemptResumed(NamedTuple):
 
 @_event
 class AttemptFinished(NamedTuple):
-    """An attempt has ended: `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`."""
+    """An attempt has ended: `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`. `value`
+    is what the function returned, a `Finish` included."""
 
     run: ObservedRun
     task: TaskInfo
@@ -233,7 +241,8 @@ class TimeoutExpired(NamedTuple):
 class CancellationRequested(NamedTuple):
     """All functions of the phase that are suspended are now cancelled; no more are called.
 
-    `cause` is the failure that asks for it; None is the cancellation of the caller. Where the
+    `cause` is the failure that asks for it, or the function that ended the run by returning
+    `Finish`; None is the cancellation of the caller. Where the
     loop's task factory starts each function later, this may come before `PhaseStarted`: the
     phase has called none yet, and perhaps never will.
     """

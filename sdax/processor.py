@@ -23,6 +23,7 @@ from .options import (
     GraphOptions,
     LevelOptions,
     LevelOrder,
+    OnFailure,
     Options,
     checked_options,
     rechecked,
@@ -71,12 +72,18 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         """How many functions of a run may be suspended at a time; None sets no limit."""
         return self._options.max_concurrency
 
+    @property
+    def on_failure(self) -> OnFailure:
+        """What a run does after a failure: `"cancel"` everything, or `"keep going"` with all that
+        does not depend on what has failed."""
+        return cast("OnFailure", self._options.on_failure)
+
     async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
         """Run every task once with `ctx`, and return the report of the run.
 
         `pre_execute` goes up, level by level or as dependencies are met, then all of `execute`
         at once, then `post_execute` the same way down, for every task that started, whatever
-        happened.
+        happened. A function that returns `Finish` ends the run early, with success.
 
         `observer`, or each of several, is called with every event of the run (see
         `sdax.observe`); without one, the processor's own are, if it was built with any. `()`
@@ -198,7 +205,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     >>> report = await processor.process_tasks(ctx)
 
     `levels` maps each level to its tasks, in the order in which they were added;
-    `execute_order` and `max_concurrency` are what the builder was given.
+    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
     """
 
     __slots__ = ("levels",)
@@ -223,6 +230,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            keeps_going=options.keeps_going,
         )
         self._set_up(added, options, plan)
         self._set_once(levels=frozendict(levels))
@@ -249,7 +257,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, level in self._added:
-            yield TaskInfo(task.name, level, None)
+            yield TaskInfo(task.name, level, None, task.required)
 
     def __repr__(self) -> str:
         counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
@@ -260,19 +268,21 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return levels_to_mermaid(self.levels, self.execute_order)
+        return levels_to_mermaid(self.levels, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the levels: tasks, phases, timeouts and retries.
+        """Return an outline of the levels: tasks, phases, timeouts and retries, and what is not
+        required.
 
-        The first line says in which order `execute` runs, if more than one task has it.
+        The first line says in which order `execute` runs, if more than one task has it, and
+        whether a run keeps going after a failure.
 
         >>> print(processor)
         1 level, 1 task
         level 1
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
         """
-        return outline_of_levels(self.levels, self.execute_order, self.max_concurrency)
+        return outline_of_levels(self.levels, self._options)
 
 
 class AsyncDagTaskProcessor(TaskProcessor[T, K]):
@@ -288,7 +298,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     ... )
 
     `dependencies` maps each task's name to the names that it depends on, `tasks` to the task;
-    `execute_order` and `max_concurrency` are what the builder was given.
+    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
     """
 
     __slots__ = ("dependencies", "tasks")
@@ -312,6 +322,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            keeps_going=options.keeps_going,
         )
         self._set_up(added, options, plan)
         self._set_once(
@@ -331,7 +342,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, depends_on in self._added:
-            yield TaskInfo(task.name, None, depends_on)
+            yield TaskInfo(task.name, None, depends_on, task.required)
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
@@ -343,21 +354,21 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return graph_to_mermaid(self.tasks.values(), self.dependencies, self.execute_order)
+        return graph_to_mermaid(self.tasks.values(), self.dependencies, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the graph: tasks, phases, limits, and what each depends on.
+        """Return an outline of the graph: tasks, phases, limits, what is not required, and what
+        each depends on.
 
-        The first line says in which order `execute` runs, if more than one task has it.
+        The first line says in which order `execute` runs, if more than one task has it, and
+        whether a run keeps going after a failure.
 
         >>> print(processor)
         2 tasks, 1 dependency
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
           Users     execute  depends on Database
         """
-        return outline_of_graph(
-            self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency
-        )
+        return outline_of_graph(self.tasks.values(), self.dependencies, self._options)
 
 
 def _not_in_levels(_: object, named: dict[str, Any]) -> str | None:
@@ -383,6 +394,10 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
+
+    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: the rest
+    of its level runs, then `execute` of all tasks whose own `pre_execute` succeeded. What stands in
+    higher levels is skipped. All failures are raised after the last cleanup.
     """
 
     def __init__(self, **options: Unpack[LevelOptions]) -> None:
@@ -429,6 +444,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
+
+    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: all that
+    does not depend on what has failed runs, and the rest is skipped. All failures are raised after
+    the last cleanup.
     """
 
     def __init__(self, **options: Unpack[GraphOptions]) -> None:

@@ -205,8 +205,13 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     of it, so it must cope with a `pre_execute` that got only half way. A function without limits
     may be given as it is; it becomes a `TaskFunction`.
 
-    Raises `TypeError` for an unhashable name or a phase that is not a function, and `ValueError`
-    for a task with no phase at all.
+    With `required=False`, the run does not need this task. If its `pre_execute` or `execute` fails,
+    everything else goes on, and what depends on the task must do without it. Its own `execute` is
+    skipped after a failed `pre_execute`, and its cleanup runs as ever. The failure is in the report
+    and in the log. A failure of its cleanup is a failure of the run.
+
+    Raises `TypeError` for an unhashable name, for a phase that is not a function and for a
+    `required` that is not a bool, and `ValueError` for a task with no phase at all.
 
     >>> AsyncTask("Database", pre_execute=TaskFunction(connect, timeout=2.0), post_execute=close)
     """
@@ -215,6 +220,7 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     pre_execute: TaskFunction[T_contra] | None = None
     execute: TaskFunction[T_contra] | None = None
     post_execute: TaskFunction[T_contra] | None = None
+    required: bool = True
 
     if TYPE_CHECKING:
 
@@ -224,6 +230,7 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
             pre_execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
             execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
             post_execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
+            required: bool = True,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -231,6 +238,10 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
             hash(self.name)
         except Exception as error:
             raise TypeError(f"AsyncTask.name must be hashable, got {shown(self.name)}") from error
+        if not isinstance(self.required, bool):
+            raise TypeError(
+                f"required of task {shown(self.name)} must be a bool, got {shown(self.required)}"
+            )
         given = {
             "pre_execute": self.pre_execute,
             "execute": self.execute,
@@ -244,6 +255,14 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
                 f"task {shown(self.name)} has no phase; give it a pre_execute, an execute or a "
                 f"post_execute, or make an empty node with join({shown(self.name)})"
             )
+
+    def __getstate__(self) -> list[Any]:
+        return [getattr(self, each.name) for each in fields(self)]
+
+    def __setstate__(self, state: list[Any]) -> None:
+        object.__setattr__(self, "required", True)  # an earlier version did not have it
+        for each, value in zip(fields(self), state, strict=False):
+            object.__setattr__(self, each.name, value)
 
 
 def _as_task_function(name: Any, phase: str, function: Any) -> TaskFunction[Any] | None:
@@ -431,13 +450,16 @@ def task(
     pre_execute: TaskFunction[T] | Function[T] | None = None,
     execute: TaskFunction[T] | Function[T] | None = None,
     post_execute: TaskFunction[T] | Function[T] | None = None,
+    required: bool = True,
 ) -> AsyncTask[T, K]:
     """Make a task with at least one phase: an async function, or one with limits (`task_func`).
 
-    >>> task("Flags", execute=load_flags)
+    With `required=False`, the run goes on without the task if it fails (see `AsyncTask`).
+
+    >>> task("Flags", execute=load_flags, required=False)
     >>> task("User", pre_execute=task_func(load_user, timeout=2.0), post_execute=forget_user)
     """
-    return AsyncTask(name, pre_execute, execute, post_execute)
+    return AsyncTask(name, pre_execute, execute, post_execute, required)
 
 
 def join(name: K) -> AsyncTask[Any, K]:

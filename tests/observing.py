@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from sdax import State
+from sdax import Finish, State
 from sdax.observe import (
     AttemptFinished,
     AttemptResumed,
@@ -214,11 +214,17 @@ def _attempt_rules(events: Iterable[Event]) -> Iterator[str]:
 
 
 def _cause_rules(events: Iterable[Event]) -> Iterator[str]:
-    """What is cancelled or skipped names the failure, if there was one, that was first."""
+    """What is cancelled names the failure, if there was one, that was first of those that the run
+    could not go on after, or who has finished the run. What is skipped names that too, or a
+    failure after which the run has gone on."""
     failure: Cause | None = None
+    survived: dict[Cause, bool] = {}  # and whether what depends on it is skipped
     stopped: dict[str, Cause | None] = {}
     for event in events:
-        if isinstance(event, CancellationRequested):
+        if isinstance(event, AttemptFinished):
+            if isinstance(event.value, Finish) and event.phase != "post_execute" and not stopped:
+                failure = failure or Cause(event.task, event.phase, finished=True)
+        elif isinstance(event, CancellationRequested):
             if event.phase in stopped or event.phase == "post_execute":
                 yield f"{line(event)} once more, or in cleanup"
             stopped[event.phase] = failure
@@ -226,14 +232,42 @@ def _cause_rules(events: Iterable[Event]) -> Iterator[str]:
                 yield f"{line(event)}, but the failure is {failure}"
         elif isinstance(event, TaskSkipped):
             cause = next(iter(stopped.values()), None)
-            if event.cause != cause:
+            own = Cause(event.task, "pre_execute")
+            if event.phase == "execute" and own in survived:
+                if event.cause != own:
+                    yield f"{line(event)}, but its own pre_execute has failed"
+            elif event.cause in survived:
+                if not survived[event.cause] or not _depends(event, event.cause):
+                    yield f"{line(event)}, but it does not depend on that"
+            elif event.cause != cause or not stopped:
                 yield f"{line(event)}, but the failure is {cause}"
         elif isinstance(event, TaskFinished):
             wanted = stopped.get(event.phase) if event.state is State.CANCELLED else None
             if event.cause != wanted:
                 yield f"{line(event)}, but the failure is {wanted}"
-            if event.state in FAILED and failure is None and not stopped:
+            if event.state in FAILED and _survives(event):
+                survived[Cause(event.task, event.phase)] = event.task.required
+            elif event.state in FAILED and failure is None and not stopped:
                 failure = Cause(event.task, event.phase)
+
+
+def _survives(event: TaskFinished) -> bool:
+    """Return True for a failure after which the run goes on."""
+    keeps_going = event.run.processor.on_failure == "keep going"
+    spared = keeps_going or not event.task.required
+    return spared and event.phase != "post_execute" and isinstance(event.exception, Exception)
+
+
+def _depends(event: TaskSkipped, cause: Cause) -> bool:
+    """Return True if a task stands above another one, or depends on it, directly or not."""
+    infos = {info.name: info for info in event.run.tasks}
+    if cause.task.level is not None:
+        assert event.task.level is not None
+        return event.task.level > cause.task.level
+    left = [event.task.name]
+    for name in left:
+        left += [each for each in infos[name].depends_on or () if each not in left]
+    return cause.task.name in left[1:]
 
 
 def _report_rules(events: Sequence[Event]) -> Iterator[str]:

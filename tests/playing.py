@@ -30,12 +30,14 @@ from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
     AsyncTaskProcessor,
+    Finish,
     SdaxExecutionError,
     TaskFunction,
     TaskReport,
     join,
 )
 from sdax.observe import Observer
+from sdax.options import OnFailure
 from virtual_clock import DeadlockError, PassCountingLoop, SpinningError, SteppingLoop
 from workflows import (
     PHASES,
@@ -88,7 +90,7 @@ class Event(NamedTuple):
     time: float
     place: Place
     attempt: int
-    what: str  # "call", "resume", "swallow", "return", "raise", "cancelled"
+    what: str  # "call", "resume", "swallow", "return", "finish", "raise", "cancelled"
     detail: object = None
 
 
@@ -132,6 +134,12 @@ class Observation:
         context = error.__context__ if error is not None else None
         return context if isinstance(context, SdaxExecutionError) else None
 
+    @property
+    def finished_by(self) -> Hashable | None:
+        """Who has ended the run early, as the report says."""
+        report = self.report if self.failure is None else self.failure.report
+        return getattr(report, "finished_by", None)
+
     def calls(self) -> list[Event]:
         return [event for event in self.trace if event.what == "call"]
 
@@ -165,16 +173,20 @@ def using(engine: ModuleType) -> Iterator[None]:
 def on_engine(workflow: Workflow, added: Added) -> Start:
     """Let `observe` play on the engine that `sdax.processor` has at the moment."""
     observer = _observer(workflow.watcher)
+    on_failure: OnFailure = "keep going" if workflow.keeps_going else "cancel"
     if workflow.is_graph:
         graph_builder = AsyncDagTaskProcessor.builder(
             execute_order="dependency" if workflow.in_order else "at once",
             max_concurrency=workflow.places,
+            on_failure=on_failure,
         )
         for (task, _), node in zip(added, workflow.nodes, strict=True):
             graph_builder.add_task(task, node.depends_on)
         return partial(graph_builder.build().process_tasks, observer=observer)
     builder = AsyncTaskProcessor.builder(
-        execute_order="level" if workflow.in_order else "at once", max_concurrency=workflow.places
+        execute_order="level" if workflow.in_order else "at once",
+        max_concurrency=workflow.places,
+        on_failure=on_failure,
     )
     for task, level in added:
         builder.add_task(task, level)
@@ -207,7 +219,7 @@ def on_reference(workflow: Workflow, added: Added, models: list[Reference] | Non
         graph = {node.name: node.depends_on for node in workflow.nodes}
 
     def start(ctx: Any) -> Awaitable[Mapping[Hashable, TaskReport]]:
-        model = Reference(added, RANDOM_FACTOR, graph, workflow.in_order)
+        model = Reference(added, RANDOM_FACTOR, graph, workflow.in_order, workflow.keeps_going)
         if models is not None:
             models.append(model)
         return model.process_tasks(ctx)
@@ -458,7 +470,9 @@ class Player:
             for phase in PHASES
             if (behaviour := getattr(node, phase)) is not None
         }
-        return AsyncTask(node.name, **functions) if functions else join(node.name)
+        if not functions:
+            return join(node.name)
+        return AsyncTask(node.name, **functions, required=node.required)
 
     def task_function(self, place: Place, behaviour: Behaviour) -> TaskFunction[Any]:
         options: dict[str, Any] = {}
@@ -606,8 +620,9 @@ class Player:
 
     def end(self, place: Place, attempt: int, script: Script) -> object:
         if isinstance(script.ending, Return):
-            self.note(place, attempt, "return", script.ending.value)
-            return script.ending.value
+            value = script.ending.value
+            self.note(place, attempt, "finish" if script.ending.finish else "return", value)
+            return Finish(value) if script.ending.finish else value
         error = make_exception(script.ending.error, f"{place.name}.{place.phase}#{attempt}")
         if script.ending.error is Error.SHARED:
             error = self.shared_error

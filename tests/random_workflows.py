@@ -111,7 +111,16 @@ class _Author:
         disturbance, debug = self.disturbance(), self.one_in(30)
         places = self.choose.randint(1, 3) if not self.settled and self.one_in(4) else None
         watcher = self.choose.choice(tuple(Watcher)) if self.one_in(3) else Watcher.NONE
-        return Workflow(nodes, disturbance, factory, debug, self.arrangement, watcher, places)
+        return Workflow(
+            nodes,
+            disturbance,
+            factory,
+            debug,
+            self.arrangement,
+            watcher,
+            places,
+            keeps_going=self.one_in(3),
+        )
 
     def graph(self) -> tuple[Node, ...]:
         self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 7)))
@@ -133,7 +142,7 @@ class _Author:
         phases = {phase: self.behaviour() for phase in PHASES if not self.one_in(3)}
         if not phases:
             phases["execute"] = self.behaviour()
-        return Node(name, level, **phases)
+        return Node(name, level, **phases, required=not self.one_in(5))
 
     def disturbance(self) -> Disturbance:
         kind = self.choose.randint(0, 9)
@@ -242,7 +251,7 @@ class _Author:
 
     def ending(self, shape: Shape) -> Ending:
         if not self.fails():
-            return Return(self.choose.choice((None, 1, 2)))
+            return Return(self.choose.choice((None, 1, 2)), finish=self.one_in(20))
         if not self.one_in(3):
             return Raise(self.choose.choice((Error.VALUE, Error.CONNECTION, Error.RETRYABLE)))
         errors = [
@@ -278,7 +287,8 @@ class _Author:
                 alone = slept = True
             elif not isinstance(step, (SetVariable, Meddle)):
                 alone = False
-        if isinstance(ending, Raise) and not alone:
+        stops = isinstance(ending, Raise) or ending.finish
+        if stops and not alone:
             settled.append(Sleep(self.seconds()))
         elif steps and isinstance(steps[-1], CancelSelf) and self.one_in(2):
             settled.pop()  # never felt

@@ -21,6 +21,7 @@ import anyio
 from exceptions import is_cancellation
 from sdax import (
     AsyncTask,
+    Finish,
     SdaxExecutionError,
     SdaxTaskGroup,
     TaskCancelledError,
@@ -31,7 +32,11 @@ from sdax.states import PhaseReport, State, TaskReport
 
 PRE, EXECUTE, POST = PHASES = ("pre_execute", "execute", "post_execute")
 
-Report = dict[Hashable, TaskReport]
+
+class Report(dict[Hashable, TaskReport]):
+    """What became of each task, and who ended the run early, by returning `Finish`."""
+
+    finished_by: Hashable | None = None
 
 
 class Ending(NamedTuple):
@@ -51,7 +56,7 @@ class Reference:
     """A processor for one run: `process_tasks(ctx)` returns or raises what the contract says.
 
     Tasks are in levels; where there is a graph, that counts, and the levels do not. Either orders
-    `execute` too, if that is to be.
+    `execute` too, if that is to be. A run that keeps going is stopped by no failure.
 
     `failed_at` has the time at which each function failed, by task name and phase: where two
     failed at the same time, the contract does not say which comes first.
@@ -63,10 +68,14 @@ class Reference:
         random_factor: float,
         graph: Graph | None = None,
         execute_in_order: bool = False,
+        keeps_going: bool = False,
     ) -> None:
         self.added = list(added)
         self.graph = graph
         self.execute_in_order = execute_in_order
+        self.keeps_going = keeps_going
+        self.broken = False  # in a run that keeps going: a task of this phase has failed
+        self.finished_by: Hashable | None = None
         self.closed: list[AsyncTask[Any, Any]] = []  # in a phase of a graph: waits for others
         self.done: set[Hashable] = set()  # and those which nobody need wait for any more
         self.waits_for: dict[Hashable, set[Hashable]] = {}
@@ -93,17 +102,18 @@ class Reference:
             return await self.process_graph(self.graph, ctx)
         levels = sorted({level for _, level in self.added})
         for level in levels:
-            if not self.stopped:
+            if not self.stopped and not self.broken:
                 members = self.members(level)
                 # Those with a pre_execute start when that is called, see run_function().
                 self.started.update(task.name for task in members if not has(task, PRE))
                 await self.run_phase(PRE, members, ctx)
+        self.broken = False
         together = [self.members(level) for level in levels]
         if not self.execute_in_order:
             together = [[task for task, _ in self.added]]
         for members in together:
-            if not self.stopped:
-                await self.run_phase(EXECUTE, members, ctx)
+            if not self.stopped and not self.broken:
+                await self.run_phase(EXECUTE, list(filter(self.is_prepared, members)), ctx)
         for level in reversed(levels):
             due = [task for task in self.members(level) if task.name in self.started]
             await self.run_phase(POST, due, ctx)
@@ -122,7 +132,7 @@ class Reference:
             if self.execute_in_order:
                 await self.run_graph(EXECUTE, upwards, ctx)
             else:
-                await self.run_phase(EXECUTE, tasks, ctx)
+                await self.run_phase(EXECUTE, list(filter(self.is_prepared, tasks)), ctx)
         await self.run_graph(POST, downwards, ctx)
         return self.result()
 
@@ -156,8 +166,12 @@ class Reference:
                     self.closed.remove(task)
                     if self.phase == PRE and not has(task, PRE):
                         self.started.add(task.name)
-                    due = self.phase != POST or task.name in self.started
-                    if has(task, self.phase) and due:
+                    due = {
+                        PRE: True,
+                        EXECUTE: self.is_prepared(task),
+                        POST: task.name in self.started,
+                    }
+                    if has(task, self.phase) and due[self.phase]:
                         opened.append(task)
                     else:
                         self.done.add(task.name)
@@ -170,6 +184,11 @@ class Reference:
                         context=self.variables.copy(),
                     )
                 )
+
+    def is_prepared(self, task: AsyncTask[Any, Any]) -> bool:
+        """Tell whether `execute` may follow: the task has started, and nothing of it has failed."""
+        succeeded = self.reports[task.name, PRE].state in (State.SUCCEEDED, State.ABSENT)
+        return succeeded and task.name in self.started
 
     def members(self, level: int) -> list[AsyncTask[Any, Any]]:
         return [task for task, its_level in self.added if its_level == level]
@@ -214,7 +233,8 @@ class Reference:
         ending = await self.attempts(task, getattr(task, self.phase), ctx)
         self.running.discard(current)
         report = self.reports[task.name, self.phase] = self.judge(task, ending)
-        if self.phase == POST or (report.state is State.SUCCEEDED and not self.stopped):
+        succeeded = report.state is State.SUCCEEDED or not task.required
+        if self.phase == POST or (succeeded and not self.stopped):
             self.done.add(task.name)
             self.open(ctx)
 
@@ -276,6 +296,13 @@ class Reference:
 
     def judge(self, task: AsyncTask[Any, Any], ending: Ending) -> PhaseReport:
         attempts, value, error, timed_out, waiting = ending
+        if error is None and isinstance(value, Finish):
+            if self.phase == POST:
+                error = TypeError("Finish")
+            elif not self.stopped:
+                self.finished_by = task.name
+                self.stop()
+            value = value.value
         if error is None:
             return PhaseReport(State.SUCCEEDED, attempts, value)
         if waiting and self.is_stopping():
@@ -287,9 +314,14 @@ class Reference:
         state = State.TIMED_OUT if timed_out else State.FAILED
         if isinstance(error, Exception):
             now = asyncio.get_running_loop().time()
+            report = PhaseReport(state, attempts, None, error)
+            if not task.required and self.phase != POST:
+                return report
             self.failed_at[task.name, self.phase] = now
             self.failures.append(TaskFailure(task.name, self.phase, attempts, error))
-            report = PhaseReport(state, attempts, None, error)
+            if self.keeps_going and self.phase != POST:
+                self.broken = True
+                return report
         else:
             if self.fatal is None:
                 self.fatal = error
@@ -304,10 +336,11 @@ class Reference:
         loop = asyncio.get_running_loop()
         for error in self.surplus:
             loop.call_exception_handler({"message": "surplus", "exception": error})
-        report = {
-            task.name: TaskReport(*(self.reports[task.name, phase] for phase in PHASES))
+        report = Report(
+            (task.name, TaskReport(*(self.reports[task.name, phase] for phase in PHASES)))
             for task, _ in self.added
-        }
+        )
+        report.finished_by = self.finished_by
         failure = None
         if self.failures:
             failure = SdaxExecutionError.from_failures(

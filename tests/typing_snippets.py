@@ -21,6 +21,7 @@ from sdax import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
     Done,
+    Finish,
     Limits,
     PhaseId,
     PhaseReport,
@@ -294,6 +295,25 @@ def stubs(levels: AsyncTaskProcessor[Context, str], graph: AsyncDagTaskProcessor
     levels.replaced({7: load})  # type: ignore[dict-item]
     levels.replaced({"User": 7})  # type: ignore[dict-item]
     assert_type(disturbed(levels, "User.execute#1@1:fail"), AsyncTaskProcessor[Context, str])
+
+
+async def look_up(ctx: Context) -> Finish[int] | None:
+    return Finish(ctx.user) if ctx.user else None
+
+
+def not_needed(report: RunReport[str]) -> None:
+    assert_type(report.finished_by, str | None)
+    assert_type(Finish(7), Finish[int])
+    assert_type(Finish("x").value, str)
+    maybe = task("Cache", pre_execute=look_up, required=False)
+    assert_type(maybe, AsyncTask[Context, str])
+    assert_type(maybe.required, bool)
+    AsyncTask("Cache", execute=task_func(look_up), required=False)
+    task("Cache", execute=load, required="no")  # type: ignore[arg-type]
+    levels = AsyncTaskProcessor[Context, str].builder(on_failure="keep going").build()
+    graph = AsyncDagTaskProcessor[Context, str].builder(on_failure="cancel").build()
+    assert levels.on_failure == "keep going" or graph.on_failure == "cancel"
+    AsyncTaskProcessor[Context].builder(on_failure="ignore")  # type: ignore[arg-type]
 
 
 async def make_context() -> Context:

@@ -20,6 +20,8 @@ from workflows import PHASES, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
 
+RETURNS = ("return", "finish")
+
 # Such a script may be cancelled before its first step, and then never shows.
 _IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
 
@@ -69,6 +71,7 @@ def _everything(seen: Observation) -> dict[str, Any]:
         "outcome": describe(seen.outcome),
         "failures": failure and [(*each[:3], describe(each[3])) for each in failure.failures],
         "report": _report(seen, describe),
+        "finished by": seen.finished_by,
         "handled": [
             (context["message"], describe(context.get("exception"))) for context in seen.handled
         ],
@@ -93,6 +96,7 @@ def contracted(seen: Observation) -> dict[str, Hashable]:
         "failures": failure
         and frozenset(Counter((*each[:3], outline(each[3])) for each in failure.failures).items()),
         "report": report and tuple(report.items()),
+        "finished by": seen.finished_by,
         "handled": tuple(outline(context.get("exception")) for context in seen.handled),
         **_surroundings(seen),
     }
@@ -193,7 +197,7 @@ def _attempts(workflow: Workflow, seen: Observation) -> Iterator[str]:
             yield f"{place} was called {number} times"
     returned: set[Place] = set()
     for event in seen.trace:
-        if event.what == "return" and behaviours[event.place].shape is Shape.ASYNC_DEF:
+        if event.what in RETURNS and behaviours[event.place].shape is Shape.ASYNC_DEF:
             returned.add(event.place)
         elif event.place in returned:
             yield f"{event.place} went on after it had returned: {event}"
@@ -218,7 +222,7 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         cleaned = place in calls
         if node.pre_execute is not None:
             due = Place(node.name, PRE) in calls
-        elif executed:
+        elif executed and not workflow.keeps_going:
             due = True
         elif workflow.is_graph:
             # All that it depends on was at least called; whether that succeeded, a model knows.
@@ -270,14 +274,22 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
         stages = [turn(event)[:2] for event in seen.trace]
         if stages != sorted(stages):
             yield f"stages overlap: {seen.trace}"
-    if any(event.place.phase == EXECUTE for event in calls):
-        behaviours = _behaviours(workflow)
-        for place, event in seen.last_events().items():
-            shape = behaviours[place].shape
-            # A group takes no notice of children that were cancelled.
-            failed = event.what in ("raise", "cancelled") and shape is not Shape.GROUP
-            if place.phase == PRE and (failed or shape is Shape.PLAIN):
-                yield f"execute began although {place} had failed: {event}"
+    executing = {event.place.name for event in calls if event.place.phase == EXECUTE}
+    if executing:
+        for place in _unprepared(workflow, seen):
+            if place.name in executing or not workflow.survives(*place):
+                yield f"execute began although {place} had failed: {seen.last_events()[place]}"
+
+
+def _unprepared(workflow: Workflow, seen: Observation) -> Iterator[Place]:
+    """Yield each `pre_execute` that has failed."""
+    behaviours = _behaviours(workflow)
+    for place, event in seen.last_events().items():
+        shape = behaviours[place].shape
+        # A group takes no notice of children that were cancelled.
+        failed = event.what in ("raise", "cancelled") and shape is not Shape.GROUP
+        if place.phase == PRE and (failed or shape is Shape.PLAIN):
+            yield place
 
 
 def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
@@ -303,18 +315,25 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 if early in last and late in first and last[early] > first[late]:
                     yield f"{late} began before {early} had ended"
                 missing = early in behaviours and early not in last
+                if phase == EXECUTE and workflow.survives(*early):
+                    continue  # its pre_execute may have failed
                 if phase != POST and late in first and missing:
                     yield f"{late} began although {early} was never called"
 
 
 def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
-    """Once a function has failed, nothing of its phase is called, and what waits is cancelled."""
+    """Once a function has failed, or has returned `Finish`, nothing of its phase is called, and
+    what waits is cancelled."""
     behaviours = _behaviours(workflow)
     for number, failure in enumerate(seen.trace):
         place, phase = failure.place, failure.place.phase
         behaviour = behaviours[place]
-        if phase == POST or failure.what != "raise" or behaviour.retries:
+        if phase == POST or failure.what not in ("raise", "finish"):
             continue
+        if failure.what == "raise" and (behaviour.retries or workflow.survives(*place)):
+            continue
+        if failure.what == "finish" and behaviour.shape is Shape.PLAIN:
+            continue  # it cannot be awaited
         if behaviour.shape in _IN_ANOTHER_TASK:
             continue
         # Who has swallowed an earlier cancellation may go on.
@@ -333,8 +352,11 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
     """Nothing that a function raised last is lost, and failures come in the order in which
     they happened."""
     told = [seen.error, *(context.get("exception") for context in seen.handled)]
-    for state, _, _, exception in (_report(seen, lambda exception: exception) or {}).values():
-        if state is State.CANCELLED:  # while it waited for its next attempt
+    optional = {node.name for node in workflow.nodes if not node.required}
+    report = _report(seen, lambda exception: exception) or {}
+    for (name, phase), (state, _, _, exception) in report.items():
+        waited = state is State.CANCELLED  # for its next attempt
+        if waited or (name in optional and phase != POST):
             told.append(exception)
     reachable: dict[int, BaseException] = {}
     while told:
@@ -354,6 +376,8 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         gave_up = _may_have_given_up(seen, each, behaviours[place])
         # An asyncio.Task that the user made may fail when its awaiting is just being cancelled.
         theirs = behaviours[place].shape is Shape.TASK
+        # Of what is not required only the report tells, which nobody has after a cancellation.
+        theirs = theirs or (place.name in optional and place.phase != POST and not report)
         if not (retried or cancelled or gave_up or theirs or id(each.exception) in reachable):
             yield f"lost: {describe(each.exception)} of {place}"
     failure = seen.failure
@@ -396,7 +420,7 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
         called = state not in (State.ABSENT, State.SKIPPED)
         if called != (place in calls) or (state is State.ABSENT) != (place not in behaviours):
             yield f"{place} is reported as {state}"
-        if state is State.SUCCEEDED and place in last and last[place].what == "return":
+        if state is State.SUCCEEDED and place in last and last[place].what in RETURNS:
             wanted = last[place].detail
             if behaviours[place].shape is not Shape.GROUP and value != wanted:
                 yield f"{place} returned {wanted}, the report says {value}"
@@ -404,3 +428,14 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
         fatal = seen.error is not None and not isinstance(seen.error, Exception)
         if failed and exception is None and not fatal:
             yield f"{place} is reported as {state} without an exception"
+    finishers = {
+        place.name
+        for place, event in last.items()
+        if event.what == "finish" and place.phase != POST
+        if behaviours[place].shape not in (Shape.GROUP, Shape.PLAIN)
+    }
+    by = seen.finished_by
+    if by is not None and by not in finishers:
+        yield f"finished by {by}, says the report, but only {finishers} returned Finish"
+    if by is None and seen.error is None and finishers:
+        yield f"finished by nobody, says the report, but {finishers} returned Finish"

@@ -116,9 +116,10 @@ Step: TypeAlias = Yield | Sleep | Wait | Within | Instant
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Return(_Brief):
-    """Return a value."""
+    """Return a value, or a `Finish` of it."""
 
     value: int | None = None
+    finish: bool = False
 
 
 class Error(Enum):
@@ -224,6 +225,7 @@ class Node(_Brief):
     execute: Behaviour | None = None
     post_execute: Behaviour | None = None
     depends_on: tuple[str, ...] = ()
+    required: bool = True
 
 
 class Arrangement(Enum):
@@ -274,6 +276,7 @@ class Workflow(_Brief):
     arrangement: Arrangement = Arrangement.LEVELS
     watcher: Watcher = Watcher.NONE
     places: int | None = None  # the most functions that may be suspended at a time
+    keeps_going: bool = False  # after a failure
 
     @property
     def is_graph(self) -> bool:
@@ -283,6 +286,11 @@ class Workflow(_Brief):
     def in_order(self) -> bool:
         """Whether `execute` follows the order of the tasks, too."""
         return self.arrangement in (Arrangement.LEVELS_IN_ORDER, Arrangement.GRAPH_IN_ORDER)
+
+    def survives(self, name: str, phase: str) -> bool:
+        """Return True if the run goes on when this function fails."""
+        required = {node.name: node.required for node in self.nodes}
+        return phase != PHASES[2] and (self.keeps_going or not required[name])
 
     def ancestors(self) -> dict[str, set[str]]:
         """Return all that each task of a graph depends on, directly or not."""

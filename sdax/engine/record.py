@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from asyncio import AbstractEventLoop
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from ..common.order import EXECUTE, PHASES, POST
-from ..common.text import shown
+from ..common.text import counted, one_line, shown
 from ..errors import TaskCancelledError
 from ..states import PhaseReport, State, TaskFailure
 from .exceptions import add_note, is_cancellation, is_exception, set_cause
 from .plan import Plan
-from .watch import Watch
+from .watch import Causes, Watch
+
+_logger: Final = logging.getLogger("sdax")
 
 _SKIPPED: Final = PhaseReport(State.SKIPPED)
 _CANCELLED: Final = PhaseReport(State.CANCELLED, 1)
@@ -24,13 +28,14 @@ class Record:
     Both engines make one only when there is something to write down, or somebody who watches.
     """
 
-    __slots__ = ("_plan", "_watch", "failures", "phases")
+    __slots__ = ("_plan", "_watch", "failures", "finished_by", "phases")
 
     def __init__(self, plan: Plan, watch: Watch | None) -> None:
         self._plan = plan
         self._watch = watch
         self.phases: dict[int, PhaseReport] = {}
-        self.failures: list[TaskFailure] = []
+        self.failures: list[TaskFailure] = []  # of the run: not those of tasks not required
+        self.finished_by: Hashable | None = None  # the task that returned `Finish`
 
     def succeeded(self, number: int, index: int, attempts: int, value: Any) -> None:
         """Note a success that took more than one attempt, or that somebody watches."""
@@ -58,24 +63,35 @@ class Record:
             self._watch.cancellation_requested(number)
         self.skipped(number, uncalled)
 
-    def skipped(self, number: int, indices: Sequence[int]) -> None:
-        """Note functions that are not called."""
+    def finished(self, number: int, index: int) -> None:
+        """Note that a function has ended the run, by returning `Finish`."""
+        self.finished_by = self._plan.names[index]
+        if self._watch is not None:
+            self._watch.run_ends_early(number, index)
+
+    def skipped(self, number: int, indices: Sequence[int], causes: Causes | None = None) -> None:
+        """Note functions that are not called: because of these failures, or with the run."""
         key = self._plan.key
         self.phases.update(dict.fromkeys([key(number, index) for index in indices], _SKIPPED))
         if self._watch is not None:
-            self._watch.tasks_skipped(number, indices)
+            self._watch.tasks_skipped(number, indices, causes)
 
-    def never_due(self, started: set[int]) -> None:
-        """Note what is left out after a `pre_execute` that has failed: the phases that are not
-        begun, and the cleanup of tasks that have not started."""
-        self.skipped_phase(EXECUTE)
-        post = enumerate(self._plan.phases[POST].work)
-        self.skipped(POST, [index for index, work in post if work and index not in started])
+    def never_due(
+        self, executing: Collection[int], started: Collection[int], causes: Causes | None
+    ) -> None:
+        """Note what is left out after a `pre_execute` that has failed: the `execute` of all other
+        tasks than these, and the cleanup of those that have not started."""
+        for number, due in ((EXECUTE, executing), (POST, started)):
+            work = enumerate(self._plan.phases[number].work)
+            left = [index for index, work in work if work and index not in due]
+            self.skipped(number, left, causes)
 
-    def skipped_phase(self, number: int) -> None:
-        """Note that a whole phase is left out."""
+    def skipped_phase(self, number: int, due: Collection[int] | None) -> None:
+        """Note that a whole phase is left out, of the tasks that are due; None is all."""
         work = enumerate(self._plan.phases[number].work)
-        self.skipped(number, [index for index, work in work if work])
+        self.skipped(
+            number, [index for index, work in work if work and (due is None or index in due)]
+        )
 
     def failed(
         self,
@@ -85,8 +101,11 @@ class Record:
         exception: BaseException,
         *,
         timed_out: bool = False,
+        required: bool = True,
+        stops: bool = True,
     ) -> None:
-        """Note what left a function for good.
+        """Note what left a function for good: a failure of the run if the task is `required`,
+        which goes on unless this `stops` it.
 
         What is not an `Exception` is kept by the run, which ends with it.
         """
@@ -100,13 +119,24 @@ class Record:
         if is_exception(exception):
             assert isinstance(exception, Exception)
             self.phases[key] = PhaseReport(state, attempts, None, exception)
-            self.failures.append(TaskFailure(name, phase, attempts, exception))
+            if required:
+                self.failures.append(TaskFailure(name, phase, attempts, exception))
+            else:
+                _warn(name, phase, state, attempts, exception)
         else:
             # It is raised as it is, out of a frame that knows this record: to keep it here would
             # close a reference cycle.
             self.phases[key] = PhaseReport(state, attempts)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, state, exception=exception)
+            self._watch.task_finished(
+                number,
+                index,
+                attempts,
+                state,
+                exception=exception,
+                required=required,
+                stops=stops,
+            )
 
     def also_fatal(
         self,
@@ -123,6 +153,21 @@ class Record:
                 f"raised {shown(exception)} after another function had raised {shown(first)}",
                 "exception": exception,
             }
+        )
+
+
+def _warn(
+    name: Hashable, phase: str, state: State, attempts: int, exception: BaseException
+) -> None:
+    """Log a failure that nobody is raised: it is in the report alone."""
+    with suppress(Exception):  # a handler's own: logging never touches the run
+        _logger.warning(
+            "%s of task %s, which is not required, %s after %s: %s",
+            phase,
+            one_line(shown(name)),
+            state,
+            counted(attempts, "attempt"),
+            one_line(shown(exception)),
         )
 
 

@@ -29,7 +29,8 @@ _UNLOGGED: Final = frozenset({"run", "value", "report"})  # the last two may be 
 @dataclass(frozen=True, kw_only=True)
 class EventLogger:
     """An observer that logs each event at `DEBUG` on the `sdax` logger: its name, the number of
-    the run, and all that it has except values and reports.
+    the run, and all that it has except values and reports. A failure of a task that is not required
+    is a `WARNING` there in every run, also in those that have no observer.
 
     With a `blocking_threshold`, in seconds, it also logs a `WARNING` for a function that keeps
     the event loop for longer, from one `await` that waits to the next. Runs inside such a step
@@ -107,8 +108,8 @@ def _as_text(value: object) -> str:
     match value:
         case TaskInfo(name=name):
             return shown(name)
-        case Cause(task=task, phase=phase):
-            return f"{shown(task.name)}.{phase}"
+        case Cause(task=task, phase=phase, finished=finished):
+            return f"{shown(task.name)}.{phase}" + (" (finished the run)" if finished else "")
         case str():  # a phase or a state, which needs no quotes
             return str(value)
         case _:

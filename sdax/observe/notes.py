@@ -71,7 +71,8 @@ def describe(run: RecordedRun, span: FunctionSpan) -> str:
         case State.CANCELLED | State.SKIPPED:
             return f"{label(span)} {span.state}{made}, because {reason(run, span.cause)}"
         case State.FAILED | State.TIMED_OUT:
-            return f"{label(span)} {span.state}{made}: {one_line(span.exception or '')}"
+            spared = ", which is not required," if span.spared else ""
+            return f"{label(span)}{spared} {span.state}{made}: {one_line(span.exception or '')}"
         case _:
             return f"{label(span)} {span.state}{made}"
 
@@ -103,4 +104,5 @@ def reason(run: RecordedRun, cause: Cause | None) -> str:
 
 
 def _failure(cause: Cause) -> str:
-    return f"{one_line(cause.task.name)}.{cause.phase} failed"
+    what = "finished the run" if cause.finished else "failed"
+    return f"{one_line(cause.task.name)}.{cause.phase} {what}"

@@ -85,7 +85,9 @@ class OpenTelemetryObserver:
     is current inside the function, so spans that libraries make there nest under it. What failed
     has the status `ERROR`, the attribute `error.type` and the exception as an event; `error.type`
     of a run is that of its first failure. A cancellation is not an error: `sdax.state` says
-    `cancelled`, and `sdax.cause.task` and `sdax.cause.phase` say because of what.
+    `cancelled`, and `sdax.cause.task` and `sdax.cause.phase` say because of what. The functions of
+    a task that is not required have the attribute `sdax.task.required`, and `sdax.finished_by` of a
+    run is the task that ended it early.
 
     The metrics are `sdax.run.duration` and `sdax.task.duration` (histograms, in seconds),
     `sdax.task.retries` and `sdax.task.failures` (counters) and `sdax.run.active`, the runs in
@@ -209,6 +211,8 @@ class OpenTelemetryObserver:
         labels = self._common | facts
         self._active_runs.add(-1, self._common)
         self._run_duration.record(perf_counter() - run.start, labels, set_span_in_context(run.span))
+        if event.report is not None and event.report.finished_by is not None:
+            facts["sdax.finished_by"] = _name(event.report.finished_by)
         if run.left_out:
             facts["sdax.spans.left_out"] = run.left_out
         _end(run.span, facts, event.state, event.exception)
@@ -376,6 +380,8 @@ def _described(task: TaskInfo, phase: str) -> Attributes:
         attributes["sdax.task.depends_on"] = [_name(name) for name in task.depends_on[:MOST_NAMES]]
         if len(task.depends_on) > MOST_NAMES:
             attributes["sdax.task.dependency_count"] = len(task.depends_on)
+    if not task.required:
+        attributes["sdax.task.required"] = False
     return attributes
 
 

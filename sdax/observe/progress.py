@@ -11,7 +11,7 @@ from itertools import chain, islice
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-from ..common.order import PHASES
+from ..common.order import PHASES, POST
 from ..common.text import counted, listed, one_line, shortened, shown
 from ..events import (
     AttemptStarted,
@@ -281,14 +281,17 @@ class _Run:
                     (perf_counter(), ""),  # it was never called
                 )
                 if state in FAILURES:
-                    text = f"{_place(task, phase)} {state} after {seconds(perf_counter() - start)}"
+                    spared = "" if task.required or phase == PHASES[POST] else ", not required,"
+                    took = seconds(perf_counter() - start)
+                    text = f"{_place(task, phase)}{spared} {state} after {took}"
                     yield self.line(f"{text}: {_described(exception)}", urgent=True)
                 yield from self.ended(task, phase, OUTCOME_OF[state])
             case TaskSkipped(task=task, phase=phase):
                 self.skipped.add(SKIPPED, _place(task, phase))
                 yield from self.ended(task, phase, SKIPPED)
-            case RunFinished(state=state):
-                self.now = state
+            case RunFinished(state=state, report=report):
+                by = None if report is None else report.finished_by
+                self.now = state if by is None else f"{state}, finished by {one_line(by)},"
                 yield self.line(self.summary(), urgent=True, picture=Group(*self.draw()))
             case _:
                 pass

@@ -115,6 +115,7 @@ class RunRecord:
         self.tasks = run.tasks
         self.execute_in_order = run.processor.execute_order != "at once"
         self.max_concurrency: int | None = run.processor.max_concurrency
+        self.keeps_going = run.processor.on_failure == "keep going"
         self.start = now
         self.end: float | None = None
         self.state: State | None = None
@@ -136,6 +137,7 @@ class RunRecord:
             tasks=self.tasks,
             execute_in_order=self.execute_in_order,
             max_concurrency=self.max_concurrency,
+            keeps_going=self.keeps_going,
             phases=tuple(self.phases),
             functions=tuple(function.span(phase, now) for (phase, _), function in functions),
             cancellations=tuple(self.cancellations),

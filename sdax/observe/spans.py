@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..common.order import PHASES, POST
 from ..events import Cause, TaskInfo
 from ..states import State
 from .layers import layers_of
@@ -59,6 +60,11 @@ class FunctionSpan:
         )
 
     @property
+    def spared(self) -> bool:
+        """Whether it may fail and the run goes on as after a success: its task is not required."""
+        return not self.task.required and self.phase != PHASES[POST]
+
+    @property
     def suspended(self) -> bool:
         """Whether it ever waited for anything, the pause before a retry included."""
         first = self.attempts[0]
@@ -89,6 +95,7 @@ class RecordedRun:
 
     `number` counts the runs of the timeline from 1, `now` is the time of looking. `tasks` are
     all of the processor, `functions` those that were called or skipped, in that order.
+    `keeps_going` is whether a failure stops nothing that does not depend on it.
     """
 
     number: int
@@ -101,6 +108,7 @@ class RecordedRun:
     tasks: tuple[TaskInfo, ...]
     execute_in_order: bool
     max_concurrency: int | None
+    keeps_going: bool
     phases: tuple[PhaseSpan, ...]
     functions: tuple[FunctionSpan, ...]
     cancellations: tuple[Cancellation, ...]

@@ -79,6 +79,8 @@ class _Process:
         }
         if span.exception is not None:
             args["exception"] = span.exception
+        if span.spared:
+            args["required"] = False
         if span.state is State.CANCELLED:
             args["cause"] = reason(self.run, span.cause)
         yield self.slice(span.phase, "task", thread, span.start, span.end, span.state, args)
