@@ -2,17 +2,165 @@
 
 from __future__ import annotations
 
+import math
 import random
 from asyncio import Task
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..common.checks import checked_number
-from ..tasks import TaskFunction
-from .exceptions import chain, hide_engine, is_cancellation, is_exception, set_cause
+from ..common.checks import checked_number, checked_seconds
+from ..common.groups import iter_leaves
+from ..common.text import shown
+from ..limits import answer
+from ..tasks import RetryableException, TaskFunction
+from .exceptions import (
+    add_note,
+    chain,
+    hide_engine,
+    is_cancellation,
+    is_exception,
+    set_cause,
+    set_context,
+)
 
 # Of each delay; a name of its own, so that sdax.testing can put another one in its place.
 uniform: Callable[[float, float], float] = random.uniform
+
+
+class Next(NamedTuple):
+    """What follows a failed attempt.
+
+    After `delay` seconds comes another one. If that is None, `falls_back` says whether the fallback
+    is called, and otherwise `error` is the failure. `backoffs` counts the delays since the last one
+    that a service has asked for. `suppressed` says why there is no further attempt although the
+    error deserves one.
+    """
+
+    error: BaseException
+    delay: float | None = None
+    backoffs: int = 0
+    falls_back: bool = False
+    suppressed: str | None = None
+
+
+def after_expiry(
+    error: BaseException | None,
+    message: str,
+    task: Task[Any],
+    requests: int,
+    stopping: bool,
+    earlier: BaseException | None,
+) -> tuple[BaseException | None, bool]:
+    """Return what an attempt leaves whose timer has fired, and whether it has timed out.
+
+    `requests` are the requests to cancel its `asyncio.Task` that were open before the timer's
+    own. A cancellation that came after it wins, as with `asyncio.timeout()`, and so does that of
+    a run that is stopping. `earlier` is what the attempt before it has raised: it must not be lost
+    behind the timeout.
+    """
+    left = task.uncancel()
+    if stopping or left > requests or not is_cancellation(error):
+        return error, False
+    assert error is not None
+    hide_engine(error)
+    timeout = TimeoutError(message)
+    set_cause(timeout, error)
+    if earlier is not None:
+        set_context(timeout, earlier)
+        # A traceback shows the cause, and the context no more.
+        add_note(timeout, f"the attempt before it raised {shown(earlier)}")
+    return timeout, True
+
+
+def what_follows(
+    limits: TaskFunction[Any],
+    attempts: int,
+    backoffs: int,
+    left: float | None,
+    error: BaseException,
+    stopping: bool,
+) -> Next:
+    """Decide what follows attempt number `attempts`, which has left this error.
+
+    `left` are the seconds that are left of `total_timeout`, None where there is none. The error is
+    replaced by what a function of the user's raises that is asked about it.
+    """
+    if stopping or not is_exception(error):
+        return Next(error)
+    try:
+        retryable = attempts <= limits.retries and limits.is_retryable(error)
+        following = Next(error)
+        if retryable:
+            following = _retry(limits, backoffs, left, error)
+            if following.delay is not None:
+                return following
+            add_note(error, f"no further attempt: {following.suppressed}")
+        if limits.fallback is None:
+            return following
+        # Nobody is asked twice.
+        known = limits.fallback_exceptions is None and attempts <= limits.retries
+        covered = retryable if known else limits.is_covered(error)
+        return following._replace(falls_back=covered)
+    except BaseException as exception:
+        raised = exception
+    hide_engine(raised)
+    chain(raised, error)
+    return Next(raised)
+
+
+def _retry(
+    limits: TaskFunction[Any], backoffs: int, left: float | None, error: BaseException
+) -> Next:
+    """Return the delay before the next attempt, or what suppresses it."""
+    asked = _asked_delay(limits, error)
+    longest = limits.max_delay
+    if asked is None:
+        delay = checked_number("TaskFunction.backoff()", limits.backoff(backoffs))
+        delay *= uniform(0.5, 1.0)
+        backoffs += 1
+    else:
+        if not 0 <= asked < math.inf:
+            return Next(error, suppressed="retry_after says that there must be none")
+        if longest is not None and asked > longest:
+            what = f"retry_after asks for {asked:.15g} s, more than max_delay={longest:.15g} s"
+            return Next(error, suppressed=what)
+        delay = asked + limits.initial_delay * (uniform(0.5, 1.0) - 0.5)
+        backoffs = 0
+    if left is not None and delay >= left:
+        total = f"total_timeout={limits.total_timeout:.15g} s"
+        return Next(error, suppressed=f"the pause before it would reach {total}")
+    budget = limits.retry_budget
+    if budget is not None and not budget.try_withdraw():
+        return Next(error, suppressed="its retry budget is spent")
+    return Next(error, delay, backoffs)
+
+
+def _asked_delay(limits: TaskFunction[Any], error: BaseException) -> float | None:
+    """Return the seconds that a service asks to wait, or None.
+
+    Of a group it is the most that a leaf asks for. A leaf that asks never to come back, with a
+    negative number, asks for more than any other.
+    """
+    found: list[float] = []
+    for leaf in iter_leaves(error):
+        asked: Any = None
+        if limits.retry_after is not None:
+            asked = answer(limits.retry_after(leaf), "TaskFunction.retry_after")  # type: ignore[arg-type]
+        if asked is None and issubclass(type(leaf), RetryableException):
+            asked = leaf.retry_after  # type: ignore[attr-defined]
+        if asked is not None:
+            found.append(checked_seconds("what TaskFunction.retry_after returns", asked))
+    return min(found) if any(each < 0 for each in found) else max(found, default=None)
+
+
+def settle_with_budget(limits: TaskFunction[Any], attempt: int, cancelled: bool) -> None:
+    """Account for an attempt that has ended; one that was cancelled counts for nothing."""
+    budget = limits.retry_budget
+    if budget is not None:
+        if attempt == 1 and not cancelled:
+            budget.deposit()
+        elif attempt > 1 and cancelled:
+            budget.give_back()
 
 
 def after_timeout(
@@ -22,38 +170,15 @@ def after_timeout(
     requests: int,
     stopping: bool,
 ) -> tuple[BaseException | None, bool]:
-    """Return what an attempt leaves whose timer has fired, and whether it has timed out.
-
-    `requests` are the requests to cancel its `asyncio.Task` that were open before the timer's
-    own. A cancellation that came after it wins, as with `asyncio.timeout()`, and so does that of
-    a run that is stopping.
-    """
-    left = task.uncancel()
-    if stopping or left > requests or not is_cancellation(error):
-        return error, False
-    assert error is not None
-    hide_engine(error)
-    timeout = TimeoutError(f"timed out after {limits.timeout} s")
-    set_cause(timeout, error)
-    return timeout, True
+    """Return what an attempt leaves whose timer has fired, and whether it has timed out."""
+    return after_expiry(
+        error, f"timed out after {limits.timeout} s", task, requests, stopping, None
+    )
 
 
 def after_failure(
     limits: TaskFunction[Any], attempts: int, error: BaseException, stopping: bool
 ) -> tuple[float | None, BaseException]:
-    """Return the seconds to wait before the next attempt, or None to give up, and the error.
-
-    It is the error that was given, or what a predicate or a `backoff` of the user's raised.
-    """
-    if stopping or attempts > limits.retries or not is_exception(error):
-        return None, error
-    try:
-        if not limits.is_retryable(error):
-            return None, error
-        delay = checked_number("TaskFunction.backoff()", limits.backoff(attempts - 1))
-        return delay * uniform(0.5, 1.0), error
-    except BaseException as exception:
-        raised = exception
-    hide_engine(raised)
-    chain(raised, error)
-    return None, raised
+    """Return the seconds to wait before the next attempt, or None to give up, and the error."""
+    following = what_follows(limits, attempts, attempts - 1, None, error, stopping)
+    return following.delay, following.error
