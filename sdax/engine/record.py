@@ -32,22 +32,47 @@ class Record:
         self.phases: dict[int, PhaseReport] = {}
         self.failures: list[TaskFailure] = []
 
-    def succeeded(self, number: int, index: int, attempts: int, value: Any) -> None:
-        """Note a success that took more than one attempt, or that somebody watches."""
-        if attempts > 1:
-            self.phases[self._plan.key(number, index)] = PhaseReport(State.SUCCEEDED, attempts)
+    def succeeded(
+        self,
+        number: int,
+        index: int,
+        attempts: int,
+        value: Any,
+        earlier: tuple[Exception, ...] = (),
+        covered: Exception | None = None,
+    ) -> None:
+        """Note a success that took more than one attempt, that somebody watches, or that is a
+        fallback's, which covers what the last attempt raised. `earlier` attempts raised these."""
+        if attempts > 1 or covered is not None:
+            report = PhaseReport(
+                State.SUCCEEDED, attempts, None, covered, earlier, covered is not None
+            )
+            self.phases[self._plan.key(number, index)] = report
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, State.SUCCEEDED, value)
 
     def cancelled(
-        self, number: int, index: int, attempts: int, exception: BaseException | None = None
+        self,
+        number: int,
+        index: int,
+        attempts: int,
+        exception: BaseException | None = None,
+        earlier: tuple[Exception, ...] = (),
+        covered: Exception | None = None,
     ) -> None:
-        """Note a function that the run cancelled, maybe while it waited for a retry: `exception`
-        is what its last attempt raised then."""
-        if attempts == 1 and exception is None:
+        """Note a function that the run cancelled, maybe while it waited for a retry or in its
+        fallback: `exception` or `covered` is what its last attempt raised then."""
+        if attempts == 1 and exception is None and covered is None:
             report = _CANCELLED
         else:
-            report = PhaseReport(State.CANCELLED, attempts, None, exception)
+            report = PhaseReport(
+                State.CANCELLED,
+                attempts,
+                None,
+                covered if exception is None else exception,
+                earlier,
+                covered is not None,
+            )
         self.phases[self._plan.key(number, index)] = report
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, State.CANCELLED, exception=exception)
@@ -85,8 +110,11 @@ class Record:
         exception: BaseException,
         *,
         timed_out: bool = False,
+        earlier: tuple[Exception, ...] = (),
+        covered: Exception | None = None,
     ) -> None:
-        """Note what left a function for good.
+        """Note what left a function for good: its last attempt, or its fallback if there is
+        something that it should have covered.
 
         What is not an `Exception` is kept by the run, which ends with it.
         """
@@ -96,15 +124,16 @@ class Record:
             exception = unasked_cancellation(self._plan, number, index, exception)
         state = State.TIMED_OUT if timed_out else State.FAILED
         key = self._plan.key(number, index)
-        _annotate(exception, self._plan, number, index, attempts)
+        fell_back = covered is not None
+        _annotate(exception, self._plan, number, index, attempts, fell_back)
         if is_exception(exception):
             assert isinstance(exception, Exception)
-            self.phases[key] = PhaseReport(state, attempts, None, exception)
+            self.phases[key] = PhaseReport(state, attempts, None, exception, earlier, fell_back)
             self.failures.append(TaskFailure(name, phase, attempts, exception))
         else:
             # It is raised as it is, out of a frame that knows this record: to keep it here would
             # close a reference cycle.
-            self.phases[key] = PhaseReport(state, attempts)
+            self.phases[key] = PhaseReport(state, attempts, None, None, earlier, fell_back)
         if self._watch is not None:
             self._watch.task_finished(number, index, attempts, state, exception=exception)
 
@@ -139,9 +168,12 @@ def unasked_cancellation(
     return error
 
 
-def _annotate(exception: BaseException, plan: Plan, number: int, index: int, attempts: int) -> None:
+def _annotate(
+    exception: BaseException, plan: Plan, number: int, index: int, attempts: int, fell_back: bool
+) -> None:
     work = plan.phases[number].work[index]
     assert work is not None
     allowed = 1 if work[1] is None else work[1].retries + 1
     name = shown(plan.names[index])
-    add_note(exception, f"task {name}, {PHASES[number]}, attempt {attempts} of {shown(allowed)}")
+    what = "fallback after attempt" if fell_back else "attempt"
+    add_note(exception, f"task {name}, {PHASES[number]}, {what} {attempts} of {shown(allowed)}")
