@@ -20,6 +20,7 @@ from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 from gc import get_referents
 from itertools import chain as one_after_another
 from sys import exception as handled
@@ -29,8 +30,25 @@ from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .common.order import PHASES, POST, PRE
-from .engine.attempts import after_failure, after_timeout
-from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .engine.attempts import (
+    AT_ONCE,
+    History,
+    after_failure,
+    after_timeout,
+    deadline_of,
+    limit_of,
+    moment,
+    settled,
+    time_left,
+)
+from .engine.calls import (
+    as_coroutine,
+    cancel,
+    code_of,
+    fallback_call,
+    limited_call,
+    refuse_coroutine,
+)
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
@@ -449,9 +467,9 @@ class Driver(DriverBase):
                         work = run.phase.work[index]
                         task.set_name(work[2])
                 called = True
-                call, limits, _, feeds, is_plain, timeout, _ = work
+                call, limits, _, feeds, is_plain, timeout, _, special = work
                 error = value = None
-                if limits is not None and (timeout is not None or run.watch is not None):
+                if limits is not None and (timeout is not None or special or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
                 while True:
                     try:
@@ -495,7 +513,12 @@ class Driver(DriverBase):
                             run.failed(index, error)
                         else:
                             run.failed(
-                                index, error, attempts.number, attempts.timed_out, attempts.pausing
+                                index,
+                                error,
+                                attempts.number,
+                                attempts.timed_out,
+                                attempts.pausing,
+                                attempts.history,
                             )
                     except BaseException as broken:
                         chain(broken, error)
@@ -505,7 +528,8 @@ class Driver(DriverBase):
                     if value is not None:
                         run.keep(index, value)
                     if attempts is not None and (attempts.number > 1 or run.watch is not None):
-                        run.write("succeeded", run.number, index, attempts.number, value)
+                        history = attempts.history
+                        run.write("succeeded", run.number, index, attempts.number, value, history)
                     if feeds and not run.aborted:
                         run.feed(feeds)
                     run.pending -= 1
@@ -619,8 +643,9 @@ class Driver(DriverBase):
     def has_expired(self) -> bool:
         return self.attempts is not None and self.attempts.expired
 
-    def attempts_made(self) -> int:
-        return 1 if self.attempts is None else self.attempts.number
+    def attempts_made(self) -> tuple[int, History | None]:
+        attempts = self.attempts
+        return (1, None) if attempts is None else (attempts.number, attempts.history)
 
     # The rest of what asyncio.Task asks of a coroutine.
 
@@ -757,21 +782,26 @@ class LoneDriver(Driver):
 
 
 class Attempts:
-    """The attempts at one function that has a timeout or retries, or that somebody watches."""
+    """The attempts at one function that has limits, or that somebody watches."""
 
     __slots__ = (
+        "began",
+        "call",
         "cancelling",
         "deadline",
         "driver",
         "error",
         "expired",
+        "history",
         "limits",
         "number",
         "pause",
         "pausing",
         "requests",
         "serial",
+        "started",
         "timed_out",
+        "wants_timer",
         "watch",
     )
 
@@ -780,11 +810,16 @@ class Attempts:
         self.limits = limits
         self.number = 0
         self.error: BaseException | None = None  # what left the last attempt
+        self.history: History | None = None  # from the first failure on
+        self.call: Any = None  # what is called in place of the function
         self.timed_out = False
         self.expired = False
         self.requests = 0  # to cancel the asyncio.Task, when the timer fired
         self.cancelling = 0  # requests that earlier attempts have left open
-        self.deadline: float | None = None  # wanted, but no timer is set yet
+        self.began = 0.0  # the first attempt
+        self.started = 0.0  # the last one
+        self.deadline = 0.0
+        self.wants_timer = False  # none is set yet for the deadline
         self.serial = 0  # of the timer that is set
         self.pausing = False
         self.pause: asyncio.Future[None] | None = None
@@ -799,7 +834,7 @@ class Attempts:
     @coroutine
     def make(self, work: Work) -> Generator[Any, None, Any]:
         """Try until an attempt succeeds, and return its value, or none is left: see `error`."""
-        call, _, _, _, is_plain, timeout, name = work
+        call, _, _, _, is_plain, timeout, name, special = work
         driver = self.driver
         run = driver.run
         while self.error is None or (yield from self.pause_before_next()):
@@ -810,19 +845,17 @@ class Attempts:
             driver.__qualname__ = name
             if self.watch is not None:
                 run.tell("attempt_started", *self.place())
-            if timeout is not None:
+            if timeout is not None or special or self.history is not None:
                 try:
-                    if run.clock is None:
-                        run.clock = clock_of(run.loop)
-                    now = time.monotonic() if run.clock is time else run.clock()
-                    self.deadline = now + timeout
+                    self.begin(work)
                 except BaseException as exception:
                     run.break_down(exception)
             try:
-                if is_plain:
+                if is_plain and self.call is None:
                     value = driver.call_plain(work)
                 else:
-                    awaitable = call(run.ctx)
+                    awaitable = (self.call or call)(run.ctx)
+                    self.call = None
                     if type(awaitable) is not CoroutineType:
                         awaitable = driver.as_coroutine(awaitable)
                     driver.coroutine = awaitable
@@ -834,17 +867,7 @@ class Attempts:
                 error = exception
             left = error
             try:
-                if timeout is not None:
-                    self.deadline = None
-                    self.serial = 0
-                    if self.expired:
-                        self.expired = False
-                        error, self.timed_out = after_timeout(
-                            error, self.limits, driver.task, self.requests, run.is_stopping()
-                        )
-                if error is not None:
-                    hide_engine(error)
-                    error = self.unasked(error)
+                error = self.settle(special, error)
                 if self.watch is not None:
                     run.tell(
                         "attempt_finished",
@@ -865,14 +888,75 @@ class Attempts:
             error = None
         return None
 
+    def begin(self, work: Work) -> None:
+        """Set the deadline of an attempt, and what is called in place of its function."""
+        limits, history = self.limits, self.history
+        self.started = now = self.now()
+        covers = history is not None and history.covered is not None
+        if history is None:
+            self.began = now
+            self.set_deadline(None if work[5] is None else moment(now, work[5]))
+        else:
+            waits = limits.limiter is not None and not covers
+            self.set_deadline(deadline_of(limits, self.began, now, waits, covers))
+        if limits.limiter is not None and not covers:
+            driver = self.driver
+            name, phase = driver.run.plan.names[driver.index], PHASES[driver.run.number]
+            begin = self.begin_timeout
+            self.call = partial(limited_call, limits.limiter, work, name, phase, begin)
+
+    def begin_timeout(self) -> None:
+        """Begin the timeout of an attempt, which its limiter has let in."""
+        try:
+            self.set_deadline(deadline_of(self.limits, self.began, self.now(), False, False))
+        except BaseException as error:
+            self.driver.run.break_down(error)
+
+    def set_deadline(self, deadline: float | None) -> None:
+        if deadline is not None:
+            self.deadline = deadline
+            self.wants_timer = True
+
+    def now(self) -> float:
+        run = self.driver.run
+        if run.clock is None:
+            run.clock = clock_of(run.loop)
+        now: float = time.monotonic() if run.clock is time else run.clock()
+        return now
+
+    def settle(self, special: bool, error: BaseException | None) -> BaseException | None:
+        """Return what an attempt leaves."""
+        driver, limits, history = self.driver, self.limits, self.history
+        run = driver.run
+        self.wants_timer = False
+        self.serial = 0
+        if self.expired:
+            self.expired = False
+            earlier = None if history is None else history.last
+            stopping = run.is_stopping()
+            error, self.timed_out = after_timeout(
+                error, self.limit()[1], driver.task, self.requests, stopping, earlier
+            )
+        if error is not None:
+            hide_engine(error)
+            error = self.unasked(error)
+        if special or history is not None:
+            error = settled(limits, self.number, history, error, run.has_cancelled(error))
+        return error
+
+    def limit(self) -> tuple[float, str]:
+        """Return the seconds that the attempt had, and what to say when they are over."""
+        covers = self.history is not None and self.history.covered is not None
+        return limit_of(self.limits, self.began, self.started, self.deadline, covers)
+
     def unasked(self, error: BaseException) -> BaseException:
         """Return the failure that a cancellation is which nobody asked for: a library has
         cancelled the future that the function waited for. What cancels its `asyncio.Task` is
-        left as it is, and never retried."""
+        left as it is, and nothing follows it."""
         driver = self.driver
         run = driver.run
         if (
-            self.limits.retries
+            (self.limits.retries or self.limits.fallback is not None)
             and is_cancellation(error)
             and not run.is_stopping()
             and driver.task.cancelling() <= self.cancelling
@@ -880,43 +964,68 @@ class Attempts:
             return unasked_cancellation(run.plan, run.number, driver.index, error)
         return error
 
+    def what_follows(self) -> tuple[float | None, bool]:
+        """Return the seconds before the next attempt, if there is one, and whether the fallback
+        is called."""
+        limits, history, run = self.limits, self.history, self.driver.run
+        error: Any = self.error
+        if history is None:
+            history = self.history = History()
+        elif history.covered is not None:
+            return None, False
+        left = None
+        if limits.total_timeout is not None:
+            cut_off_at = self.deadline if self.timed_out else None
+            left = time_left(limits, self.began, self.now(), cut_off_at)
+        following = after_failure(limits, self.number, history.backoffs, left, error, run.aborted)
+        if following.error is not error:
+            self.error = following.error
+            self.timed_out = False
+        history.backoffs = following.backoffs
+        history.is_due = following.delay is not None
+        if following.suppressed is not None and self.watch is not None:
+            run.tell("retry_suppressed", *self.place(), following.suppressed, error)
+        return following.delay, following.falls_back and not run.is_stopping()
+
     @coroutine
     def pause_before_next(self) -> Generator[Any, None, bool]:
-        """Wait as long as the next attempt has to, and return True if there is to be one."""
+        """Wait as long as the next attempt has to, and return True if there is to be one, or the
+        fallback."""
         driver = self.driver
         run, task = driver.run, driver.task
-        assert self.error is not None
+        error: Any = self.error
         try:
-            delay, error = after_failure(self.limits, self.number, self.error, run.aborted)
+            delay, falls_back = self.what_follows()
+            if falls_back:
+                name = run.phase.work[driver.index][6]
+                self.call = partial(fallback_call, self.limits.fallback, error, name)
         except BaseException as broken:
             run.break_down(broken)
-            chain(broken, self.error)
+            chain(broken, error)
             return False
-        if error is not self.error:
-            self.error = error
-            self.timed_out = False
-        if delay is None:
+        if delay is None and not falls_back:
             return False
         driver.coroutine = None
         driver.__qualname__ = run.phase.work[driver.index][6]
-        if self.watch is not None:
+        if delay is not None and self.watch is not None:
             run.tell("retry_scheduled", *self.place(), delay, error)
-        error = None  # type: ignore[assignment]  # whose traceback leads here
+        error = None  # whose traceback leads here
         loop = run.loop
         self.pausing = True
         try:
-            if task._must_cancel:
+            leftover = task._must_cancel
+            if leftover:
                 # The attempt that is over asked for it, or a group inside of it.
                 try:
                     yield None
                 except CancelledError:
                     if run.is_stopping():
                         return False
-            if delay > 0:
+            if delay:
                 self.pause = loop.create_future()
                 self.set_timer(loop.time() + delay)
                 yield from self.pause
-            else:
+            elif leftover or not falls_back:
                 yield None
         except CancelledError:
             return False
@@ -925,6 +1034,10 @@ class Attempts:
             self.serial = 0
         self.pausing = False
         self.cancelling = task.cancelling()
+        assert self.error is not None and self.history is not None
+        if falls_back and self.watch is not None:
+            run.tell("fell_back", *self.place(), self.error)
+        self.history.goes_on(self.error, falls_back=falls_back)
         return True
 
     def place(self) -> tuple[int, int, int]:
@@ -941,14 +1054,14 @@ class Attempts:
         run = self.driver.run
         if self.watch is not None and not self.pausing:
             run.tell("attempt_suspended", *self.place())
-        if self.deadline is None:
+        if not self.wants_timer:
             return
-        deadline, self.deadline = self.deadline, None
-        if self.limits.timeout == 0:
+        self.wants_timer = False
+        if self.deadline == AT_ONCE:
             self.time_out()
         else:
             try:
-                self.set_timer(deadline)
+                self.set_timer(self.deadline)
             except BaseException as error:
                 run.break_down(error)
 
@@ -973,7 +1086,7 @@ class Attempts:
         self.requests = task.cancelling()
         if self.watch is not None:
             context = run.context if driver.context is None else driver.context
-            context.copy().run(run.tell, "timeout_expired", *self.place(), self.limits.timeout)
+            context.copy().run(run.tell, "timeout_expired", *self.place(), self.limit()[0])
         cancel(task, run.break_down)
 
 

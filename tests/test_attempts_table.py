@@ -12,7 +12,7 @@ import pytest
 
 from sdax import RetryableException, RetryBudget, TaskFunction
 from sdax.clients import retry_after
-from sdax.engine.attempts import Next, after_expiry, settle_with_budget, what_follows
+from sdax.engine.attempts import Next, after_failure, after_timeout, settle_with_budget
 
 FACTOR = 0.75  # in place of what lies between 0.5 and 1.0
 
@@ -48,7 +48,7 @@ def decide(
 ) -> Next:
     limits = {"retries": 3, "retryable_exceptions": (ConnectionError, TooManyError)} | limits
     function = TaskFunction(call, **limits)
-    return what_follows(function, attempts, backoffs, left, error, stopping)
+    return after_failure(function, attempts, backoffs, left, error, stopping)
 
 
 BACKOFF = 1.0 * FACTOR
@@ -305,7 +305,7 @@ async def test_an_attempt_that_is_cut_off(cut: Cut) -> None:
     assert task is not None
     error, earlier = cut.error(), ConnectionError("the real reason")
     for before in (None, earlier):
-        left, timed_out = after_expiry(error, "too late", task, cut.requests, cut.stopping, before)
+        left, timed_out = after_timeout(error, "too late", task, cut.requests, cut.stopping, before)
         assert timed_out == cut.times_out
         if not timed_out:
             assert left is error

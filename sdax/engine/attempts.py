@@ -6,13 +6,14 @@ import math
 import random
 from asyncio import Task
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..common.checks import checked_number, checked_seconds
 from ..common.groups import iter_leaves
 from ..common.text import shown
 from ..limits import answer
 from ..tasks import RetryableException, TaskFunction
+from .calls import StoppedError
 from .exceptions import (
     add_note,
     chain,
@@ -25,6 +26,9 @@ from .exceptions import (
 
 # Of each delay; a name of its own, so that sdax.testing can put another one in its place.
 uniform: Callable[[float, float], float] = random.uniform
+
+
+AT_ONCE: Final = -math.inf  # a deadline before any other moment
 
 
 class Next(NamedTuple):
@@ -43,7 +47,7 @@ class Next(NamedTuple):
     suppressed: str | None = None
 
 
-def after_expiry(
+def after_timeout(
     error: BaseException | None,
     message: str,
     task: Task[Any],
@@ -72,7 +76,7 @@ def after_expiry(
     return timeout, True
 
 
-def what_follows(
+def after_failure(
     limits: TaskFunction[Any],
     attempts: int,
     backoffs: int,
@@ -153,6 +157,97 @@ def _asked_delay(limits: TaskFunction[Any], error: BaseException) -> float | Non
     return min(found) if any(each < 0 for each in found) else max(found, default=None)
 
 
+class History:
+    """What the attempts at a function have left, from the first failure on."""
+
+    __slots__ = ("backoffs", "covered", "earlier", "is_due")
+
+    def __init__(self) -> None:
+        self.backoffs = 0  # since the last delay that a service has asked for
+        self.is_due = False  # another attempt, which the retry budget has paid for
+        self.earlier: list[Any] = []  # what attempts before the last one raised
+        self.covered: Any = None  # what the fallback covers, which is called now
+
+    @property
+    def last(self) -> BaseException | None:
+        """What the attempt before this one raised."""
+        last: BaseException | None = self.covered
+        return self.earlier[-1] if last is None and self.earlier else last
+
+    def goes_on(self, error: BaseException, *, falls_back: bool) -> None:
+        """Note that something follows the attempt that raised this: another one or the fallback."""
+        self.is_due = False
+        if falls_back:
+            self.covered = error
+        else:
+            self.earlier.append(error)
+
+
+def deadline_of(
+    limits: TaskFunction[Any], began: float, now: float, waits: bool, covers: bool
+) -> float | None:
+    """Return when an attempt is cut off that begins now, None for never.
+
+    `began` is when the first one did. One that `waits` for its limiter has no timeout yet, and one
+    that `covers` another, the call of the fallback, is not bound by `total_timeout`.
+    """
+    timeout = None if waits else limits.timeout
+    deadline = None if timeout is None else moment(now, timeout)
+    if covers or limits.total_timeout is None:
+        return deadline
+    end = moment(began, limits.total_timeout)
+    return end if deadline is None else min(deadline, end)
+
+
+def moment(now: float, seconds: float) -> float:
+    """Return when so many seconds have passed; after none, that is before any other moment."""
+    return now + seconds if seconds else AT_ONCE
+
+
+def limit_of(
+    limits: TaskFunction[Any], began: float, started: float, deadline: float, covers: bool
+) -> tuple[float, str]:
+    """Return the seconds that an attempt had which was cut off at its deadline, and what to say."""
+    total = limits.total_timeout
+    if not covers and total is not None and deadline >= moment(began, total):
+        had = total if started == began else round(began + total - started, 6)
+        return had, f"timed out after total_timeout={total} s"
+    assert limits.timeout is not None
+    what = "the fallback timed out" if covers else "timed out"
+    return limits.timeout, f"{what} after {limits.timeout} s"
+
+
+def time_left(
+    limits: TaskFunction[Any], began: float, now: float, cut_off_at: float | None
+) -> float | None:
+    """Return the seconds that are left of `total_timeout` after an attempt, None without it."""
+    if limits.total_timeout is None:
+        return None
+    end = moment(began, limits.total_timeout)
+    # The timer may be early, by the resolution of the clock.
+    return 0.0 if cut_off_at is not None and cut_off_at >= end else end - now
+
+
+def settled(
+    limits: TaskFunction[Any],
+    attempt: int,
+    history: History | None,
+    error: BaseException | None,
+    cancelled: bool,
+) -> BaseException | None:
+    """Return what an attempt leaves that was made inside of a limiter, pays into a budget, or
+    follows another one."""
+    if type(error) is StoppedError:
+        error = error.stop
+        hide_engine(error)
+    if history is not None and history.covered is not None:
+        if error is not None and not cancelled:
+            chain(error, history.covered)
+    else:
+        settle_with_budget(limits, attempt, cancelled)
+    return error
+
+
 def settle_with_budget(limits: TaskFunction[Any], attempt: int, cancelled: bool) -> None:
     """Account for an attempt that has ended; one that was cancelled counts for nothing."""
     budget = limits.retry_budget
@@ -161,24 +256,3 @@ def settle_with_budget(limits: TaskFunction[Any], attempt: int, cancelled: bool)
             budget.deposit()
         elif attempt > 1 and cancelled:
             budget.give_back()
-
-
-def after_timeout(
-    error: BaseException | None,
-    limits: TaskFunction[Any],
-    task: Task[Any],
-    requests: int,
-    stopping: bool,
-) -> tuple[BaseException | None, bool]:
-    """Return what an attempt leaves whose timer has fired, and whether it has timed out."""
-    return after_expiry(
-        error, f"timed out after {limits.timeout} s", task, requests, stopping, None
-    )
-
-
-def after_failure(
-    limits: TaskFunction[Any], attempts: int, error: BaseException, stopping: bool
-) -> tuple[float | None, BaseException]:
-    """Return the seconds to wait before the next attempt, or None to give up, and the error."""
-    following = what_follows(limits, attempts, attempts - 1, None, error, stopping)
-    return following.delay, following.error

@@ -9,7 +9,8 @@ from typing import Any, Final
 from ..common.order import EXECUTE, PHASES, POST
 from ..common.text import shown
 from ..errors import TaskCancelledError
-from ..states import PhaseReport, State, TaskFailure
+from ..states import FAILURES, PhaseReport, State, TaskFailure
+from .attempts import History
 from .exceptions import add_note, is_cancellation, is_exception, set_cause
 from .plan import Plan
 from .watch import Watch
@@ -33,23 +34,14 @@ class Record:
         self.failures: list[TaskFailure] = []
 
     def succeeded(
-        self,
-        number: int,
-        index: int,
-        attempts: int,
-        value: Any,
-        earlier: tuple[Exception, ...] = (),
-        covered: Exception | None = None,
+        self, number: int, index: int, attempts: int, value: Any, history: History | None = None
     ) -> None:
-        """Note a success that took more than one attempt, that somebody watches, or that is a
-        fallback's, which covers what the last attempt raised. `earlier` attempts raised these."""
-        if attempts > 1 or covered is not None:
-            report = PhaseReport(
-                State.SUCCEEDED, attempts, None, covered, earlier, covered is not None
-            )
-            self.phases[self._plan.key(number, index)] = report
+        """Note a success that took more than one attempt, or that somebody watches."""
+        if attempts > 1:
+            self._note(number, index, State.SUCCEEDED, attempts, None, history)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, State.SUCCEEDED, value)
+            made = _made(attempts, history)
+            self._watch.task_finished(number, index, made, State.SUCCEEDED, value)
 
     def cancelled(
         self,
@@ -57,25 +49,41 @@ class Record:
         index: int,
         attempts: int,
         exception: BaseException | None = None,
-        earlier: tuple[Exception, ...] = (),
-        covered: Exception | None = None,
+        history: History | None = None,
     ) -> None:
-        """Note a function that the run cancelled, maybe while it waited for a retry or in its
-        fallback: `exception` or `covered` is what its last attempt raised then."""
-        if attempts == 1 and exception is None and covered is None:
-            report = _CANCELLED
+        """Note a function that the run cancelled, maybe while it waited for a retry: `exception`
+        is what its last attempt raised then."""
+        if attempts == 1 and exception is None:
+            self.phases[self._plan.key(number, index)] = _CANCELLED
         else:
+            self._note(number, index, State.CANCELLED, attempts, exception, history)
+        if self._watch is not None:
+            made = _made(attempts, history)
+            self._watch.task_finished(number, index, made, State.CANCELLED, exception=exception)
+
+    def _note(
+        self,
+        number: int,
+        index: int,
+        state: State,
+        attempts: int,
+        exception: BaseException | None,
+        history: History | None,
+    ) -> None:
+        """Note what became of a function; the call of its fallback is one of these attempts."""
+        if history is None:
+            report: PhaseReport = PhaseReport(state, attempts, None, exception)
+        else:
+            covered = history.covered
             report = PhaseReport(
-                State.CANCELLED,
-                attempts,
+                state,
+                _made(attempts, history),
                 None,
-                covered if exception is None else exception,
-                earlier,
+                covered if exception is None and state not in FAILURES else exception,
+                tuple(history.earlier),
                 covered is not None,
             )
         self.phases[self._plan.key(number, index)] = report
-        if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, State.CANCELLED, exception=exception)
 
     def stopped(self, number: int, uncalled: Sequence[int]) -> None:
         """Note that a phase ends early: what is suspended is cancelled, these are not called."""
@@ -110,32 +118,28 @@ class Record:
         exception: BaseException,
         *,
         timed_out: bool = False,
-        earlier: tuple[Exception, ...] = (),
-        covered: Exception | None = None,
+        history: History | None = None,
     ) -> None:
-        """Note what left a function for good: its last attempt, or its fallback if there is
-        something that it should have covered.
+        """Note what left a function for good, or its fallback.
 
         What is not an `Exception` is kept by the run, which ends with it.
         """
-        name = self._plan.names[index]
-        phase = PHASES[number]
         if is_cancellation(exception):
             exception = unasked_cancellation(self._plan, number, index, exception)
         state = State.TIMED_OUT if timed_out else State.FAILED
-        key = self._plan.key(number, index)
-        fell_back = covered is not None
-        _annotate(exception, self._plan, number, index, attempts, fell_back)
+        made = _made(attempts, history)
+        _annotate(exception, self._plan, number, index, made, made < attempts)
         if is_exception(exception):
             assert isinstance(exception, Exception)
-            self.phases[key] = PhaseReport(state, attempts, None, exception, earlier, fell_back)
-            self.failures.append(TaskFailure(name, phase, attempts, exception))
+            self._note(number, index, state, attempts, exception, history)
+            name, phase = self._plan.names[index], PHASES[number]
+            self.failures.append(TaskFailure(name, phase, made, exception))
         else:
             # It is raised as it is, out of a frame that knows this record: to keep it here would
             # close a reference cycle.
-            self.phases[key] = PhaseReport(state, attempts, None, None, earlier, fell_back)
+            self._note(number, index, state, attempts, None, history)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, state, exception=exception)
+            self._watch.task_finished(number, index, made, state, exception=exception)
 
     def also_fatal(
         self,
@@ -153,6 +157,11 @@ class Record:
                 "exception": exception,
             }
         )
+
+
+def _made(attempts: int, history: History | None) -> int:
+    """Return how many of these attempts were not the call of the fallback."""
+    return attempts - (history is not None and history.covered is not None)
 
 
 def unasked_cancellation(

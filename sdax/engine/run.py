@@ -8,6 +8,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from ..common.order import EXECUTE, POST, PRE
+from .attempts import History, settle_with_budget
 from .calls import cancel
 from .deadlines import Deadlines
 from .exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
@@ -111,17 +112,20 @@ class RunBase:
         attempts: int = 1,
         timed_out: bool = False,
         pausing: bool = False,
+        history: History | None = None,
     ) -> None:
         """Take note of what left a function for good, and stop the phase.
 
         `pausing` is for a function that waited for its next attempt.
         """
         number = self.number
+        if pausing and history is not None and history.is_due:
+            self.cancel_retry(index, attempts)
         if self.has_cancelled(error):
-            self.write("cancelled", number, index, attempts)
+            self.write("cancelled", number, index, attempts, None, history)
         elif pausing and self.is_stopping():
             hide_engine(error)
-            self.write("cancelled", number, index, attempts, error)
+            self.write("cancelled", number, index, attempts, error, history)
         else:
             hide_engine(error)
             if issubclass(type(error), RecursionError):
@@ -130,7 +134,8 @@ class RunBase:
                 self.defer()  # no cleanup would have room here
             if not is_exception(error) and not is_cancellation(error):
                 self.take_fatal(error, number, index)
-            if not self.write("failed", number, index, attempts, error, timed_out=timed_out):
+            options = {"timed_out": timed_out, "history": history}
+            if not self.write("failed", number, index, attempts, error, **options):
                 assert self.fatal is not None
                 chain(self.fatal, error)
         self.abort()
@@ -138,6 +143,14 @@ class RunBase:
             work = self.plan.phases[POST].work[index]
             self.feed(work[3])
         self.finished_one()
+
+    def cancel_retry(self, index: int, attempts: int) -> None:
+        """Take note of an attempt that was to follow these, and was cancelled before it began."""
+        work = self.plan.phases[self.number].work[index]
+        try:
+            settle_with_budget(work[1], attempts + 1, True)
+        except BaseException as error:
+            self.break_down(error)
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
