@@ -915,32 +915,38 @@ cdef class Driver:
 
     cdef int end_function(self, Run run, value, error, bint pausing) except -1:
         """Take note of how the function has ended."""
-        cdef Py_ssize_t attempts = self.attempts
-        cdef bint timed_out = self.timed_out
         cdef tuple gates
-        history = self.history
-        if attempts:
-            self.attempts = 0
-            self.timed_out = False
-            self.cancelling = 0
-            self.history = None
-        if error is not None:
-            try:
-                run.failed(self.index, error, attempts or 1, timed_out, pausing, history)
-            except BaseException as broken:
-                chain(broken, error)
-                raise
-            return 0
+        if error is not None or self.attempts > 1 or run.watch is not None:
+            self.end_attempts(run, value, error, pausing)
+            if error is not None:
+                return 0
+        self.attempts = 0
         if value is not None:
             if run.values is None:
                 run.values = {}
             run.values[run.plan.key(run.number, self.index)] = value
-        if attempts > 1 or run.watch is not None:
-            run.write("succeeded", run.number, self.index, attempts, value, history)
         gates = <tuple>(<tuple>run.work[self.index])[3]
         if len(gates) and not run.aborted:
             run.feed(gates)
         run.finished_one()
+        return 0
+
+    cdef int end_attempts(self, Run run, value, error, bint pausing) except -1:
+        """Take note of a function that is not a plain success."""
+        cdef Py_ssize_t attempts = self.attempts
+        cdef bint timed_out = self.timed_out
+        history, self.history = self.history, None
+        self.attempts = 0
+        self.timed_out = False
+        self.cancelling = 0
+        if error is None:
+            run.write("succeeded", run.number, self.index, attempts, value, history)
+            return 0
+        try:
+            run.failed(self.index, error, attempts or 1, timed_out, pausing, history)
+        except BaseException as broken:
+            chain(broken, error)
+            raise
         return 0
 
     cdef object resume(self, How how, exception):

@@ -20,7 +20,6 @@ from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import Context, copy_context
-from functools import partial
 from gc import get_referents
 from itertools import chain as one_after_another
 from sys import exception as handled
@@ -785,8 +784,8 @@ class Attempts:
     """The attempts at one function that has limits, or that somebody watches."""
 
     __slots__ = (
+        "awaited",
         "began",
-        "call",
         "cancelling",
         "deadline",
         "driver",
@@ -801,9 +800,12 @@ class Attempts:
         "serial",
         "started",
         "timed_out",
-        "wants_timer",
         "watch",
     )
+
+    started: float  # the last attempt, if it is not the first
+    awaited: float  # the deadline for which a timer was set
+    requests: int  # to cancel the asyncio.Task, when the timer fired
 
     def __init__(self, driver: Driver, limits: TaskFunction[Any]) -> None:
         self.driver = driver
@@ -811,15 +813,11 @@ class Attempts:
         self.number = 0
         self.error: BaseException | None = None  # what left the last attempt
         self.history: History | None = None  # from the first failure on
-        self.call: Any = None  # what is called in place of the function
         self.timed_out = False
         self.expired = False
-        self.requests = 0  # to cancel the asyncio.Task, when the timer fired
         self.cancelling = 0  # requests that earlier attempts have left open
         self.began = 0.0  # the first attempt
-        self.started = 0.0  # the last one
-        self.deadline = 0.0
-        self.wants_timer = False  # none is set yet for the deadline
+        self.deadline: float | None = None  # wanted, but no timer is set yet
         self.serial = 0  # of the timer that is set
         self.pausing = False
         self.pause: asyncio.Future[None] | None = None
@@ -845,29 +843,40 @@ class Attempts:
             driver.__qualname__ = name
             if self.watch is not None:
                 run.tell("attempt_started", *self.place())
-            if timeout is not None or special or self.history is not None:
-                try:
-                    self.begin(work)
-                except BaseException as exception:
-                    run.break_down(exception)
+            more = special or self.history is not None
             try:
-                if is_plain and self.call is None:
+                if more:
+                    self.begin(work)
+                elif timeout is not None:
+                    if run.clock is None:
+                        run.clock = clock_of(run.loop)
+                    self.began = now = time.monotonic() if run.clock is time else run.clock()
+                    self.deadline = now + timeout if timeout else AT_ONCE
+            except BaseException as exception:
+                run.break_down(exception)
+            try:
+                if more and (awaitable := self.other_call(work)) is not None:
+                    driver.coroutine = awaitable
+                    value = yield from awaitable
+                elif is_plain:
                     value = driver.call_plain(work)
                 else:
-                    awaitable = (self.call or call)(run.ctx)
-                    self.call = None
+                    awaitable = call(run.ctx)
                     if type(awaitable) is not CoroutineType:
                         awaitable = driver.as_coroutine(awaitable)
                     driver.coroutine = awaitable
                     driver.__qualname__ = awaitable.__qualname__
-                    value = yield from awaitable  # type: ignore[misc]
+                    value = yield from awaitable
             except BaseException as exception:
                 if type(exception) is GeneratorExit and not driver.is_stepped():
                     raise
                 error = exception
             left = error
+            self.deadline = None
+            self.serial = 0
             try:
-                error = self.settle(special, error)
+                if error is not None or more or self.expired:
+                    error = self.settle(special, error)
                 if self.watch is not None:
                     run.tell(
                         "attempt_finished",
@@ -889,33 +898,34 @@ class Attempts:
         return None
 
     def begin(self, work: Work) -> None:
-        """Set the deadline of an attempt, and what is called in place of its function."""
+        """Set the deadline of an attempt that is not a plain first one."""
         limits, history = self.limits, self.history
         self.started = now = self.now()
         covers = history is not None and history.covered is not None
         if history is None:
             self.began = now
-            self.set_deadline(None if work[5] is None else moment(now, work[5]))
+            self.deadline = None if work[5] is None else moment(now, work[5])
         else:
             waits = limits.limiter is not None and not covers
-            self.set_deadline(deadline_of(limits, self.began, now, waits, covers))
-        if limits.limiter is not None and not covers:
-            driver = self.driver
-            name, phase = driver.run.plan.names[driver.index], PHASES[driver.run.number]
-            begin = self.begin_timeout
-            self.call = partial(limited_call, limits.limiter, work, name, phase, begin)
+            self.deadline = deadline_of(limits, self.began, now, waits, covers)
+
+    def other_call(self, work: Work) -> Any:
+        """Return the coroutine of what is called in place of the function, if anything is."""
+        driver, limits, history = self.driver, self.limits, self.history
+        run = driver.run
+        if history is not None and history.covered is not None:
+            return fallback_call(limits.fallback, history.covered, work[6], run.ctx)
+        if limits.limiter is None:
+            return None
+        name, phase = run.plan.names[driver.index], PHASES[run.number]
+        return limited_call(limits.limiter, work, name, phase, self.begin_timeout, run.ctx)
 
     def begin_timeout(self) -> None:
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
-            self.set_deadline(deadline_of(self.limits, self.began, self.now(), False, False))
+            self.deadline = deadline_of(self.limits, self.began, self.now(), False, False)
         except BaseException as error:
             self.driver.run.break_down(error)
-
-    def set_deadline(self, deadline: float | None) -> None:
-        if deadline is not None:
-            self.deadline = deadline
-            self.wants_timer = True
 
     def now(self) -> float:
         run = self.driver.run
@@ -928,8 +938,6 @@ class Attempts:
         """Return what an attempt leaves."""
         driver, limits, history = self.driver, self.limits, self.history
         run = driver.run
-        self.wants_timer = False
-        self.serial = 0
         if self.expired:
             self.expired = False
             earlier = None if history is None else history.last
@@ -947,7 +955,8 @@ class Attempts:
     def limit(self) -> tuple[float, str]:
         """Return the seconds that the attempt had, and what to say when they are over."""
         covers = self.history is not None and self.history.covered is not None
-        return limit_of(self.limits, self.began, self.started, self.deadline, covers)
+        started = self.began if self.number == 1 else self.started
+        return limit_of(self.limits, self.began, started, self.awaited, covers)
 
     def unasked(self, error: BaseException) -> BaseException:
         """Return the failure that a cancellation is which nobody asked for: a library has
@@ -975,7 +984,7 @@ class Attempts:
             return None, False
         left = None
         if limits.total_timeout is not None:
-            cut_off_at = self.deadline if self.timed_out else None
+            cut_off_at = self.awaited if self.timed_out else None
             left = time_left(limits, self.began, self.now(), cut_off_at)
         following = after_failure(limits, self.number, history.backoffs, left, error, run.aborted)
         if following.error is not error:
@@ -996,9 +1005,6 @@ class Attempts:
         error: Any = self.error
         try:
             delay, falls_back = self.what_follows()
-            if falls_back:
-                name = run.phase.work[driver.index][6]
-                self.call = partial(fallback_call, self.limits.fallback, error, name)
         except BaseException as broken:
             run.break_down(broken)
             chain(broken, error)
@@ -1054,14 +1060,14 @@ class Attempts:
         run = self.driver.run
         if self.watch is not None and not self.pausing:
             run.tell("attempt_suspended", *self.place())
-        if not self.wants_timer:
+        if self.deadline is None:
             return
-        self.wants_timer = False
-        if self.deadline == AT_ONCE:
+        self.awaited, self.deadline = self.deadline, None
+        if self.awaited == AT_ONCE:
             self.time_out()
         else:
             try:
-                self.set_timer(self.deadline)
+                self.set_timer(self.awaited)
             except BaseException as error:
                 run.break_down(error)
 
