@@ -118,12 +118,20 @@ def _phases(task: AsyncTask[Any, Any]) -> str:
 
 
 def described_limits(function: TaskFunction[Any]) -> str:
-    """Return a function's timeout and retries, in parentheses, or nothing if it has neither."""
+    """Return a function's limits, in parentheses, or nothing if it has none."""
     limits: list[str] = []
     if function.timeout is not None:
         limits.append(f"timeout {function.timeout:.15g} s")
     if function.retries:
         limits.append(counted(function.retries, "retry", "retries"))
+    if function.total_timeout is not None:
+        limits.append(f"{function.total_timeout:.15g} s in all")
+    if function.limiter is not None:
+        limits.append("limiter")
+    if function.retry_budget is not None and function.retries:
+        limits.append("retry budget")
+    if function.fallback is not None:
+        limits.append("fallback")
     return f" ({', '.join(limits)})" if limits else ""
 
 

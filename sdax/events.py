@@ -135,7 +135,8 @@ class TaskStarted(NamedTuple):
 
 @_event
 class TaskFinished(NamedTuple):
-    """The function of a task in a phase has ended for good, after so many attempts.
+    """The function of a task in a phase has ended for good, after so many attempts, of which the
+    call of its fallback is not one.
 
     `cause` says why a `CANCELLED` one was cancelled; None is the cancellation of the caller. A
     function whose `asyncio.Task` the loop's task factory did not make, or which other code
@@ -227,8 +228,41 @@ class RetryScheduled(NamedTuple):
 
 
 @_event
+class RetrySuppressed(NamedTuple):
+    """An attempt has failed in a way that deserves another one, and there is none.
+
+    `reason` says why: `retry_after`, `total_timeout` or the retry budget.
+    """
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+    reason: str
+    exception: BaseException
+
+
+@_event
+class FellBack(NamedTuple):
+    """The last attempt has failed for good, and the fallback is about to be called.
+
+    The call is told as one more attempt, whose number is `attempts` + 1. `exception` is what the
+    fallback covers up.
+    """
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempts: int
+    exception: BaseException
+
+
+@_event
 class TimeoutExpired(NamedTuple):
-    """An attempt has taken longer than its timeout (seconds), and is now cancelled."""
+    """An attempt has taken longer than it may, and is now cancelled.
+
+    `timeout` are the seconds that it had: its timeout, or what was left of `total_timeout`.
+    """
 
     run: ObservedRun
     task: TaskInfo
@@ -265,6 +299,8 @@ Event: TypeAlias = (
     | AttemptResumed
     | AttemptFinished
     | RetryScheduled
+    | RetrySuppressed
+    | FellBack
     | TimeoutExpired
     | CancellationRequested
 )

@@ -30,6 +30,9 @@ class PhaseReport(NamedTuple, Generic[V_co]):
 
     `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
     (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
+    `attempts_failed` are the exceptions of the attempts before the last, and before the one that
+    succeeded. `fell_back` is True if the fallback was called: if it succeeded, `value` is what it
+    returned, and `exception` is that of the last attempt, which it covers up.
 
     A report cannot know which type a function's value has, but you can say it:
 
@@ -41,6 +44,8 @@ class PhaseReport(NamedTuple, Generic[V_co]):
     attempts: int = 0
     value: V_co = cast(V_co, None)
     exception: BaseException | None = None
+    attempts_failed: tuple[Exception, ...] = ()
+    fell_back: bool = False
 
     def __repr__(self) -> str:
         return shown_fields(self)

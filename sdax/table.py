@@ -62,11 +62,13 @@ def _row(name: Hashable, phase: str, report: PhaseReport | None) -> tuple[str, .
     if report is None:
         return one_line(name), phase, "", "", ""
     attempts = str(report.attempts) if report.attempts else ""
+    if report.fell_back:
+        attempts += ", fallback"
     return one_line(name), phase, report.state, attempts, _result(report)
 
 
 def _result(report: PhaseReport) -> str:
-    if report.exception is not None:
+    if report.exception is not None and report.state != "succeeded":
         return _shortened(_brief_exception(report.exception))
     return "" if report.value is None else _shortened(one_line(_brief(report.value)))
 

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import FrozenInstanceError, dataclass, fields
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypedDict, Unpack, cast
 
+from .budget import RetryBudget
 from .common.checks import (
     SPLIT_GENERATOR,
     checked_number,
+    checked_seconds,
     explained,
     is_async,
     is_generator,
-    runs_later,
 )
 from .common.generic import K, K_co, KeyedByDefault, T, T_contra
-from .common.groups import iter_leaves
 from .common.text import nearest, shown
 from .engine.group import SdaxTaskGroup
 from .engine.threads import call_in_thread
+from .limits import (
+    Fallback,
+    Limiter,
+    Retryable,
+    RetryAfter,
+    are_of,
+    check_budget,
+    check_fallback,
+    check_limiter,
+    check_retry_after,
+    checked_kinds,
+    pickled_kinds,
+    unpickled_kinds,
+)
 
 __all__ = [
     "AsyncTask",
@@ -43,17 +56,28 @@ __all__ = [
 
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
-Retryable: TypeAlias = tuple[type[Exception], ...] | type[Exception] | Callable[[Exception], bool]
+
+_KINDS = ("retryable_exceptions", "fallback_exceptions")
 
 
 class RetryableException(Exception):
     """Raise this, or a subclass, to ask for another attempt.
 
-    It is one of the exceptions that `TaskFunction` retries by default:
+    It is one of the exceptions that `TaskFunction` retries by default. `retry_after` says how many
+    seconds to wait at least; None, the default, leaves that to the backoff, and a negative number
+    means that there must be no further attempt. Raises `TypeError` or `ValueError` for a
+    `retry_after` that is not a number.
 
     >>> async def fetch(ctx):
-    ...     raise RetryableException("the service is starting")
+    ...     raise RetryableException("the service is starting", retry_after=2.0)
     """
+
+    retry_after: float | None = None
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        super().__init__(*args)
+        if retry_after is not None:
+            self.retry_after = checked_seconds("RetryableException.retry_after", retry_after)
 
 
 RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
@@ -87,11 +111,29 @@ class TaskFunction(Generic[T_contra]):
     - `retryable_exceptions`: exception types that earn another attempt, or a plain predicate
       that is asked with the exception. A group is retried when all its leaves are.
     - `has_task_group_argument`: call `function(ctx, group)` with an `SdaxTaskGroup`.
+    - `total_timeout`: seconds that all attempts and the pauses between them may take together,
+      from the first call. If the next pause would reach it, there is no further attempt.
+    - `retry_after`: a function that gets the exception before a retry and returns the seconds that
+      the service asks to wait, or None for the usual delay (see `sdax.clients.retry_after`). If
+      they are negative, more than `max_delay`, or more than what is left of `total_timeout`, there
+      is no further attempt. After such a delay the backoff starts anew.
+    - `limiter`: an async context manager, such as an `asyncio.Semaphore`, or a function of the
+      context that returns one. Each attempt runs inside it. The wait for it counts for
+      `total_timeout`, but not for `timeout`.
+    - `fallback`: an async or plain function of the context and the exception. It is called once,
+      when the last attempt has failed, and the value that it returns is the function's. `timeout`
+      bounds it. It is never called after a cancellation, and not allowed in `post_execute`.
+    - `fallback_exceptions`: the exceptions for which the fallback is called, as in
+      `retryable_exceptions`, which is the default.
+    - `retry_budget`: a `RetryBudget`. Each first attempt deposits and each retry withdraws. If
+      nothing is left, there is no further attempt.
+
+    The order is `fallback(total_timeout(retries(limiter(timeout(function)))))`.
 
     Raises `TypeError` or `ValueError`, with the field and the value, for what cannot work, such
     as a generator function.
 
-    >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1)
+    >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1, total_timeout=5.0)
     """
 
     function: Function[T_contra] | GroupFunction[T_contra]
@@ -102,6 +144,12 @@ class TaskFunction(Generic[T_contra]):
     retryable_exceptions: Retryable = RETRYABLE_BY_DEFAULT
     has_task_group_argument: bool = False
     max_delay: float | None = None
+    total_timeout: float | None = None
+    retry_after: RetryAfter | None = None
+    limiter: Limiter[T_contra] | None = field(default=None, hash=False)  # may not be hashable
+    fallback: Fallback[T_contra] | None = None
+    fallback_exceptions: Retryable | None = None
+    retry_budget: RetryBudget | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -117,11 +165,11 @@ class TaskFunction(Generic[T_contra]):
                 f"got {shown(self.has_task_group_argument)}"
             )
         set_once = object.__setattr__
-        for field in ("timeout", "max_delay"):
-            if getattr(self, field) is not None:
-                self._set_number(field)
-        for field in ("initial_delay", "backoff_factor"):
-            self._set_number(field)
+        for name in ("timeout", "max_delay", "total_timeout"):
+            if getattr(self, name) is not None:
+                self._set_number(name)
+        for name in ("initial_delay", "backoff_factor"):
+            self._set_number(name)
         if self.backoff_factor == 0:
             raise ValueError(
                 f"TaskFunction.backoff_factor must be greater than 0, got {self.backoff_factor!r}"
@@ -133,7 +181,7 @@ class TaskFunction(Generic[T_contra]):
             raise ValueError(
                 f"TaskFunction.retries must not be negative, got {shown(self.retries)}"
             )
-        retryable = _checked_retryable(self.retryable_exceptions)
+        retryable = checked_kinds("TaskFunction.retryable_exceptions", self.retryable_exceptions)
         set_once(self, "retryable_exceptions", retryable)
         if self.retries and retryable == ():
             raise ValueError(
@@ -141,41 +189,68 @@ class TaskFunction(Generic[T_contra]):
                 f"could never happen; name an exception type or leave retries at 0"
             )
 
-    def _set_number(self, field: str) -> None:
-        number = checked_number(f"TaskFunction.{field}", getattr(self, field))
-        object.__setattr__(self, field, number)
+        self._check_limits_over_all_attempts()
 
-    # Pickle's protocols 0 to 2 make an OSError of TimeoutError and of ConnectionError. So the
-    # state has the exceptions that are built in by their names.
+    def _check_limits_over_all_attempts(self) -> None:
+        if self.total_timeout == 0 and self.retries:
+            raise ValueError(
+                f"TaskFunction.total_timeout is 0, so retries={shown(self.retries)} could never "
+                f"happen; give it some seconds or leave retries at 0"
+            )
+        for given, check in (
+            (self.retry_after, check_retry_after),
+            (self.limiter, check_limiter),
+            (self.fallback, check_fallback),
+            (self.retry_budget, check_budget),
+        ):
+            if given is not None:
+                check(given)
+        if self.fallback_exceptions is not None:
+            kinds = checked_kinds("TaskFunction.fallback_exceptions", self.fallback_exceptions)
+            object.__setattr__(self, "fallback_exceptions", kinds)
+            if self.fallback is None:
+                raise ValueError(
+                    f"TaskFunction.fallback_exceptions is {shown(kinds)}, but there is no "
+                    f"fallback; pass fallback=, a function of the context and the exception"
+                )
+        if self.fallback is not None and self._covered() == ():
+            raise ValueError(
+                "TaskFunction.fallback could never be called, because no exception is named for "
+                "it; name an exception type in fallback_exceptions"
+            )
+
+    def _set_number(self, name: str) -> None:
+        number = checked_number(f"TaskFunction.{name}", getattr(self, name))
+        object.__setattr__(self, name, number)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {field.name: getattr(self, field.name) for field in fields(self)}
-        kinds = self.retryable_exceptions
-        if isinstance(kinds, tuple):
-            state["retryable_exceptions"] = tuple(_name_if_built_in(kind) for kind in kinds)
-        return state
+        return {name: pickled_kinds(v) if name in _KINDS else v for name, v in state.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kinds = state["retryable_exceptions"]
-        if isinstance(kinds, tuple):
-            kinds = tuple(vars(builtins)[k] if isinstance(k, str) else k for k in kinds)
-        for name, value in {**state, "retryable_exceptions": kinds}.items():
-            object.__setattr__(self, name, value)
+        # What was pickled by an earlier version has fewer fields.
+        state = {field.name: field.default for field in fields(self)} | state
+        for name, value in state.items():
+            set_to = unpickled_kinds(value) if name in _KINDS else value
+            object.__setattr__(self, name, set_to)
+
+    def _covered(self) -> Any:
+        kinds = self.fallback_exceptions
+        return self.retryable_exceptions if kinds is None else kinds
 
     def is_retryable(self, exception: BaseException) -> bool:
-        """Tell whether the exception earns another attempt, were one left."""
-        kinds = self.retryable_exceptions
-        if not isinstance(kinds, tuple):
-            # No generator here: a StopIteration of the predicate's would not get through.
-            for leaf in iter_leaves(exception):
-                if not isinstance(leaf, Exception) or not _answer(kinds(leaf)):
-                    return False
-            return True
-        if isinstance(exception, kinds):
-            return True
-        if not isinstance(exception, BaseExceptionGroup):
+        """Return True if the exception is worth another attempt, if one is left."""
+        kinds: Any = self.retryable_exceptions
+        return are_of(kinds, exception, "TaskFunction.retryable_exceptions")
+
+    def is_covered(self, exception: BaseException) -> bool:
+        """Return True if there is a fallback, and it is called for such an exception."""
+        if self.fallback is None:
             return False
-        return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
+        if self.fallback_exceptions is None:
+            return self.is_retryable(exception)
+        kinds: Any = self.fallback_exceptions
+        return are_of(kinds, exception, "TaskFunction.fallback_exceptions")
 
     def backoff(self, retry: int) -> float:
         """Return the seconds before retry number `retry` (from 0), before the random factor.
@@ -250,6 +325,12 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
         phases = {phase: _as_task_function(self.name, phase, each) for phase, each in given.items()}
         for phase, function in phases.items():
             object.__setattr__(self, phase, function)
+        cleanup = phases["post_execute"]
+        if cleanup is not None and cleanup.fallback is not None:
+            raise ValueError(
+                f"post_execute of task {shown(self.name)} must not have a fallback, got "
+                f"{shown(cleanup.fallback)}: it could only hide that something was not released"
+            )
         if not any(phases.values()) and type(self) is not _Join:
             raise ValueError(
                 f"task {shown(self.name)} has no phase; give it a pre_execute, an execute or a "
@@ -294,12 +375,12 @@ class _Join(AsyncTask[Any, K_co]):
     __slots__ = ()
 
 
-class Limits(TypedDict, total=False):
+class Limits(TypedDict, Generic[T], total=False):
     """The keyword arguments that `task_func` and its kin share: the fields of `TaskFunction`.
 
     It is a type for helpers of your own:
 
-    >>> def call_service(function: Callable[[T], Awaitable[Any]], **limits: Unpack[Limits]):
+    >>> def call_service(function: Callable[[T], Awaitable[Any]], **limits: Unpack[Limits[T]]):
     ...     limits.setdefault("timeout", 2.0)
     ...     return task_func(function, **limits)
     """
@@ -310,6 +391,12 @@ class Limits(TypedDict, total=False):
     backoff_factor: float
     retryable_exceptions: Retryable
     max_delay: float | None
+    total_timeout: float | None
+    retry_after: RetryAfter | None
+    limiter: Limiter[T] | None
+    fallback: Fallback[T] | None
+    fallback_exceptions: Retryable | None
+    retry_budget: RetryBudget | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +428,7 @@ class ThreadFunction(Generic[T_contra]):
         return value
 
 
-def task_func(function: Function[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_func(function: Function[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function; keyword arguments as `TaskFunction`'s.
 
     >>> task_func(fetch_user, timeout=2.0, retries=3)
@@ -349,7 +436,7 @@ def task_func(function: Function[T], **limits: Unpack[Limits]) -> TaskFunction[T
     return TaskFunction(function, **limits)
 
 
-def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of a plain function: called in the event loop, without a coroutine.
 
     For what is quick: it holds up everything else, and a timeout cannot interrupt it.
@@ -365,7 +452,7 @@ def task_thread_func(
     *,
     abandon_on_cancel: bool = False,
     executor: Executor | None = None,
-    **limits: Unpack[Limits],
+    **limits: Unpack[Limits[T]],
 ) -> TaskFunction[T]:
     """Make a `TaskFunction` of a blocking function: run in a thread, with the context variables.
 
@@ -398,7 +485,7 @@ def task_thread_func(
     return TaskFunction(ThreadFunction(function, abandon_on_cancel, executor), **limits)
 
 
-def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function that takes the context and a task group.
 
     The group is new for each attempt. What the function creates in it is awaited before the
@@ -497,47 +584,3 @@ setattr(TaskFunction, "__init__", explained(_no_such_limit)(TaskFunction.__init_
 # where typing sets __orig_class__, as in TaskFunction[Context](...).
 for _frozen in (TaskFunction, AsyncTask, PlainFunction, ThreadFunction):
     setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
-
-
-def _answer(answer: Any) -> Any:
-    """Return what a predicate said, but for a coroutine, which is always true and says nothing."""
-    if asyncio.iscoroutine(answer):
-        answer.close()
-        raise TypeError(
-            f"the predicate of TaskFunction.retryable_exceptions must be a plain function, but it "
-            f"returned {shown(answer)}"
-        )
-    return answer
-
-
-def _name_if_built_in(kind: type[Exception]) -> type[Exception] | str:
-    return kind.__name__ if vars(builtins).get(kind.__name__) is kind else kind
-
-
-def _checked_retryable(
-    retryable: Any,
-) -> tuple[type[Exception], ...] | Callable[[Exception], bool]:
-    if isinstance(retryable, type):
-        retryable = (retryable,)
-    elif isinstance(retryable, (list, set, frozenset)):
-        retryable = tuple(retryable)
-    if isinstance(retryable, tuple):
-        for kind in retryable:
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                raise TypeError(
-                    f"TaskFunction.retryable_exceptions must hold subclasses of Exception, "
-                    f"got {shown(kind)}"
-                )
-        return retryable
-    if callable(retryable):
-        if runs_later(retryable):
-            raise TypeError(
-                f"TaskFunction.retryable_exceptions must be a plain predicate, for nobody awaits "
-                f"or iterates what it returns, got {shown(retryable)}; define it with 'def', "
-                f"without 'yield'"
-            )
-        return retryable  # type: ignore[no-any-return]
-    raise TypeError(
-        f"TaskFunction.retryable_exceptions must be a tuple of exception types or a "
-        f"predicate, got {shown(retryable)}"
-    )

@@ -31,6 +31,7 @@ from sdax import (
     AsyncTask,
     AsyncTaskProcessor,
     Finish,
+    RetryBudget,
     SdaxExecutionError,
     TaskFunction,
     TaskReport,
@@ -41,6 +42,7 @@ from sdax.options import OnFailure
 from virtual_clock import DeadlockError, PassCountingLoop, SpinningError, SteppingLoop
 from workflows import (
     PHASES,
+    SHARED,
     Behaviour,
     CancelCaller,
     CancelOther,
@@ -253,6 +255,9 @@ class Player:
         self.loop = loop
         self.ctx = object()
         self.plays = 0
+        # It pays as it should within one play, and all expires before the next.
+        allowed = workflow.budget / 1e9
+        self.budget = RetryBudget(0.5, allowed, 1e9, clock=lambda: self.plays * 1e10)
         self.reset(Disturbance())
         self.start = prepare(workflow, [(self.task(node), node.level) for node in workflow.nodes])
 
@@ -272,6 +277,7 @@ class Player:
         self.progress: list[int] = []
         self.heard_by: int | None = None
         self.gave_up = False
+        self.semaphore = asyncio.Semaphore(1)
         self.shared_error = make_exception(Error.SHARED, "")
         self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
 
@@ -480,6 +486,20 @@ class Player:
             options["retryable_exceptions"] = Exception
         elif behaviour.retryable is Retryable.PREDICATE:
             options["retryable_exceptions"] = _is_connection_error
+        if behaviour.asks:
+            options["retry_after"] = partial(self.asked, place, behaviour)
+        if behaviour.limiter is not None:
+            options["limiter"] = partial(self.limiter, behaviour)
+        if behaviour.fallback is not None:
+            options["fallback"] = self.fallback(place, behaviour)
+        if behaviour.covers is not None:
+            options["fallback_exceptions"] = {
+                Retryable.DEFAULT: OSError,
+                Retryable.EVERYTHING: Exception,
+                Retryable.PREDICATE: _is_connection_error,
+            }[behaviour.covers]
+        if behaviour.budgeted:
+            options["retry_budget"] = self.budget
         return TaskFunction(
             self.function(place, behaviour),
             timeout=behaviour.timeout,
@@ -487,9 +507,44 @@ class Player:
             initial_delay=behaviour.initial_delay,
             backoff_factor=behaviour.backoff_factor,
             max_delay=behaviour.max_delay,
+            total_timeout=behaviour.total_timeout,
             has_task_group_argument=behaviour.shape is Shape.GROUP,
             **options,
         )
+
+    def asked(self, place: Place, behaviour: Behaviour, error: Exception) -> float | None:
+        return behaviour.asks[min(self.attempts[place], len(behaviour.asks)) - 1]
+
+    def limiter(self, behaviour: Behaviour, ctx: object) -> Any:
+        seconds = behaviour.limiter
+        assert seconds is not None
+        return self.semaphore if seconds == SHARED else _Door(seconds)
+
+    def fallback(self, place: Place, behaviour: Behaviour) -> Callable[..., Any]:
+        script = behaviour.fallback
+        assert script is not None
+
+        def begin(ctx: object, error: object) -> int:
+            self.attempts[place] += 1
+            task = asyncio.current_task()
+            assert task is not None
+            if ctx is not self.ctx or not isinstance(error, Exception):
+                self.problems.append(f"the fallback of {place} was called with {ctx!r}, {error!r}")
+            attempt = self.attempts[place]
+            self.note(place, attempt, "call", (VARIABLE.get(), task.cancelling()))
+            return attempt
+
+        async def play(ctx: object, error: object) -> object:
+            attempt = begin(ctx, error)
+            return await self.play_script(place, attempt, script, own_task=True)
+
+        def play_at_once(ctx: object, error: object) -> object:
+            attempt = begin(ctx, error)
+            for step in script.steps:
+                self.take_instantly(place, step)
+            return self.end(place, attempt, script)
+
+        return play_at_once if behaviour.plain_fallback else play
 
     def function(self, place: Place, behaviour: Behaviour) -> Callable[..., Any]:
         def begin(ctx: object) -> tuple[int, Script]:
@@ -693,6 +748,20 @@ def _meddle(by_await: bool) -> None:
         else:
             coroutine.send(None)
         raise AssertionError("a coroutine that runs was stepped")
+
+
+class _Door:
+    """A limiter that takes so many seconds to get in."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def __aenter__(self) -> None:
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 class _Awaitable:

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from workflows import (
     PHASES,
+    SHARED,
     Arrangement,
     Behaviour,
     CancelCaller,
@@ -111,6 +112,7 @@ class _Author:
         disturbance, debug = self.disturbance(), self.one_in(30)
         places = self.choose.randint(1, 3) if not self.settled and self.one_in(4) else None
         watcher = self.choose.choice(tuple(Watcher)) if self.one_in(3) else Watcher.NONE
+        budget = self.choose.randint(0, 2)
         return Workflow(
             nodes,
             disturbance,
@@ -120,6 +122,7 @@ class _Author:
             watcher,
             places,
             keeps_going=self.one_in(3),
+            budget=budget,
         )
 
     def graph(self) -> tuple[Node, ...]:
@@ -139,9 +142,9 @@ class _Author:
         return tuple(nodes)
 
     def node(self, name: str, level: int) -> Node:
-        phases = {phase: self.behaviour() for phase in PHASES if not self.one_in(3)}
+        phases = {phase: self.behaviour(phase) for phase in PHASES if not self.one_in(3)}
         if not phases:
-            phases["execute"] = self.behaviour()
+            phases["execute"] = self.behaviour("execute")
         return Node(name, level, **phases, required=not self.one_in(5))
 
     def disturbance(self) -> Disturbance:
@@ -162,7 +165,7 @@ class _Author:
             return Disturbance(cancel_at_pass=(first, first + self.choose.randint(0, 5)))
         return Disturbance()
 
-    def behaviour(self) -> Behaviour:
+    def behaviour(self, phase: str) -> Behaviour:
         if self.one_in(3):
             # Most functions of most programs: nothing special.
             steps = self.steps(self.choose.randint(0, 1))
@@ -190,7 +193,38 @@ class _Author:
                 max_delay=self.seconds() if self.one_in(4) else None,
                 retryable=self.choose.choice(tuple(Retryable)),
             )
-        return behaviour
+        return self.limited(behaviour, phase) if self.one_in(2) else behaviour
+
+    def limited(self, behaviour: Behaviour, phase: str) -> Behaviour:
+        """Add limits over all attempts."""
+        retries = behaviour.retries
+        if retries and self.one_in(3):
+            asks = tuple(self.asked() for _ in range(self.choose.randint(1, retries)))
+            behaviour = replace(behaviour, asks=asks)
+        total = None
+        if self.one_in(3):
+            zero = self.zero_timeouts and not retries and self.one_in(4)
+            total = 0 if zero else self.seconds() * self.choose.choice((1, 2, 4))
+        limiter = None
+        if self.one_in(3) and behaviour.timeout != 0 and total != 0:
+            limiter = self.seconds()
+            if not self.settled:
+                limiter = self.choose.choice((SHARED, SHARED, 0.0, limiter))
+        behaviour = replace(
+            behaviour, total_timeout=total, limiter=limiter, budgeted=self.one_in(4)
+        )
+        if phase == "post_execute" or not self.one_in(2):
+            return behaviour
+        plain = self.one_in(3)
+        fallback = self.script(Shape.PLAIN if plain else Shape.ASYNC_DEF)
+        covers = self.choose.choice((None, *Retryable))
+        return replace(behaviour, fallback=fallback, plain_fallback=plain, covers=covers)
+
+    def asked(self) -> float | None:
+        """What a service asks for after an attempt."""
+        if self.one_in(8):
+            return -1.0
+        return self.choose.choice((None, self.seconds()))
 
     def timeout(self) -> float | None:
         if self.zero_timeouts and self.one_in(4):

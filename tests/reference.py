@@ -27,6 +27,7 @@ from sdax import (
     TaskCancelledError,
     TaskFailure,
     TaskFunction,
+    flatten_exceptions,
 )
 from sdax.states import PhaseReport, State, TaskReport
 
@@ -47,6 +48,8 @@ class Ending(NamedTuple):
     error: BaseException | None = None
     timed_out: bool = False
     waiting: bool = False  # for the next attempt, when it was cancelled
+    earlier: tuple[Any, ...] = ()  # what the attempts before raised
+    covered: Exception | None = None  # what the last attempt raised, if this is the fallback
 
 
 Graph = Mapping[str, Iterable[Hashable]]  # what each task depends on
@@ -241,61 +244,140 @@ class Reference:
     async def attempts(
         self, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
     ) -> Ending:
-        attempt = 0
+        now = asyncio.get_running_loop().time
+        until = None if function.total_timeout is None else now() + function.total_timeout
+        attempt = backoffs = 0
+        earlier: list[BaseException] = []
         current = asyncio.current_task()
         assert current is not None
         while True:
             attempt += 1
             requests = current.cancelling()
-            ending = await self.attempt(attempt, task, function, ctx)
+            last = earlier[-1] if earlier else None
+            ending = await self.attempt(task, function, ctx, until, last)
+            ending = ending._replace(attempts=attempt, earlier=tuple(earlier))
+            self.settle(function, attempt, ending.error)
             if not self.is_stopping() and current.cancelling() <= requests:
                 # Nobody has cancelled the asyncio.Task, so that it may be retried.
                 ending = ending._replace(error=unasked(ending.error))
             error = ending.error
-            if (
-                error is None
-                or self.is_stopping()
-                or attempt > function.retries
-                or not is_retryable(function, error)
-            ):
+            if error is None or self.is_stopping() or not isinstance(error, Exception):
+                return ending
+            pause = None
+            if attempt <= function.retries and is_of(function.retryable_exceptions, error):
+                pause, backoffs = self.pause(function, backoffs, error)
+                cut_off = ending.timed_out and until is not None and now() >= until
+                if pause is not None and until is not None:
+                    pause = pause if pause < until - now() and not cut_off else None
+                budget = function.retry_budget
+                if pause is not None and budget is not None and not budget.try_withdraw():
+                    pause = None
+            kinds = function.fallback_exceptions or function.retryable_exceptions
+            covered = pause is None and function.fallback is not None and is_of(kinds, error)
+            if pause is None and not covered:
                 return ending
             try:
-                if current._must_cancel:  # type: ignore[attr-defined]
+                leftover = current._must_cancel  # type: ignore[attr-defined]
+                if leftover:
                     # What the attempt has asked for itself, and not felt, ends with it.
                     with suppress(CancelledError):
                         await asyncio.sleep(0)
                 if self.is_stopping():
-                    return ending._replace(waiting=True)
-                await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
+                    raise CancelledError
+                if pause is not None or leftover:
+                    await asyncio.sleep(pause or 0)
             except CancelledError:
+                if pause is not None:
+                    self.settle(function, attempt + 1, CancelledError(), stopping=True)
                 return ending._replace(waiting=True)
+            if covered:
+                ending = await self.attempt(task, function, ctx, None, error, error)
+                return ending._replace(attempts=attempt, earlier=tuple(earlier), covered=error)
+            earlier.append(error)
+
+    def settle(
+        self,
+        function: TaskFunction[Any],
+        attempt: int,
+        error: BaseException | None,
+        *,
+        stopping: bool = False,
+    ) -> None:
+        """Pay into the retry budget, or take back what a cancelled retry has paid."""
+        budget = function.retry_budget
+        if budget is None:
+            return
+        cancelled = (stopping or self.is_stopping()) and is_cancellation(error)
+        if attempt == 1 and not cancelled:
+            budget.deposit()
+        elif attempt > 1 and cancelled:
+            budget.give_back()
+
+    def pause(
+        self, function: TaskFunction[Any], backoffs: int, error: BaseException
+    ) -> tuple[float | None, int]:
+        """Return the seconds before another attempt, None for never, and how many backoffs there
+        have been now since the last delay that was asked for."""
+        asked = asked_for(function, error)
+        if asked is None:
+            return delay(function, backoffs) * self.random_factor, backoffs + 1
+        if asked < 0 or (function.max_delay is not None and asked > function.max_delay):
+            return None, 0
+        return asked + function.initial_delay * (self.random_factor - 0.5), 0
 
     async def attempt(
-        self, attempt: int, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
+        self,
+        task: AsyncTask[Any, Any],
+        function: Any,
+        ctx: Any,
+        until: float | None,
+        last: BaseException | None,
+        covered: BaseException | None = None,
     ) -> Ending:
+        """Call a function inside of its limiter, or, to cover an error, its fallback."""
         left: BaseException | None = None
+        has_limiter = function.limiter is not None and covered is None
+        now = asyncio.get_running_loop().time
+
+        def deadline() -> float | None:
+            ends = [] if until is None else [until]
+            if function.timeout is not None:
+                ends.append(now() + function.timeout)
+            return min(ends, default=None)
+
         try:
-            async with _Limit(self, function.timeout):
-                try:
-                    if function.has_task_group_argument:
-                        async with SdaxTaskGroup() as group:
-                            value = await function.function(ctx, group)  # type: ignore[call-arg]
-                    else:
-                        awaitable = function.function(ctx)  # type: ignore[call-arg]
-                        if not inspect.isawaitable(awaitable):
-                            raise TypeError(f"{self.phase} of {task.name!r} is not awaitable")
-                        value = await awaitable
-                except BaseException as error:
-                    left = error
-                    raise
+            async with _Limit(self, until if has_limiter else deadline()) as limit:  # noqa: SIM117
+                async with limiter_of(function, ctx) if has_limiter else nullcontext():
+                    if has_limiter:
+                        with suppress(RuntimeError):  # it has just expired
+                            limit.reschedule(deadline())
+                    try:
+                        if covered is not None:
+                            value = function.fallback(ctx, covered)
+                            if inspect.isawaitable(value):
+                                value = await value
+                        elif function.has_task_group_argument:
+                            async with SdaxTaskGroup() as group:
+                                value = await function.function(ctx, group)
+                        else:
+                            awaitable = function.function(ctx)
+                            if not inspect.isawaitable(awaitable):
+                                raise TypeError(f"{self.phase} of {task.name!r} is not awaitable")
+                            value = await awaitable
+                    except BaseException as error:
+                        left = error
+                        raise
         # In the frame of the call: a StopIteration would not leave a coroutine as it is.
         except BaseException as error:
             timed_out = isinstance(error, TimeoutError) and error is not left
-            return Ending(attempt, None, error, timed_out)
-        return Ending(attempt, value)
+            if timed_out and last is not None:
+                error.__context__ = last
+            return Ending(1, None, error, timed_out)
+        return Ending(1, value)
 
     def judge(self, task: AsyncTask[Any, Any], ending: Ending) -> PhaseReport:
-        attempts, value, error, timed_out, waiting = ending
+        attempts, value, error, timed_out, waiting, earlier, covered = ending
+        fell_back = covered is not None
         if error is None and isinstance(value, Finish):
             if self.phase == POST:
                 error = TypeError("Finish")
@@ -304,32 +386,32 @@ class Reference:
                 self.stop()
             value = value.value
         if error is None:
-            return PhaseReport(State.SUCCEEDED, attempts, value)
+            return PhaseReport(State.SUCCEEDED, attempts, value, covered, earlier, fell_back)
         if waiting and self.is_stopping():
-            return PhaseReport(State.CANCELLED, attempts, None, error)
+            return PhaseReport(State.CANCELLED, attempts, None, error, earlier)
         if self.is_stopping() and is_cancellation(error):
-            return PhaseReport(State.CANCELLED, attempts)
+            return PhaseReport(State.CANCELLED, attempts, None, covered, earlier, fell_back)
         error = unasked(error)
         assert error is not None
         state = State.TIMED_OUT if timed_out else State.FAILED
+        kept = None
         if isinstance(error, Exception):
             now = asyncio.get_running_loop().time()
-            report = PhaseReport(state, attempts, None, error)
+            kept = error
+            report = PhaseReport(state, attempts, None, kept, earlier, fell_back)
             if not task.required and self.phase != POST:
                 return report
             self.failed_at[task.name, self.phase] = now
-            self.failures.append(TaskFailure(task.name, self.phase, attempts, error))
+            self.failures.append(TaskFailure(task.name, self.phase, attempts - fell_back, error))
             if self.keeps_going and self.phase != POST:
                 self.broken = True
                 return report
+        elif self.fatal is None:
+            self.fatal = error
         else:
-            if self.fatal is None:
-                self.fatal = error
-            else:
-                self.surplus.append(error)
-            report = PhaseReport(state, attempts)
+            self.surplus.append(error)
         self.stop()
-        return report
+        return PhaseReport(state, attempts, None, kept, earlier, fell_back)
 
     def result(self) -> Report:
         """Return the report, or raise: what is no `Exception` first, then a cancellation."""
@@ -375,9 +457,8 @@ class _Limit(asyncio.Timeout):
     `asyncio.timeout()` counts from its beginning instead, and knows of no groups.
     """
 
-    def __init__(self, model: Reference, timeout: float | None) -> None:
-        now = asyncio.get_running_loop().time()
-        super().__init__(None if timeout is None else now + timeout)
+    def __init__(self, model: Reference, deadline: float | None) -> None:
+        super().__init__(deadline)
         self.model = model
         self.requests: int | None = None
 
@@ -407,16 +488,31 @@ def has(task: AsyncTask[Any, Any], phase: str) -> bool:
     return getattr(task, phase) is not None
 
 
-def is_retryable(function: TaskFunction[Any], error: BaseException) -> bool:
-    """Tell whether another attempt may follow; of a group, all leaves must allow it."""
+def is_of(kinds: Any, error: BaseException) -> bool:
+    """Tell whether an error is of these kinds; of a group, all leaves must be."""
     if isinstance(error, BaseExceptionGroup):
-        return all(is_retryable(function, member) for member in error.exceptions)
+        return all(is_of(kinds, member) for member in error.exceptions)
     if not isinstance(error, Exception):
         return False
-    retryable = function.retryable_exceptions
-    if isinstance(retryable, tuple):
-        return isinstance(error, retryable)
-    return bool(retryable(error))
+    return isinstance(error, kinds) if isinstance(kinds, tuple) else bool(kinds(error))
+
+
+def asked_for(function: TaskFunction[Any], error: BaseException) -> float | None:
+    """Seconds that a service asks to wait; of a group the most, where never is more than all."""
+    leaves = flatten_exceptions(error)
+    answers = [function.retry_after and function.retry_after(leaf) for leaf in leaves]  # type: ignore[arg-type]
+    found = [
+        getattr(leaf, "retry_after", None) if answer is None else answer
+        for leaf, answer in zip(leaves, answers, strict=True)
+    ]
+    asked = [each for each in found if each is not None]
+    return min(asked) if any(each < 0 for each in asked) else max(asked, default=None)
+
+
+def limiter_of(function: TaskFunction[Any], ctx: Any) -> Any:
+    """The limiter of one attempt."""
+    limiter: Any = function.limiter
+    return limiter if hasattr(limiter, "__aenter__") else limiter(ctx)
 
 
 def delay(function: TaskFunction[Any], retry: int) -> float:

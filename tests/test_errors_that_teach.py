@@ -90,7 +90,8 @@ ATTEMPTS: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: ANY_TASK("a", run=function),
         TypeError,
-        "task has no argument 'run'; there are 'name', 'pre_execute', 'execute', 'post_execute'",
+        "task has no argument 'run'; there are 'name', 'pre_execute', 'execute', 'post_execute', "
+        "'required'",
     ),
     (
         lambda: ANY_TASK("a", execute=function, timeout=2.0),

@@ -25,6 +25,7 @@ from sdax import (
     Limits,
     PhaseId,
     PhaseReport,
+    RetryableException,
     RetryBudget,
     RunReport,
     SdaxExecutionError,
@@ -43,6 +44,7 @@ from sdax import (
     task_sync_func,
     task_thread_func,
 )
+from sdax.clients import retry_after
 from sdax.testing import (
     Exploration,
     ExploredRun,
@@ -250,11 +252,48 @@ def values(report: RunReport[str]) -> None:
 
 
 def helper_of_a_users_own(
-    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits[Context]]
 ) -> TaskFunction[Context]:
     limits.setdefault("timeout", 2.0)
     limits.setdefault("time_out", 2.0)  # type: ignore[typeddict-item]
     return task_func(function, **limits)
+
+
+def helper_for_any_context(
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+) -> TaskFunction[Context]:
+    return task_func(function, **limits)
+
+
+def cover(ctx: Context, error: Exception) -> int:
+    return 1
+
+
+async def cover_later(ctx: Context, error: Exception) -> int:
+    return 1
+
+
+def cover_other(ctx: Other, error: Exception) -> int:
+    return 1
+
+
+def limits_over_all_attempts(semaphore: asyncio.Semaphore, budget: RetryBudget) -> None:
+    assert_type(
+        TaskFunction(load, total_timeout=5, limiter=semaphore, retry_budget=budget, fallback=cover),
+        TaskFunction[Context],
+    )
+    assert_type(
+        task_func(load, fallback=cover_later, fallback_exceptions=OSError), TaskFunction[Context]
+    )
+    assert_type(task_func(load, fallback=lambda ctx, error: None), TaskFunction[Context])
+    assert_type(task_func(load, limiter=lambda ctx: semaphore), TaskFunction[Context])
+    assert_type(task_func(load, retry_after=retry_after), TaskFunction[Context])
+    task_func(load, retry_after=5)  # type: ignore[arg-type]
+    task_func(load, limiter=5)  # type: ignore[arg-type]
+    task_func(load, fallback=load)  # type: ignore[arg-type]
+    task_func(load, retry_budget=0.2)  # type: ignore[arg-type]
+    TaskFunction[Context](load, fallback=cover_other)  # type: ignore[arg-type]
+    raise RetryableException("busy", retry_after=2.0)
 
 
 async def groups(processor: AsyncTaskProcessor[Context, str]) -> None:

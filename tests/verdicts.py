@@ -120,7 +120,14 @@ def _report(seen: Observation, show: Any) -> dict[tuple[Any, str], Any] | None:
     if report is None:
         return None
     return {
-        (name, phase): (each.state, each.attempts, each.value, show(each.exception))
+        (name, phase): (
+            each.state,
+            each.attempts,
+            each.value,
+            show(each.exception),
+            tuple(map(show, each.attempts_failed)),
+            each.fell_back,
+        )
         for name, phases in report.items()
         for phase, each in zip(PHASES, phases, strict=True)
     }
@@ -189,11 +196,15 @@ def _behaviours(workflow: Workflow) -> dict[Place, Behaviour]:
     }
 
 
+def _may_fall_back(behaviour: Behaviour) -> bool:
+    return behaviour.fallback is not None
+
+
 def _attempts(workflow: Workflow, seen: Observation) -> Iterator[str]:
     """A function is called once, and again only when that has failed and it has retries left."""
     behaviours = _behaviours(workflow)
     for place, number in Counter(event.place for event in seen.calls()).items():
-        if number > behaviours[place].retries + 1:
+        if number > behaviours[place].retries + 1 + _may_fall_back(behaviours[place]):
             yield f"{place} was called {number} times"
     returned: set[Place] = set()
     for event in seen.trace:
@@ -222,6 +233,8 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         cleaned = place in calls
         if node.pre_execute is not None:
             due = Place(node.name, PRE) in calls
+            if node.pre_execute.limiter is not None:
+                due = due or cleaned  # it may have waited for its limiter
         elif executed and not workflow.keeps_going:
             due = True
         elif workflow.is_graph:
@@ -236,6 +249,9 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
             due = True
         else:
             due = cleaned  # its level may have opened, without anything to call in it
+        limits = node.post_execute
+        if due and limits.limiter is not None and limits.total_timeout is not None:
+            due = cleaned  # time may have been up before it was let in
         if cleaned != due:
             yield f"{place}: due is {due}, and it was {'' if cleaned else 'not '}called"
         if not cleaned:
@@ -244,7 +260,7 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         began = event.what != "call" or behaviour.shape not in _IN_ANOTHER_TASK
         if event.what in ("call", "resume", "swallow") and began:
             yield f"{place} did not end: {event}"
-        limited = behaviour.timeout is not None
+        limited = behaviour.timeout is not None or behaviour.total_timeout is not None
         if event.what == "cancelled" and not (limited or _cancelled_by_functions(workflow)):
             yield f"{place} was cancelled"
 
@@ -263,7 +279,13 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
         level = {PRE: levels[name], EXECUTE: executes, POST: -levels[name]}[phase]
         return PHASES.index(phase), level, added[name]
 
-    calls = [event for event in seen.calls() if event.attempt == 1]
+    behaviours = _behaviours(workflow)
+    calls = [
+        event
+        for event in seen.calls()
+        # A limiter lets functions in when it likes.
+        if event.attempt == 1 and behaviours[event.place].limiter is None
+    ]
     if workflow.is_graph:
         yield from _graph_order(workflow, seen)
     else:
@@ -288,7 +310,9 @@ def _unprepared(workflow: Workflow, seen: Observation) -> Iterator[Place]:
         shape = behaviours[place].shape
         # A group takes no notice of children that were cancelled.
         failed = event.what in ("raise", "cancelled") and shape is not Shape.GROUP
-        if place.phase == PRE and (failed or shape is Shape.PLAIN):
+        if shape is Shape.PLAIN and not _may_fall_back(behaviours[place]):
+            failed = True
+        if place.phase == PRE and failed:
             yield place
 
 
@@ -334,6 +358,8 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             continue
         if failure.what == "finish" and behaviour.shape is Shape.PLAIN:
             continue  # it cannot be awaited
+        if _may_fall_back(behaviour):
+            continue
         if behaviour.shape in _IN_ANOTHER_TASK:
             continue
         # Who has swallowed an earlier cancellation may go on.
@@ -343,6 +369,8 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 continue
             if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
                 continue
+            if event.time == failure.time and "FAILED_GROUP" in repr(behaviours[event.place]):
+                continue  # a TaskGroup that fails at that moment may swallow its cancellation
             if event.what not in ("cancelled", "swallow"):
                 yield f"after {failure}: {event}"
             excused.add(event.place)
@@ -354,8 +382,9 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
     told = [seen.error, *(context.get("exception") for context in seen.handled)]
     optional = {node.name for node in workflow.nodes if not node.required}
     report = _report(seen, lambda exception: exception) or {}
-    for (name, phase), (state, _, _, exception) in report.items():
-        waited = state is State.CANCELLED  # for its next attempt
+    for (name, phase), (state, _, _, exception, *_) in report.items():
+        # While it waited for its next attempt, or was in its fallback, or after that.
+        waited = state in (State.CANCELLED, State.SUCCEEDED)
         if waited or (name in optional and phase != POST):
             told.append(exception)
     reachable: dict[int, BaseException] = {}
@@ -393,6 +422,7 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         behaviour = behaviours[Place(name, phase)]  # type: ignore[arg-type]
         # One that waited for a retry, or for another asyncio.Task, failed later than it raised.
         later = attempts <= behaviour.retries or behaviour.shape in _IN_ANOTHER_TASK
+        later = later or _may_fall_back(behaviour)
         if id(original) in order and not later:
             numbers.append(order[id(original)])
     if numbers != sorted(numbers):
@@ -402,7 +432,8 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
 def _may_have_given_up(seen: Observation, each: Raised, behaviour: Behaviour) -> bool:
     """Tell whether a function may have waited for its next attempt in a run that was stopped,
     and nothing is left but that stop."""
-    left = each.place.phase != POST and each.attempt <= behaviour.retries
+    followed = each.attempt <= behaviour.retries or _may_fall_back(behaviour)
+    left = each.place.phase != POST and followed
     return left and seen.report is None and seen.failure is None
 
 
@@ -413,12 +444,20 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
     calls = Counter(event.place for event in seen.calls())
     last = seen.last_events()
     behaviours = _behaviours(workflow)
-    for (name, phase), (state, attempts, value, exception) in report.items():
+    for (name, phase), reported in report.items():
+        state, attempts, value, exception, attempts_failed, fell_back = reported
         place = Place(name, phase)
-        if attempts != calls[place]:
-            yield f"{place} was tried {calls[place]} times, the report says {attempts}"
+        limited = place in behaviours and behaviours[place].limiter is not None
+        made = calls[place] - fell_back
+        # An attempt that waits for its limiter has not yet called the function.
+        if attempts < made if limited else attempts != made:
+            yield f"{place} was tried {made} times, the report says {attempts}"
+        if called_off := len(attempts_failed) - max(0, attempts - 1):
+            yield f"{place} has {called_off} exceptions too many for {attempts} attempts"
         called = state not in (State.ABSENT, State.SKIPPED)
-        if called != (place in calls) or (state is State.ABSENT) != (place not in behaviours):
+        if (not limited and called != (place in calls)) or (state is State.ABSENT) != (
+            place not in behaviours
+        ):
             yield f"{place} is reported as {state}"
         if state is State.SUCCEEDED and place in last and last[place].what in RETURNS:
             wanted = last[place].detail

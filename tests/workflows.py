@@ -138,6 +138,7 @@ class Error(Enum):
     GENERATOR_EXIT = "GeneratorExit"
     FATAL = "a class of its own, derived from BaseException"
     FATAL_GROUP = "a group of such a one and ConnectionError"
+    ASKING = "RetryableException that asks to wait for 2 s"
     # The zoo: what refuses to be handled, and what is more than one thing.
     FROZEN = "one that refuses every change"
     SLOTTED = "one of slots"
@@ -197,6 +198,9 @@ class Retryable(Enum):
     PREDICATE = "what a predicate says, which knows ConnectionError"
 
 
+SHARED = -1.0  # a limiter that one function of the workflow at a time is inside of
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Behaviour(_Brief):
     """A function: a script per attempt (the last one for all further ones), and its limits."""
@@ -209,6 +213,13 @@ class Behaviour(_Brief):
     backoff_factor: float = 2.0
     max_delay: float | None = None
     retryable: Retryable = Retryable.DEFAULT
+    total_timeout: float | None = None
+    asks: tuple[float | None, ...] = ()  # seconds, after each attempt; the last for all further
+    limiter: float | None = None  # seconds that it takes to get in, or SHARED
+    fallback: Script | None = None
+    plain_fallback: bool = False  # it does everything in the call
+    covers: Retryable | None = None  # the failures for which there is a fallback
+    budgeted: bool = False  # the workflow's budget has to pay for retries
 
     def script(self, attempt: int) -> Script:
         """Return what attempt number `attempt`, from 1, does."""
@@ -277,6 +288,7 @@ class Workflow(_Brief):
     watcher: Watcher = Watcher.NONE
     places: int | None = None  # the most functions that may be suspended at a time
     keeps_going: bool = False  # after a failure
+    budget: int = 0  # of retries; every second first attempt pays for one more
 
     @property
     def is_graph(self) -> bool:

@@ -36,6 +36,19 @@ def checked_number(field: str, value: Any) -> float:
     return number
 
 
+def checked_seconds(field: str, value: Any) -> float:
+    """Return a number, which may be negative or infinite; refuse all else in the field's name."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{field} must be a number of seconds or None, got {shown(value)}")
+    try:
+        number = float.__pos__(value) if isinstance(value, float) else float(int.__pos__(value))
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if math.isnan(number):
+        raise ValueError(f"{field} must be a number of seconds or None, got {shown(value)}")
+    return number
+
+
 def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
     """Return None or an integer of at least this; refuse all else in the field's name."""
     if value is None:

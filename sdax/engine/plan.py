@@ -14,11 +14,12 @@ from .calls import WithTaskGroup, name_of
 from .threads import OwnThreads
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
-# A function as the engine takes it: what to call, its limits (None without timeout and retries:
-# such a function never pays for them), the name of its asyncio.Task, the gates that it feeds,
-# whether it is a plain function, the timeout among its limits, and the name of the user's function.
+# A function as the engine takes it: what to call, its limits (None if it has none: such a function
+# never pays for them), the name of its asyncio.Task, the gates that it feeds, whether it is a plain
+# function, the timeout of its first attempt, the name of the user's function, and whether it has a
+# limiter or a retry budget, which each attempt has to do with.
 Work: TypeAlias = tuple[
-    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool, float | None, str
+    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool, float | None, str, bool
 ]
 
 
@@ -135,7 +136,11 @@ class Plan:
         self.phases = phases
         # The phases once more, for the compiled engine: it reads tuples faster than attributes.
         self.arrays = tuple((p.work, p.stages, p.gates, p.onward, p.waits) for p in phases)
-        self.has_timeouts = any(work and work[5] is not None for p in phases for work in p.work)
+        self.has_timeouts = any(
+            work and (work[5] is not None or (work[1] is not None and work[1].timeout is not None))
+            for phase in phases
+            for work in phase.work
+        )
         self.starts_with = tuple(starts_with)
         self.places = places
         self.optional = frozenset(i for i, task in enumerate(tasks) if not task.required)
@@ -247,9 +252,32 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
             call = call.function
         if isinstance(call, ThreadFunction):
             call = in_its_thread(call, function, name, is_cleanup=number == POST)
-        limits = function if function.timeout is not None or function.retries else None
-        work.append((call, limits, name, (), is_plain, function.timeout, users_name))
+        limits = function if has_limits(function) else None
+        special = function.limiter is not None or function.retry_budget is not None
+        first = first_timeout(function)
+        work.append((call, limits, name, (), is_plain, first, users_name, special))
     return tuple(work)
+
+
+def has_limits(function: TaskFunction[Any]) -> bool:
+    """Return True if there is anything to look after besides the call."""
+    return bool(function.retries) or any(
+        limit is not None
+        for limit in (
+            function.timeout,
+            function.total_timeout,
+            function.limiter,
+            function.fallback,
+            function.retry_budget,
+        )
+    )
+
+
+def first_timeout(function: TaskFunction[Any]) -> float | None:
+    """Return the seconds that the first attempt may take, or its wait for the limiter."""
+    timeout = function.timeout if function.limiter is None else None
+    total = function.total_timeout
+    return timeout if total is None else total if timeout is None else min(timeout, total)
 
 
 def in_its_thread(
@@ -260,7 +288,8 @@ def in_its_thread(
     What hangs in other threads must not keep a cleanup from being called, and a timeout must not
     run before its function does.
     """
-    if call.executor is None and (is_cleanup or limits.timeout is not None):
+    timed = limits.timeout is not None or limits.total_timeout is not None
+    if call.executor is None and (is_cleanup or timed):
         return replace(call, executor=OwnThreads(name, urgent=is_cleanup))
     return call
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from ..common.order import EXECUTE, PHASES, POST
 from ..common.text import counted, one_line, shown
 from ..errors import TaskCancelledError
-from ..states import PhaseReport, State, TaskFailure
+from ..states import FAILURES, PhaseReport, State, TaskFailure
+from .attempts import History
 from .exceptions import add_note, is_cancellation, is_exception, set_cause
 from .plan import Plan
 from .watch import Causes, Watch
@@ -37,25 +38,57 @@ class Record:
         self.failures: list[TaskFailure] = []  # of the run: not those of tasks not required
         self.finished_by: Hashable | None = None  # the task that returned `Finish`
 
-    def succeeded(self, number: int, index: int, attempts: int, value: Any) -> None:
+    def succeeded(
+        self, number: int, index: int, attempts: int, value: Any, history: History | None = None
+    ) -> None:
         """Note a success that took more than one attempt, or that somebody watches."""
         if attempts > 1:
-            self.phases[self._plan.key(number, index)] = PhaseReport(State.SUCCEEDED, attempts)
+            self._note(number, index, State.SUCCEEDED, attempts, None, history)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, State.SUCCEEDED, value)
+            made = _made(attempts, history)
+            self._watch.task_finished(number, index, made, State.SUCCEEDED, value)
 
     def cancelled(
-        self, number: int, index: int, attempts: int, exception: BaseException | None = None
+        self,
+        number: int,
+        index: int,
+        attempts: int,
+        exception: BaseException | None = None,
+        history: History | None = None,
     ) -> None:
         """Note a function that the run cancelled, maybe while it waited for a retry: `exception`
         is what its last attempt raised then."""
         if attempts == 1 and exception is None:
-            report = _CANCELLED
+            self.phases[self._plan.key(number, index)] = _CANCELLED
         else:
-            report = PhaseReport(State.CANCELLED, attempts, None, exception)
-        self.phases[self._plan.key(number, index)] = report
+            self._note(number, index, State.CANCELLED, attempts, exception, history)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, State.CANCELLED, exception=exception)
+            made = _made(attempts, history)
+            self._watch.task_finished(number, index, made, State.CANCELLED, exception=exception)
+
+    def _note(
+        self,
+        number: int,
+        index: int,
+        state: State,
+        attempts: int,
+        exception: BaseException | None,
+        history: History | None,
+    ) -> None:
+        """Note what became of a function; the call of its fallback is one of these attempts."""
+        if history is None:
+            report: PhaseReport = PhaseReport(state, attempts, None, exception)
+        else:
+            covered = history.covered
+            report = PhaseReport(
+                state,
+                _made(attempts, history),
+                None,
+                covered if exception is None and state not in FAILURES else exception,
+                tuple(history.earlier),
+                covered is not None,
+            )
+        self.phases[self._plan.key(number, index)] = report
 
     def stopped(self, number: int, uncalled: Sequence[int]) -> None:
         """Note that a phase ends early: what is suspended is cancelled, these are not called."""
@@ -103,35 +136,35 @@ class Record:
         timed_out: bool = False,
         required: bool = True,
         stops: bool = True,
+        history: History | None = None,
     ) -> None:
-        """Note what left a function for good: a failure of the run if the task is `required`,
-        which goes on unless this `stops` it.
+        """Note what left a function for good, or its fallback: a failure of the run if the task
+        is `required`, which goes on unless this `stops` it.
 
         What is not an `Exception` is kept by the run, which ends with it.
         """
-        name = self._plan.names[index]
-        phase = PHASES[number]
         if is_cancellation(exception):
             exception = unasked_cancellation(self._plan, number, index, exception)
         state = State.TIMED_OUT if timed_out else State.FAILED
-        key = self._plan.key(number, index)
-        _annotate(exception, self._plan, number, index, attempts)
+        made = _made(attempts, history)
+        _annotate(exception, self._plan, number, index, made, made < attempts)
         if is_exception(exception):
             assert isinstance(exception, Exception)
-            self.phases[key] = PhaseReport(state, attempts, None, exception)
+            self._note(number, index, state, attempts, exception, history)
+            name, phase = self._plan.names[index], PHASES[number]
             if required:
-                self.failures.append(TaskFailure(name, phase, attempts, exception))
+                self.failures.append(TaskFailure(name, phase, made, exception))
             else:
-                _warn(name, phase, state, attempts, exception)
+                _warn(name, phase, state, made, exception)
         else:
             # It is raised as it is, out of a frame that knows this record: to keep it here would
             # close a reference cycle.
-            self.phases[key] = PhaseReport(state, attempts)
+            self._note(number, index, state, attempts, None, history)
         if self._watch is not None:
             self._watch.task_finished(
                 number,
                 index,
-                attempts,
+                made,
                 state,
                 exception=exception,
                 required=required,
@@ -171,6 +204,11 @@ def _warn(
         )
 
 
+def _made(attempts: int, history: History | None) -> int:
+    """Return how many of these attempts were not the call of the fallback."""
+    return attempts - (history is not None and history.covered is not None)
+
+
 def unasked_cancellation(
     plan: Plan, number: int, index: int, original: BaseException
 ) -> TaskCancelledError:
@@ -184,9 +222,12 @@ def unasked_cancellation(
     return error
 
 
-def _annotate(exception: BaseException, plan: Plan, number: int, index: int, attempts: int) -> None:
+def _annotate(
+    exception: BaseException, plan: Plan, number: int, index: int, attempts: int, fell_back: bool
+) -> None:
     work = plan.phases[number].work[index]
     assert work is not None
     allowed = 1 if work[1] is None else work[1].retries + 1
     name = shown(plan.names[index])
-    add_note(exception, f"task {name}, {PHASES[number]}, attempt {attempts} of {shown(allowed)}")
+    what = "fallback after attempt" if fell_back else "attempt"
+    add_note(exception, f"task {name}, {PHASES[number]}, {what} {attempts} of {shown(allowed)}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
 from ..finish import Finish
+from .attempts import History, settle_with_budget
 from .calls import cancel
 from .deadlines import Deadlines
 from .exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
@@ -117,6 +118,7 @@ class RunBase:
         attempts: int = 1,
         timed_out: bool = False,
         pausing: bool = False,
+        history: History | None = None,
     ) -> None:
         """Take note of what left a function for good, and stop the phase, unless the run goes on
         without the function.
@@ -125,11 +127,13 @@ class RunBase:
         """
         number = self.number
         required, stops = True, True
+        if pausing and history is not None and history.is_due:
+            self.cancel_retry(index, attempts)
         if self.has_cancelled(error):
-            self.write("cancelled", number, index, attempts)
+            self.write("cancelled", number, index, attempts, None, history)
         elif pausing and self.is_stopping():
             hide_engine(error)
-            self.write("cancelled", number, index, attempts, error)
+            self.write("cancelled", number, index, attempts, error, history)
         else:
             hide_engine(error)
             if issubclass(type(error), RecursionError):
@@ -141,7 +145,12 @@ class RunBase:
             elif number != POST:
                 required = index not in self.plan.optional
                 stops = required and not self.plan.keeps_going
-            outcome = {"timed_out": timed_out, "required": required, "stops": stops}
+            outcome = {
+                "timed_out": timed_out,
+                "required": required,
+                "stops": stops,
+                "history": history,
+            }
             if not self.write("failed", number, index, attempts, error, **outcome):
                 assert self.fatal is not None
                 chain(self.fatal, error)
@@ -170,7 +179,9 @@ class RunBase:
         elif self.waiting is not None:
             self.feed(self.plan.phases[self.number].work[index][3])
 
-    def ends_early(self, index: int, finish: Finish[Any], attempts: int) -> None:
+    def ends_early(
+        self, index: int, finish: Finish[Any], attempts: int = 1, history: History | None = None
+    ) -> None:
         """Take note of a function that returned `Finish`, and end the run if it is the first."""
         number, value = self.number, finish.value
         if number == POST:
@@ -179,18 +190,26 @@ class RunBase:
                 f"{PHASES[number]} of task {name} returned {shown(finish)}, but only a pre_execute "
                 f"or an execute can finish a run; return the value itself"
             )
-            self.failed(index, error, attempts)
+            self.failed(index, error, attempts, history=history)
         else:
             if value is not None:
                 self.keep(index, value)
             if attempts > 1 or self.watch is not None:
-                self.write("succeeded", number, index, attempts, value)
+                self.write("succeeded", number, index, attempts, value, history)
             if not self.aborted:
                 self.write("finished", number, index)
                 self.abort()
             self.finished_one()
         if not self.pumping:
             self.pump()
+
+    def cancel_retry(self, index: int, attempts: int) -> None:
+        """Take note of an attempt that was to follow these, and was cancelled before it began."""
+        work = self.plan.phases[self.number].work[index]
+        try:
+            settle_with_budget(work[1], attempts + 1, True)
+        except BaseException as error:
+            self.break_down(error)
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""

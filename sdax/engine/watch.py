@@ -21,11 +21,13 @@ from ..events import (
     CancellationRequested,
     Cause,
     Event,
+    FellBack,
     ObservedRun,
     Observer,
     PhaseFinished,
     PhaseStarted,
     RetryScheduled,
+    RetrySuppressed,
     RunFinished,
     RunStarted,
     TaskFinished,
@@ -201,6 +203,18 @@ class Watch:
         """An attempt has failed, and after a pause there will be another one."""
         task, phase = self._tasks[index], PHASES[number]
         self._tell(RetryScheduled(self._run, task, phase, attempt, delay, exception))
+
+    def retry_suppressed(
+        self, number: int, index: int, attempt: int, reason: str, exception: BaseException
+    ) -> None:
+        """An attempt has failed, and there will be no other although it deserves one."""
+        task, phase = self._tasks[index], PHASES[number]
+        self._tell(RetrySuppressed(self._run, task, phase, attempt, reason, exception))
+
+    def fell_back(self, number: int, index: int, attempts: int, exception: BaseException) -> None:
+        """A function has failed for good, and its fallback is about to be called."""
+        task, phase = self._tasks[index], PHASES[number]
+        self._tell(FellBack(self._run, task, phase, attempts, exception))
 
     def timeout_expired(self, number: int, index: int, attempt: int, timeout: float) -> None:
         """An attempt is about to be cancelled for its timeout."""

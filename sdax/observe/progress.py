@@ -16,9 +16,11 @@ from ..common.text import counted, listed, one_line, shortened, shown
 from ..events import (
     AttemptStarted,
     Event,
+    FellBack,
     ObservedRun,
     PhaseStarted,
     RetryScheduled,
+    RetrySuppressed,
     RunFinished,
     RunStarted,
     TaskFinished,
@@ -233,6 +235,8 @@ class _Run:
         self.start = perf_counter()
         self.now = "starting"  # or its phase, or its end
         self.retries = 0
+        self.fallbacks = 0
+        self.covering: set[tuple[str, Hashable]] = set()  # whose fallback is called next
         self.all = _Tally()
         self.skipped = _Names()  # of which no line has told yet
         layers = layers_of(run.tasks)
@@ -270,11 +274,23 @@ class _Run:
             case AttemptStarted(task=task, phase=phase, attempt=attempt) if attempt > 1:
                 running = self.group_of[task.name].running
                 start, _ = running[phase, task.name]
-                running[phase, task.name] = start, f"{_place(task, phase)} (attempt {attempt})"
+                what = f"attempt {attempt}"
+                if (phase, task.name) in self.covering:
+                    self.covering.remove((phase, task.name))
+                    what = "fallback"
+                running[phase, task.name] = start, f"{_place(task, phase)} ({what})"
             case RetryScheduled(task=task, phase=phase, delay=delay, exception=exception):
                 self.retries += 1
                 text = f"{_place(task, phase)} failed: {_described(exception)}"
                 yield self.line(f"{text}; again in {seconds(delay)}")
+            case RetrySuppressed(task=task, phase=phase, reason=reason, exception=exception):
+                text = f"{_place(task, phase)} failed: {_described(exception)}"
+                yield self.line(f"{text}; no further attempt: {reason}")
+            case FellBack(task=task, phase=phase, exception=exception):
+                self.fallbacks += 1
+                self.covering.add((phase, task.name))
+                text = f"{_place(task, phase)} falls back, to cover {_described(exception)}"
+                yield self.line(text, urgent=True)
             case TaskFinished(task=task, phase=phase, state=state, exception=exception):
                 start, _ = self.group_of[task.name].running.pop(
                     (phase, task.name),
@@ -331,6 +347,8 @@ class _Run:
             parts.append(others)
         if self.retries:
             parts.append(counted(self.retries, "retry", "retries"))
+        if self.fallbacks:
+            parts.append(counted(self.fallbacks, "fallback"))
         return ", ".join(parts)
 
     def draw(self) -> Iterator[RenderableType]:

@@ -21,7 +21,8 @@ class AttemptSpan:
 
     `busy` is for how many seconds it ran; in the others it waited, or others ran. `timeout` is
     the timeout that expired, if one did, and `delay` the pause that was to follow, if another
-    attempt was.
+    attempt was. `suppressed` says why none followed, although the exception deserved it. `covers`
+    is the exception of the attempt before, if this is the call of the fallback.
     """
 
     number: int
@@ -32,6 +33,8 @@ class AttemptSpan:
     exception: str | None
     timeout: float | None
     delay: float | None
+    suppressed: str | None = None
+    covers: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,16 @@ class FunctionSpan:
     exception: str | None
     cause: Cause | None
     attempts: tuple[AttemptSpan, ...]
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether its fallback was called, which is the last of the attempts then."""
+        return bool(self.attempts) and self.attempts[-1].covers is not None
+
+    @property
+    def tries(self) -> int:
+        """How many attempts there were, without the call of the fallback."""
+        return len(self.attempts) - self.fell_back
 
     @property
     def interrupted(self) -> bool:
