@@ -95,7 +95,6 @@ class BatchedOutcomes(Outcomes[Any, Any]):
         self._forming: list[tuple[int, Any]] = []  # async inputs, until they are a batch
         self._timer: TimerHandle | None = None
         self._stop_task: Task[None] | None = None
-        self._is_lost = False
 
     async def _open(self) -> None:
         try:
@@ -106,7 +105,11 @@ class BatchedOutcomes(Outcomes[Any, Any]):
                 f"of modules travel by their names, those of a program or inside of other "
                 f"functions need cloudpickle on both sides"
             ) from error
-        await self._cluster.open(data)
+        try:
+            await self._cluster.open(data)
+        except BaseException:
+            await self._cluster.close()
+            raise
 
     def _room_left(self) -> int:
         limit = max(1, self._cluster.workers()) * self._ahead * self._batch_size

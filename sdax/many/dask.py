@@ -88,10 +88,12 @@ class DaskWorkers:
         self._batches = 0
         self._workers = 1
         self._counting: Task[None] | None = None
+        self._is_registered = False
 
     async def open(self, data: bytes) -> None:
         """Send the job to all workers, also to those that come later."""
         plugin = HostPlugin(self._job, data)
+        self._is_registered = True
         await self._ask(lambda: self._client.register_plugin(plugin, name=self._job))
         await self._count()
         self._counting = asyncio.get_running_loop().create_task(self._keep_counting())
@@ -127,7 +129,8 @@ class DaskWorkers:
         if counting is not None:
             counting.cancel()
             await asyncio.wait([counting])
-        if self._client.status == "running":
+        if self._is_registered and self._client.status == "running":
+            self._is_registered = False
             await self._ask(lambda: self._client.unregister_worker_plugin(self._job))
 
     async def _submit(self, key: str, items: Sequence[bytes]) -> Result:
