@@ -132,6 +132,7 @@ class Runs:
                 outcome = self._outcome_of(slot)
                 if outcome is not None:
                     self._put(outcome)
+                del outcome
 
     def cancel(self, slots: Iterable[Slot]) -> None:
         """Cancel runs. They clean up, and have no outcome."""
@@ -326,6 +327,7 @@ class LocalOutcomes(Outcomes[Any, Any]):
         outcome = self._start(number, item)
         if outcome is not None:
             self._put(outcome)
+        del outcome
 
     def _run_ended(self) -> None:
         waiter = self._waiter

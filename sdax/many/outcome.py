@@ -213,11 +213,13 @@ class Outcomes(Generic[I_co, V_co]):
 
     # What they share.
 
+    # Functions are called on the stack of what follows, so a traceback leads to its frames, which
+    # live as long as the error: no name may be left there that leads to an outcome.
+
     def _take(self) -> Outcome[Any, Any]:
-        outcome = self._finished.popleft()
         self._occupied -= 1
         self._fill()
-        return outcome
+        return self._finished.popleft()
 
     def _put(self, outcome: Outcome[Any, Any]) -> None:
         """Take in an outcome, to be taken in its turn."""

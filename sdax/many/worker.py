@@ -189,6 +189,7 @@ class Host:
         outcome = runs.start(number, item)
         if outcome is not None:
             self._put(outcome)
+        del outcome  # a traceback may lead here
 
     def _put(self, outcome: Outcome[Any, Any]) -> None:
         batch, place = self._where.pop(outcome.number)
