@@ -221,7 +221,7 @@ def measure_million() -> Rows:
 
 # Clusters. A work of 5 tasks, 0.4 ms of processor time and 4 ms of waiting.
 
-CONTEXTS = 3000
+CONTEXTS = 2000
 CLUSTER_ROUNDS = 3
 
 
