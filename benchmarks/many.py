@@ -72,8 +72,8 @@ def processor_of(function: Function) -> AsyncTaskProcessor[Any, str]:
     builder = AsyncTaskProcessor[Any, str].builder()
     for level, size in enumerate(SHAPE):
         for number in range(size):
-            phases = [TaskFunction(function) for _ in range(3)]
-            builder.add_task(AsyncTask(f"{level}-{number}", *phases), level)
+            first, second, third = (TaskFunction(function) for _ in range(3))
+            builder.add_task(AsyncTask(f"{level}-{number}", first, second, third), level)
     return builder.build()
 
 

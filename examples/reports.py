@@ -27,7 +27,7 @@ from sdax.many import Outcome, run_many
 from sdax.observe.progress import ProgressDisplay
 from shop.store import Pool, create_database, read_orders
 from shop.upstream import Upstream, listening
-from shop.workflow import PROCESSOR, Context, Request, Service, Trace, sign
+from shop.workflow import PROCESSOR, Context, Request, Service, sign
 
 ORDERS_CSV = Path(__file__).parent / "data" / "orders.csv"
 SECRET = b"the shop's secret"
@@ -45,7 +45,7 @@ async def open_service(database: Path, upstream: URL) -> AsyncGenerator[Service]
 
 def make_context(request: Request, service: Service) -> Context:
     """Make the context of one run."""
-    return Context(service, request, Trace())
+    return Context(service, request)
 
 
 def pick(ctx: Context, report: RunReport[str]) -> Answer:
