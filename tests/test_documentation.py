@@ -35,6 +35,7 @@ from markdown_it.token import Token
 import sdax
 import sdax.asgi
 import sdax.clients
+import sdax.many
 import sdax.observe
 import sdax.testing
 from sdax.testing import VirtualClockLoop
@@ -184,7 +185,7 @@ def test_the_tests_of_guarantees_exist() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [sdax, sdax.asgi, sdax.clients, sdax.observe, sdax.testing],
+    [sdax, sdax.asgi, sdax.clients, sdax.many, sdax.observe, sdax.testing],
     ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:

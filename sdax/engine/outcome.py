@@ -27,7 +27,7 @@ class _Pass:
     __await__: Any = staticmethod(partial(iter, (None,)))
 
 
-_PASS: Final[Any] = _Pass()
+PASS: Final[Any] = _Pass()
 
 
 def new_waiter(run: Run) -> Future[None]:
@@ -70,7 +70,7 @@ async def _see_through(run: Run, came: BaseException) -> None:
                 another = None
                 try:
                     passed = True
-                    await (_PASS if run.over or helpless else new_waiter(run))
+                    await (PASS if run.over or helpless else new_waiter(run))
                 except BaseException as exception:
                     another = exception
                 if another is not None:
