@@ -63,12 +63,10 @@ def processor_page(processor: Processor, title: str) -> str:
     else:
         groups = [(f"level {level}", list(tasks)) for level, tasks in processor.levels.items()]
         picture = _Picture(groups, {})
-        how = "pre_execute runs level by level upwards, and post_execute downwards again."
+        first = "pre_execute runs"
         if processor.execute_order == "level":
-            how = (
-                "pre_execute runs level by level upwards, then execute does, "
-                "and post_execute downwards again."
-            )
+            first = "pre_execute and then execute run"
+        how = f"{first} level by level upwards, as the arrows show, and post_execute downwards."
     about = f'<p class="soft">{text(summary)}. {how}</p>'
     body = [STYLE, about, '<div class="panel picture">', *picture.draw(), "</div>"]
     return page(title, "\n".join(body))

@@ -27,7 +27,7 @@ from .page import page, text
 from .spans import AttemptSpan, FunctionSpan, RecordedRun
 from .times import seconds, ticks
 
-MOST_TICKS: Final = 10
+MOST_TICKS: Final = 8
 MOST_STEPS: Final = 100
 INSIDE: Final = {
     None: "",
@@ -237,9 +237,9 @@ class _Scale:
         places = [self.percent(self.start + time) for time, _ in marks]
         yield '<div class="row axis"><div></div><div class="track">'
         for number, (place, (_, shown)) in enumerate(zip(places, marks, strict=True), 1):
-            # Where there is little room, only each second or fourth has its label, and the last.
+            # Where there is little room, only each second or fourth has its label, with the last.
             left = len(marks) - number
-            rare = "few " if left % 2 else "some " if left % 4 else ""
+            rare = "" if number == 1 else "few " if left % 2 else "some " if left % 4 else ""
             if float(place) < 97:
                 yield f'<span class="{rare}tick" style="left:{place}%">{shown}</span>'
             else:
