@@ -28,6 +28,8 @@ def change_source(app: Any, page: str, source: list[str]) -> None:
         text = text.replace("](../", f"]({ADDRESS}/blob/{COMMIT}/")
         if page == "index":  # in the last of its lists, and so beside every page
             text = re.sub("\n```\\s*$", f"\nSource code <{ADDRESS}>\\g<0>", text)
+    else:  # a page that is not one of these would be a link to nowhere
+        text = re.sub(r"\[([^]]+)\]\(\.\./[^)]+\.md\)", r"\1", text)
     source[0] = PICTURE.sub(
         lambda found: "".join(
             f"```{{image}} {found[shade]}\n:alt: {' '.join(found['alt'].split())}\n"
