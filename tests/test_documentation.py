@@ -181,6 +181,7 @@ def test_the_tests_of_guarantees_exist() -> None:
     named = set(re.findall(r"`(\w+\.py)`", page))
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
+    assert set(re.findall(r"\[`(\w+\.py)`\]\(\.\./tests/\1\)", page)) == named
 
 
 @pytest.mark.parametrize(
