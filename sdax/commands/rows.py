@@ -57,6 +57,10 @@ class Rows:
         for start, end in ways:
             self._lead(start, end)
         for row in self._rows:
+            # Lanes begin in the middle: at an end they would draw the rows below to that side.
+            boxes = [place for place in row if not place.is_lane]
+            half = len(boxes) // 2
+            row[:] = [*boxes[:half], *row[len(boxes) :], *boxes[half:]]
             _stand(row, [0.0] * len(row))
         self._order()
         self._straighten()
