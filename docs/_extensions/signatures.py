@@ -35,7 +35,7 @@ DEFAULTS: dict[Any, Any] = {
 }
 
 TYPE_VARIABLES = {"T": "Context", "T_contra": "Context", "K": "Name", "K_co": "Name"}
-TYPE_VARIABLES |= {"V_co": "Value", "R": "Result"}
+TYPE_VARIABLES |= {"V": "Value", "V_co": "Value", "R": "Result"}
 
 
 def simplify(
@@ -48,11 +48,15 @@ def simplify(
     if signature is None:
         return None
     signature = re.sub(r"<class '(?:\w+\.)*(\w+)'>|<built-in function (\w+)>", r"\1\2", signature)
-    return re.sub(
-        r"(?P<before>\*, .*)?\*\*\w+: ~?(?:typing\.)?Unpack\[~?(?:\w+\.)*(?P<kind>\w+)\]",
+    signature = re.sub(
+        r"(?P<before>\*, .*)?\*\*\w+: ~?(?:typing\.)?"
+        r"Unpack\[~?(?:\w+\.)*(?P<kind>\w+)(?:\[[^]]*\])?\]",
         lambda found: (found["before"] or "*, ") + _keywords(subject, found["kind"]),
         signature,
-    ), returns
+    )
+    if "Unpack[" in signature:
+        raise ValueError(f"{name}: not all keyword arguments are named: {signature}")
+    return signature, returns
 
 
 def _keywords(subject: Any, name: str) -> str:
