@@ -77,7 +77,7 @@ def client(pools: Path) -> Iterator[Any]:
 @pytest.fixture
 def whole(client: Any) -> Any:
     """The client, with both workers alive again."""
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=120)
     return client
 
 
