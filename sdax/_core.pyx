@@ -20,7 +20,7 @@ from .engine.attempts import after_failure, after_timeout
 from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
-from .engine.exceptions import chain, hide_engine, is_cancellation
+from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase
 from .engine.sharing import may_share
@@ -70,6 +70,7 @@ cdef enum:
     EXECUTE = 1
     POST = 2
 
+cdef double UNSET = 0  # a deadline, for which there was no clock
 cdef int DEEPEST = stack.DEEPEST
 cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
@@ -142,6 +143,7 @@ cdef class Run:
     call_later = RunBase.call_later
     go_on = RunBase.go_on
     recount_gates = RunBase.recount_gates
+    cancel_suspended = RunBase.cancel_suspended
 
     cdef readonly object loop
     cdef public object record
@@ -176,6 +178,7 @@ cdef class Run:
     cdef public bint aborted  # nothing of this phase is opened or called any more
     cdef public object uncalled
     cdef public set due  # the tasks to clean up; None is all
+    cdef public list to_cancel  # drivers of the phase that was stopped, the next one last
     cdef readonly object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
@@ -210,8 +213,8 @@ cdef class Run:
             if sdax_pumps >= DEEPEST:
                 stack.refuse_endless(self.context)
                 self.defer()
-            elif sdax_is_handling():  # what functions would see as their own
-                self.defer()
+            elif self.fatal is not None or sdax_is_handling():
+                self.defer()  # functions would see what is handled as their own
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -376,12 +379,13 @@ cdef class Run:
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        deadlines, self.deadlines = self.deadlines, None
-        if deadlines is not None:
+        if self.deadlines is not None:
             try:
-                deadlines.close()
+                self.deadlines.close()
             except BaseException as error:
                 self.take_fatal(error)
+                self.deadlines.close()
+            self.deadlines = None
         waiter = self.waiter
         if waiter is not None:
             try:
@@ -423,9 +427,9 @@ cdef class Run:
         return set(self.queue[:self.queued]).difference(self.held or ())
 
     cpdef int requeue(self, set called, set opened) except -1:
-        self.held = None
         self.queue = [*sorted(called), *sorted(opened - called)]
         self.queued = len(called)
+        self.held = None
         return 0
 
     cdef int link(self, Driver driver) except -1:
@@ -483,6 +487,7 @@ cdef class Driver:
     cdef Driver following
     cdef bint linked  # among the suspended ones of the run
     cdef readonly bint begun
+    cdef bint taken  # its function, and not yet called
     cdef bint stepping
     cdef bint lone  # in an asyncio.Task of a task factory's
     cdef bint shared  # as long as no function has suspended
@@ -530,7 +535,15 @@ cdef class Driver:
         if not self.linked:
             run.link(self)
         if AWAITED_BY and run.parent is not None:
-            add_to_awaited_by(self.task, run.parent)  # pragma: no cover (3.14)
+            self.tell_parent(add_to_awaited_by)  # pragma: no cover (3.14)
+        return 0
+
+    cdef int tell_parent(self, tell) except -1:
+        cdef Run run = self.run
+        try:
+            tell(self.task, run.parent)
+        except BaseException as error:
+            run.break_down(error)
         return 0
 
     cdef int release(self) except -1:
@@ -540,7 +553,7 @@ cdef class Driver:
             if self.linked:
                 run.unlink(self)
             if AWAITED_BY and run.parent is not None:
-                discard_from_awaited_by(self.task, run.parent)  # pragma: no cover (3.14)
+                self.tell_parent(discard_from_awaited_by)  # pragma: no cover (3.14)
         self.run = None
         self.task = None
         self.context = None
@@ -561,9 +574,10 @@ cdef class Driver:
             outcome = NULL
             limits = (<tuple>run.work[self.index])[1]
             if how == CALL and limits is not None:
-                self.begin_attempt()
+                if (<GuardedStep>begin_attempt)(self) < 0:
+                    run.break_down(sdax_take_error())
             elif run.watch is not None:
-                run.tell("attempt_resumed", run.number, self.index, self.attempts)
+                self.tell("attempt_resumed")
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
@@ -577,14 +591,14 @@ cdef class Driver:
                 Py_XDECREF(outcome)
             if status == YIELDED:
                 if run.watch is not None:
-                    run.tell("attempt_suspended", run.number, self.index, self.attempts)
-                if self.wants_timer:
-                    self.set_timeout()
-                return self.shelter(value) if self.in_shelter else value
+                    self.tell("attempt_suspended")
+                if self.wants_timer and (<GuardedStep>set_timeout)(self) < 0:
+                    run.break_down(sdax_take_error())
+                return self.shelter_surely(value) if self.in_shelter else value
             if error is not None and self.coroutine is not None and isinstance(
                 error, RecursionError
             ):
-                self.coroutine.close()  # it may not even have begun
+                self.close_coroutine()  # it may not even have begun
             self.coroutine = None
             if limits is not None:
                 error = self.settle_attempt(limits, error)
@@ -611,9 +625,8 @@ cdef class Driver:
             if self.index < 0:
                 self.release()
                 return None
+            self.taken = True
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
-                run.defer()
-                run.hold(self.index)
                 raise sdax_take_error()
             how = CALL
 
@@ -621,6 +634,7 @@ cdef class Driver:
         """Call the function and step its coroutine once."""
         cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
+        self.taken = False
         returned = PyObject_CallOneArg(work[0], self.run.ctx)
         if returned is NULL:
             return RAISED
@@ -661,16 +675,13 @@ cdef class Driver:
         outcome[0] = sdax_take_returned()
         return RETURNED
 
-    cdef int begin_attempt(self) except -1:
+    cdef int tell(self, what) except -1:
+        """Tell the observers of the attempt."""
         cdef Run run = self.run
-        if self.attempts:
-            self.cancelling = self.task.cancelling()
-        self.attempts += 1
-        if run.watch is not None:
-            run.tell("attempt_started", run.number, self.index, self.attempts)
-        if (<tuple>run.work[self.index])[5] is not None:
-            if (<GuardedStep>set_deadline)(self) < 0:
-                run.break_down(sdax_take_error())
+        try:
+            run.tell(what, run.number, self.index, self.attempts)
+        except BaseException as error:
+            run.break_down(error)
         return 0
 
     cdef object settle_attempt(self, limits, error):
@@ -712,10 +723,13 @@ cdef class Driver:
 
     cdef int tell_outcome(self, value, error) except -1:
         cdef Run run = self.run
-        run.tell(
-            "attempt_finished", run.number, self.index, self.attempts, value, error,
-            timed_out=self.timed_out, cancelled=run.has_cancelled(error),
-        )
+        try:
+            run.tell(
+                "attempt_finished", run.number, self.index, self.attempts, value, error,
+                timed_out=self.timed_out, cancelled=run.has_cancelled(error),
+            )
+        except BaseException as broken:
+            run.break_down(broken)
         return 0
 
     cdef object follow(self, limits, error):
@@ -734,14 +748,23 @@ cdef class Driver:
             self.timed_out = False
         return last
 
+    cdef int close_coroutine(self) except -1:
+        try:
+            self.coroutine.close()
+        except BaseException as error:
+            self.run.break_down(error)
+        return 0
+
     cdef object begin_pause(self):
         """Wait before the next attempt: return what to wait for."""
         cdef Run run = self.run
         error = self.error
         self.pausing = True
-        if run.watch is not None:
-            run.tell("retry_scheduled", run.number, self.index, self.attempts, self.delay, error)
         try:
+            if run.watch is not None:
+                run.tell(
+                    "retry_scheduled", run.number, self.index, self.attempts, self.delay, error
+                )
             if self.task._must_cancel:
                 # The attempt that is over asked for it, or a group inside of it.
                 self.leftover = True
@@ -760,19 +783,35 @@ cdef class Driver:
         self.deadline = <double>run.loop.time() + self.delay
         self.set_timer()
         self.pause._asyncio_future_blocking = True
-        return self.shelter(self.pause) if self.in_shelter else self.pause
+        return self.shelter_surely(self.pause) if self.in_shelter else self.pause
 
-    cdef int set_timeout(self) except -1:
-        """Set the timer of a timeout: only what suspends can take long."""
-        cdef Run run = self.run
-        self.wants_timer = False
-        if (<tuple>run.work[self.index])[5] == 0:
-            self.time_out()
-            return 0
+    # The same, and if it breaks, once more; the run ends with what broke it.
+
+    cdef object shelter_surely(self, yielded):
         try:
-            self.set_timer()
+            return self.shelter(yielded)
         except BaseException as error:
-            run.break_down(error)
+            self.run.break_down(error)
+        return self.shelter(yielded)
+
+    cdef bint spare_surely(self, exception) except -1:
+        try:
+            return self.spare(exception)
+        except BaseException as error:
+            self.run.break_down(error)
+        return self.spare(exception)
+
+    cdef bint is_stepped_surely(self) except -1:
+        try:
+            return self.is_stepped()
+        except BaseException as error:
+            self.run.break_down(error)
+        return self.is_stepped()
+
+    cpdef int set_timeout(self) except -1:
+        """Set the timer of a timeout that has none yet."""
+        if self.wants_timer:
+            set_timeout(self)
         return 0
 
     cdef int set_timer(self) except -1:
@@ -837,8 +876,8 @@ cdef class Driver:
     cdef object resume(self, How how, exception):
         """Go on after a suspension."""
         if self.in_shelter:
-            if how == THROW and self.spare(exception):
-                return self.shelter(self.sheltered)
+            if how == THROW and self.spare_surely(exception):
+                return self.shelter_surely(self.sheltered)
             self.sheltered = None
         if self.leftover:
             self.leftover = False
@@ -872,6 +911,9 @@ cdef class Driver:
             chain(error, self.error)
             self.error = None
         run.break_down(error)
+        if self.taken:
+            run.hold(self.index)
+            self.taken = False
         if self.run is not None:
             self.release()
         return 0
@@ -921,19 +963,19 @@ cdef class Driver:
         raise StopIteration
 
     def send(self, value):
-        self.refuse_running()
+        if self.is_running():
+            self.refuse_running()
         return self.__next__()
 
     def throw(self, exception, value=None, traceback=None):
         cdef Run run = self.run
-        self.refuse_running()
-        if run is not None and self.is_open() and not self.is_stepped():
+        if self.is_running():
+            self.refuse_running()
+        if run is not None and self.is_open() and not self.is_stepped_surely():
             return self.disturb(THROW_METHOD, exception)
         if run is not None:
             if not self.begun:
-                index = self.index
-                self.release()
-                run.never_called(index, exception)
+                self.never_called(exception)
                 raise exception
             self.stepping = True
             try:
@@ -947,11 +989,13 @@ cdef class Driver:
         raise StopIteration
 
     def __await__(self):
-        self.refuse_running()
+        if self.is_running():
+            self.refuse_running()
         return self
 
     def __iter__(self):
-        self.refuse_running()
+        if self.is_running():
+            self.refuse_running()
         return self
 
     def __getattr__(self, name):
@@ -974,12 +1018,26 @@ cdef class Driver:
             return None
         raise AttributeError(f"a driver has no attribute {name!r}")
 
+    cpdef int never_called(self, error) except -1:
+        """End before the first step."""
+        cdef Run run = self.run
+        self.release()
+        try:
+            run.never_called(self.index, error)
+            self.taken = False
+        except BaseException as broken:
+            self.broken(run, broken)
+        return 0
+
     cdef object begin_alone(self):
         """Take the first step in an `asyncio.Task` of a task factory's, shared with no other."""
         self.begun = True
-        self.task = current_task(self.run.loop)
-        if self.task is not None:
-            self.task.set_name((<tuple>self.run.work[self.index])[2])
+        try:
+            self.task = current_task(self.run.loop)
+            if self.task is not None:
+                self.task.set_name((<tuple>self.run.work[self.index])[2])
+        except BaseException as error:
+            self.run.break_down(error)
         self.in_shelter = self.run.interrupted and self.run.number == POST
         yielded = self.step(CALL, None)
         if self.run is not None:
@@ -994,13 +1052,38 @@ ctypedef int (*GuardedStep)(Driver) noexcept
 ctypedef int (*GuardedStart)(Run, Driver, dict) noexcept
 
 
+cdef int begin_attempt(Driver driver) except -1:
+    cdef Run run = driver.run
+    driver.attempts += 1
+    if run.watch is not None:
+        driver.tell("attempt_started")
+    if (<tuple>run.work[driver.index])[5] is not None:
+        set_deadline(driver)
+    if driver.attempts > 1:
+        driver.cancelling = driver.task.cancelling()
+    return 0
+
+
 cdef int set_deadline(Driver driver) except -1:
     cdef Run run = driver.run
+    driver.wants_timer = True
+    driver.deadline = UNSET
     if run.clock is None:
         run.clock = clock_of(run.loop)
     now = time_names["monotonic"]() if run.clock is time else run.clock()
     driver.deadline = <double>now + <double>(<tuple>run.work[driver.index])[5]
-    driver.wants_timer = True
+    return 0
+
+
+cdef int set_timeout(Driver driver) except -1:
+    """Set the timer of a timeout: only what suspends can take long."""
+    if (<tuple>driver.run.work[driver.index])[5] == 0:
+        driver.time_out()
+    else:
+        if driver.deadline == UNSET:
+            set_deadline(driver)
+        driver.set_timer()
+    driver.wants_timer = False
     return 0
 
 
@@ -1039,6 +1122,7 @@ cdef int start_ready_eagerly(Run run) except -1:
 cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     driver.context = PyContext_Copy(run.context)
     driver.index = run.take()
+    driver.taken = True
     arguments["name"] = (<tuple>run.work[driver.index])[2]
     arguments["context"] = driver.context
     PyObject_Call(Task, (driver,), arguments)
@@ -1074,6 +1158,7 @@ cdef int start_early(Run run, Driver driver, dict arguments) except -1:
     loop, context = run.loop, PyContext_Copy(run.context)
     driver.context = context
     driver.index = run.take()
+    driver.taken = True
     arguments["name"] = (<tuple>run.work[driver.index])[2]
     arguments["context"] = context
     loop.call_soon = driver.catch_first_step
@@ -1092,14 +1177,10 @@ cdef int start_early(Run run, Driver driver, dict arguments) except -1:
 
 cdef int start_failed(Run run, Driver driver, error) except -1:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
-    if not driver.begun and driver.index >= 0:
-        run.hold(driver.index)
-    if driver.first_step is not None:
-        driver.first_step.__self__._log_destroy_pending = False
-        driver.first_step = None
-    if driver.run is not None:
-        driver.release()
-    run.break_down(error)
+    step, driver.first_step = driver.first_step, None
+    driver.broken(run, error)
+    if step is not None:
+        step()  # which ends its asyncio.Task: there is nothing left to do
     return 0
 
 
@@ -1110,6 +1191,7 @@ cdef int start_ready_by_factory(Run run) except -1:
     while run.taken < run.places and run.is_ready():
         driver = new_driver(run)
         driver.index = index = run.take()
+        driver.taken = True
         driver.shared = False
         driver.lone = True
         error = task = None
@@ -1119,14 +1201,16 @@ cdef int start_ready_by_factory(Run run) except -1:
             if not driver.begun:
                 driver.task = task
                 run.link(driver)
-            task.set_name(name)
             task.add_done_callback(driver.task_ended)
+            task.set_name(name)
         except BaseException as exception:
             error = exception
         if error is not None:
-            if driver.begun or task is not None:
+            if task is not None:
+                run.break_down(error)
+                task.add_done_callback(driver.task_ended)  # which hears of one end alone
+            elif driver.begun:
                 run.break_down(error)
             else:
-                driver.release()
-                run.never_called(index, error)
+                driver.never_called(error)
     return 0

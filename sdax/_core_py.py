@@ -18,7 +18,7 @@ import sys
 import time
 from asyncio import CancelledError, Task, current_task
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
 from itertools import chain as one_after_another
@@ -33,7 +33,7 @@ from .engine.attempts import after_failure, after_timeout
 from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
-from .engine.exceptions import chain, hide_engine, is_cancellation
+from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
 from .engine.plan import Plan, Work
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase, Setbacks
@@ -43,11 +43,7 @@ from .engine.watch import Watch
 from .tasks import TaskFunction
 
 if sys.version_info < (3, 12):
-    from asyncio.tasks import (  # type: ignore[attr-defined]
-        _current_tasks,
-        _enter_task,
-        _leave_task,
-    )
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 
 if hasattr(sys, "getrefcount"):
     from sys import getrefcount
@@ -55,6 +51,7 @@ if hasattr(sys, "getrefcount"):
 __all__ = ["Run"]
 
 NONE_READY: Iterator[int] = iter(())
+UNSET: Final = 0.0  # a deadline, for which there was no clock
 ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
@@ -122,6 +119,7 @@ class Run(RunBase):
         "setbacks",
         "shaken",
         "suspended",
+        "to_cancel",
         "uncalled",
         "untouched",
         "values",
@@ -151,7 +149,7 @@ class Run(RunBase):
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
-        self.held = NONE_READY  # the same, while the run is deferred
+        self.held: Iterable[int] = NONE_READY  # the same, while the run is deferred
         self.waiting: list[int] | None = None  # completions that each gate still waits for
         self.queue: deque[int] | None = None  # what gates opened, not yet called
         self.places = plan.places
@@ -160,6 +158,7 @@ class Run(RunBase):
         self.pumping = False
         self.untouched: Any = None  # references to what no function has taken hold of
         self.aborted = False  # nothing of this phase is opened or called any more
+        self.to_cancel: list[Driver] = []  # of the phase that was stopped, the next one last
         self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
@@ -182,8 +181,8 @@ class Run(RunBase):
                 refuse_endless(self.context)
                 self.depth = 1
                 self.defer()
-            elif handled() is not None:  # which functions would see as their own
-                self.defer()
+            elif self.fatal is not None or handled() is not None:
+                self.defer()  # functions would see what is handled as their own
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -291,12 +290,13 @@ class Run(RunBase):
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        deadlines, self.deadlines = self.deadlines, None
-        try:
-            if deadlines is not None:
-                deadlines.close()
-        except BaseException as error:
-            self.take_fatal(error)
+        if self.deadlines is not None:
+            try:
+                self.deadlines.close()
+            except BaseException as error:
+                self.take_fatal(error)
+                self.deadlines.close()
+            self.deadlines = None
         waiter = self.waiter
         try:
             if waiter is not None and not waiter.done():
@@ -345,11 +345,12 @@ class Run(RunBase):
             self.ready = drain(self.queue)
 
     def called_by_gates(self) -> set[int]:
-        return set(self.entered).difference(self.take_left())
+        self.held = left = self.take_left()
+        return set(self.entered).difference(left)
 
     def requeue(self, called: set[int], opened: set[int]) -> None:
-        self.entered = sorted(called.union(opened))
-        self.queue = deque(sorted(opened - called))
+        entered, queue = sorted(called.union(opened)), deque(sorted(opened - called))
+        self.entered, self.queue, self.held = entered, queue, NONE_READY
 
 
 class Driver(DriverBase):
@@ -408,6 +409,8 @@ class Driver(DriverBase):
         if run.untouched is not None:
             tasks, drivers, contexts, weakly = run.untouched
         called = False
+        waits = True  # for its first call
+        error = None
         try:
             if self.task is None:
                 self.task = current_task(run.loop)
@@ -446,6 +449,7 @@ class Driver(DriverBase):
                             self.release()
                             return
                         self.index = index = following
+                        waits = True
                         work = run.phase.work[index]
                         task.set_name(work[2])
                 called = True
@@ -453,6 +457,7 @@ class Driver(DriverBase):
                 error = value = None
                 if limits is not None and (timeout is not None or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
+                waits = False
                 while True:
                     try:
                         if attempts is not None:
@@ -488,18 +493,14 @@ class Driver(DriverBase):
                         )
                     self.release()
                 if error is not None:
-                    try:
-                        if self.coroutine is not None and issubclass(type(error), RecursionError):
-                            self.coroutine.close()  # it may not even have begun
-                        if attempts is None:
-                            run.failed(index, error)
-                        else:
-                            run.failed(
-                                index, error, attempts.number, attempts.timed_out, attempts.pausing
-                            )
-                    except BaseException as broken:
-                        chain(broken, error)
-                        raise
+                    if self.coroutine is not None and issubclass(type(error), RecursionError):
+                        self.coroutine.close()  # it may not even have begun
+                    if attempts is None:
+                        run.failed(index, error)
+                    else:
+                        run.failed(
+                            index, error, attempts.number, attempts.timed_out, attempts.pausing
+                        )
                     error = None
                 else:
                     if value is not None:
@@ -522,9 +523,17 @@ class Driver(DriverBase):
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
                 raise
-            error = exception
-        if error is not None:
-            self.broken(run, error)
+            broken = exception
+        else:
+            return
+        try:
+            if error is not None:
+                put_after(broken, error)
+            self.broken(run, broken)
+            if waits:
+                run.hold(index)
+        finally:
+            del broken
             error = None
 
     def begin(self) -> Any:
@@ -547,6 +556,24 @@ class Driver(DriverBase):
             run.break_down(error)
         return yielded
 
+    def step_again(self, error: BaseException, exception: BaseException | None = None) -> Any:
+        """Take a step, or throw something in, that was broken before the function heard of it."""
+        run, body = self.run, self.body
+        try:
+            if run is None or body.gi_running or not (body.gi_suspended or self.is_new()):
+                raise error
+            run.break_down(error)
+            try:
+                return body.send(None) if exception is None else self.throw_in(exception)
+            except StopIteration:
+                raise
+            except BaseException as another:
+                self.broken(run, another)
+                body.close()
+            raise StopIteration
+        finally:
+            del error, exception
+
     def keep_task(self) -> None:
         """Keep the `asyncio.Task` for this function, which has suspended."""
         run = self.run
@@ -558,6 +585,7 @@ class Driver(DriverBase):
             )
 
     def resume(self) -> Any:
+        """Go on with a function that has a timeout, or is watched."""
         attempts: Any = self.attempts
         run = self.run
         try:
@@ -565,7 +593,12 @@ class Driver(DriverBase):
                 attempts.resumed()
         except BaseException as error:
             run.break_down(error)
-        yielded = self.body.send(None)
+        try:
+            yielded = self.body.send(None)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            yielded = self.step_again(error)
         try:
             attempts.suspended()
         except BaseException as error:
@@ -575,8 +608,22 @@ class Driver(DriverBase):
     def resume_sheltered(self) -> Any:
         """Go on with a cleanup that the end of the loop must not cut short."""
         self.sheltered = None
-        yielded = self.body.send(None) if self.attempts is None else self.resume()
-        return self.shelter(yielded)
+        try:
+            yielded = self.body.send(None) if self.attempts is None else self.resume()
+        except StopIteration:
+            raise
+        except BaseException as error:
+            yielded = self.step_again(error)
+        try:
+            return self.shelter(yielded)
+        except BaseException as error:
+            self.run.break_down(error)
+            return yielded
+
+    def set_timeout(self) -> None:
+        """Set the timer of a timeout, where that could not be done in time."""
+        if self.attempts is not None:
+            self.attempts.set_timeout()
 
     def release(self) -> None:
         """Let go of what leads back here: there is nothing more to call."""
@@ -634,14 +681,30 @@ class Driver(DriverBase):
             if self.run is not None and self.is_open() and not self.is_stepped():
                 return self.disturb("throw", exception)
             return self.throw_in(exception)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            if error is exception or not self.is_stepped():
+                raise
+            return self.step_again(error, exception)
         finally:
             # The traceback that it gets leads to this frame.
             del exception
 
     def throw_in(self, exception: Any) -> Any:
-        if self.__next__ == self.resume_sheltered and self.spare(exception):
-            return self.shelter(self.sheltered)
         attempts, run = self.attempts, self.run
+        if self.__next__ == self.resume_sheltered:
+            try:
+                is_spared = self.spare(exception)
+            except BaseException as error:
+                run.break_down(error)
+                is_spared = self.spare(exception)
+            if is_spared:
+                try:
+                    return self.shelter(self.sheltered)
+                except BaseException as error:
+                    run.break_down(error)
+                    return self.sheltered
         try:
             if attempts is not None and attempts.watch is not None:
                 attempts.resumed()
@@ -654,10 +717,10 @@ class Driver(DriverBase):
         try:
             if attempts is not None:
                 attempts.suspended()
+            if self.__next__ == self.resume_sheltered:
+                return self.shelter(yielded)
         except BaseException as error:
             run.break_down(error)
-        if self.__next__ == self.resume_sheltered:
-            return self.shelter(yielded)
         return yielded
 
     def __await__(self) -> Driver:
@@ -714,8 +777,8 @@ class EarlyDriver(Driver):
     def forget_task(self) -> None:
         step = getattr(self, "first_step", None)
         if step is not None:
-            step.__self__._log_destroy_pending = False
             del self.first_step
+            step()  # which ends it: there is nothing left to do
 
 
 class LoneDriver(Driver):
@@ -731,29 +794,49 @@ class LoneDriver(Driver):
 
     def begin(self) -> Any:
         self.begun = True
-        self.task = current_task(self.run.loop)
-        if self.task is not None:
-            self.task.set_name(self.run.phase.work[self.index][2])
-        return super().begin()
+        run = self.run
+        try:
+            self.task = current_task(run.loop)
+            if self.task is not None:
+                self.task.set_name(run.phase.work[self.index][2])
+        except BaseException as error:
+            run.break_down(error)
+        try:
+            return super().begin()
+        except StopIteration:
+            raise
+        except BaseException as error:
+            return self.step_again(error)
 
     def throw_in(self, exception: Any) -> Any:
         try:
             if self.begun:
                 return super().throw_in(exception)
-            run, index = self.run, self.index
-            self.discard()
-            if run is not None:
-                run.never_called(index, exception)
+            if self.run is not None:
+                self.never_called(exception)
             raise exception
         finally:
             del exception
 
+    def never_called(self, error: BaseException) -> None:
+        """End before the first step."""
+        run, index = self.run, self.index
+        try:
+            self.discard()
+        except BaseException as broken:
+            self.broken(run, broken)  # which does what is left of it
+        try:
+            run.never_called(index, error)
+        except BaseException as broken:
+            run.break_down(broken)
+            run.hold(index)
+
     def discard(self) -> None:
         """Let go of everything before the first step."""
+        body, self.body = self.body, None
         self.run.suspended.pop(self, None)
         self.release()
-        self.body.close()
-        self.body = None  # closed before its first step, it would still hold on to this driver
+        body.close()  # closed before its first step, it would still hold on to this driver
 
 
 class Attempts:
@@ -808,16 +891,18 @@ class Attempts:
             self.timed_out = False
             error = value = None
             driver.__qualname__ = name
-            if self.watch is not None:
-                run.tell("attempt_started", *self.place())
-            if timeout is not None:
-                try:
+            try:
+                if timeout is not None:
+                    self.deadline = UNSET
+                if self.watch is not None:
+                    run.tell("attempt_started", *self.place())
+                if timeout is not None:
                     if run.clock is None:
                         run.clock = clock_of(run.loop)
                     now = time.monotonic() if run.clock is time else run.clock()
                     self.deadline = now + timeout
-                except BaseException as exception:
-                    run.break_down(exception)
+            except BaseException as exception:
+                run.break_down(exception)
             try:
                 if is_plain:
                     value = driver.call_plain(work)
@@ -918,13 +1003,18 @@ class Attempts:
                 yield from self.pause
             else:
                 yield None
+            self.cancelling = task.cancelling()
         except CancelledError:
             return False
+        except BaseException as broken:
+            if type(broken) is not GeneratorExit or driver.is_stepped():
+                run.break_down(broken)
+                return False
+            raise
         finally:
             self.pause = None
             self.serial = 0
         self.pausing = False
-        self.cancelling = task.cancelling()
         return True
 
     def place(self) -> tuple[int, int, int]:
@@ -941,16 +1031,22 @@ class Attempts:
         run = self.driver.run
         if self.watch is not None and not self.pausing:
             run.tell("attempt_suspended", *self.place())
-        if self.deadline is None:
+        if self.deadline is not None:
+            self.set_timeout()
+
+    def set_timeout(self) -> None:
+        """Set the timer of a timeout that has none yet."""
+        deadline, timeout = self.deadline, self.limits.timeout
+        if deadline is None:
             return
-        deadline, self.deadline = self.deadline, None
-        if self.limits.timeout == 0:
+        assert timeout is not None
+        if timeout == 0:
             self.time_out()
+        elif deadline == UNSET:
+            self.set_timer(self.driver.run.loop.time() + timeout)
         else:
-            try:
-                self.set_timer(deadline)
-            except BaseException as error:
-                run.break_down(error)
+            self.set_timer(deadline)
+        self.deadline = None
 
     def set_timer(self, deadline: float) -> None:
         run = self.driver.run
@@ -1037,9 +1133,7 @@ def start_ready_early(run: Run) -> None:
         start_ready_by_factory(run)
         return
     by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
-    current = _current_tasks.get(loop)
-    if current is not None:
-        _leave_task(loop, current)
+    current = _current_tasks.pop(loop, None)
     try:
         for index in run.ready:
             driver: EarlyDriver | None = None
@@ -1071,7 +1165,7 @@ def start_ready_early(run: Run) -> None:
                 break
     finally:
         if current is not None:
-            _enter_task(loop, current)
+            _current_tasks[loop] = current
 
 
 def raise_error_of(task: Task[Any]) -> NoReturn:
@@ -1082,38 +1176,44 @@ def raise_error_of(task: Task[Any]) -> NoReturn:
 
 def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
+    run.break_down(error)
     if driver is not None:
-        driver.forget_task()
         if driver.body.gi_suspended and driver.task is not None and not driver.task.done():
             driver.shared = False
             run.suspended[driver] = None
         else:
             driver.release()
-    run.break_down(error)
+            driver.forget_task()
 
 
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     for index in run.ready:
-        driver = LoneDriver(run, index)
+        name = run.phase.work[index][2]  # the phase may be over when the task is made
+        driver: LoneDriver | None = None
         task: Any = None
         error = None
-        name = run.phase.work[index][2]  # the phase may be over when the task is made
         try:
+            driver = LoneDriver(run, index)
             task = run.context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.suspended[driver] = None
-            task.set_name(name)
             task.add_done_callback(driver.task_ended)
+            task.set_name(name)
         except BaseException as exception:
             error = exception
         if error is not None:
-            if driver.begun or task is not None:
+            if driver is None:
+                run.break_down(error)
+                run.hold(index)
+            elif task is not None:
+                run.break_down(error)
+                task.add_done_callback(driver.task_ended)  # which hears of one end alone
+            elif driver.begun:
                 run.break_down(error)
             else:
-                driver.discard()
-                run.never_called(index, error)
+                driver.never_called(error)
         if len(run.suspended) >= run.places or run.deferred:
             break
 

@@ -23,17 +23,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # A step of one of these is no call: what it may raise is up to the user's code in it.
 _STEPPED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
-# What the event loop calls of sdax: there, nobody is called by the engine.
-_ENTRIES = ("_fire", "wake")
+# What the event loop calls of sdax: there, nobody is called by the engine. What they call is, and
+# each of their calls fails; were their own to fail, nobody but the loop's handler could hear of it.
+_ENTRIES = ("_fire", "_release", "_settle", "_when_over", "go_on", "wake")
 
 # What a C function in asyncio calls, half-way through a change of its own.
 _HALFWAY = PassCountingLoop.call_soon.__code__
 
 _LOOP_TURN = asyncio.Handle._run.__code__
 
-# Where an `Exception` may be swallowed: a note, a tidy traceback, a text and a line in the log are
-# not worth a run.
-_DECORATIONS = {"hide_engine", "_add_note", "add_note", "shown", "call_exception_handler"}
+# Where an `Exception` may be swallowed: a note, a tidy traceback, a text, a line in the log and a
+# scope of anyio's (without one, more passes of the loop) are not worth a run.
+_DECORATIONS = {"hide_engine", "add_note", "shown", "call_exception_handler", "shield"}
 
 
 _IN_PYTHON: set[CodeType] = set()

@@ -410,13 +410,16 @@ def closed_by_another(journal: Journal) -> Caller:
 
     async def call() -> None:
         run = processor.open(None)
-        await run.run_next()
-        other = asyncio.create_task(error_of(run.run_next()), name="the test's own")
-        await asyncio.sleep(1)
+        other = None
         try:
-            await run.aclose()
+            await run.run_next()
+            other = asyncio.create_task(error_of(run.run_next()), name="the test's own")
+            await asyncio.sleep(1)
         finally:
-            journal.told.append(await other)
+            try:
+                await run.aclose()
+            finally:
+                journal.told.append(other and await other)
 
     return call
 

@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from .calls import cancel
-from .exceptions import is_cancellation
+from .exceptions import is_cancellation, put_after
 from .shelter import sheltered
 
 
@@ -31,6 +31,9 @@ class DriverBase:
 
         def discard(self) -> Any:
             """Let go of everything, also before the first step."""
+
+        def never_called(self, error: BaseException) -> Any:
+            """End before the first step."""
 
         def broken(self, run: Any, error: BaseException) -> Any:
             """End, because the engine itself has failed."""
@@ -56,7 +59,8 @@ class DriverBase:
     def shelter(self, yielded: Any) -> Any:
         """Have a cleanup wait for what the end of the loop does not cut short."""
         self.sheltered = yielded
-        return sheltered(self.run.loop, yielded)
+        run = self.run
+        return sheltered(run.loop, yielded, run.break_down)
 
     def spare(self, exception: BaseException) -> bool:
         """Return True if a cleanup goes on waiting: a cancellation of all tasks of the loop passes
@@ -68,8 +72,8 @@ class DriverBase:
             and not self.has_expired()
             and self.run.is_loop_ending()
         ):
-            self.spared = True
             self.task.uncancel()
+            self.spared = True
         elif future is None or not future.cancel() or future.done():
             return False
         if future is not None:  # a task that is cancelled is awaited
@@ -124,17 +128,19 @@ class DriverBase:
                 error = task.exception()
             if error is None:
                 error = RuntimeError("its asyncio.Task ended without waiting for it")
+            if not begun:
+                self.never_called(error)
+                return
             coroutine, made = self.coroutine, self.attempts_made()
             self.discard()
-            if begun:
-                if coroutine is not None:
-                    coroutine.close()
-                run.failed(index, error, made)
-                if not run.pumping:
-                    run.pump()
-            else:
-                run.never_called(index, error)
+            if coroutine is not None:
+                coroutine.close()
+            run.failed(index, error, made)
+            if not run.pumping:
+                run.pump()
         except BaseException as exception:
+            assert error is not None
+            put_after(exception, error)
             self.broken(run, exception)
 
     def catch_first_step(

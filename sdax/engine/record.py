@@ -68,14 +68,10 @@ class Record:
     def never_due(self, started: set[int]) -> None:
         """Note what is left out after a `pre_execute` that has failed: the phases that are not
         begun, and the cleanup of tasks that have not started."""
-        self.skipped_phase(EXECUTE)
+        execute = enumerate(self._plan.phases[EXECUTE].work)
+        self.skipped(EXECUTE, [index for index, work in execute if work])
         post = enumerate(self._plan.phases[POST].work)
         self.skipped(POST, [index for index, work in post if work and index not in started])
-
-    def skipped_phase(self, number: int) -> None:
-        """Note that a whole phase is left out."""
-        work = enumerate(self._plan.phases[number].work)
-        self.skipped(number, [index for index, work in work if work])
 
     def failed(
         self,
