@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from linecache import getline
 from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 from unittest import mock
@@ -27,7 +28,7 @@ _STEPPED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERA
 # each of their calls fails; were their own to fail, nobody but the loop's handler could hear of it.
 _ENTRIES = ("_fire", "_release", "_settle", "_when_over", "go_on", "wake")
 
-# What a C function in asyncio calls, half-way through a change of its own.
+# What a C function in asyncio calls as well, half-way through a change of its own.
 _HALFWAY = PassCountingLoop.call_soon.__code__
 
 _LOOP_TURN = asyncio.Handle._run.__code__
@@ -147,8 +148,12 @@ class Calls:
 
     def _counts(self, frame: FrameType) -> bool:
         code, caller = frame.f_code, frame.f_back
-        if code.co_flags & _STEPPED or code is _HALFWAY or caller is None:
+        if code.co_flags & _STEPPED or caller is None:
             return False
+        if code is _HALFWAY and "call_soon(" not in getline(
+            caller.f_code.co_filename, caller.f_lineno
+        ):
+            return False  # called by C, though it looks as if by whoever called that
         if code.co_name == "_remove" and "weakref" in frame.f_globals["__name__"]:
             return False  # something has gone: nobody calls that, and nobody hears of a failure
         if self._is_ours(caller):

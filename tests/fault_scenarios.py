@@ -37,6 +37,7 @@ class Journal:
     told: list[BaseException | None] = field(default_factory=list)  # to another than the caller
     acquires: set[str] = field(default_factory=set)  # the tasks that have a pre_execute
     cleanups: dict[str, int] = field(default_factory=dict)  # the attempts that each may take
+    cut: list[str] = field(default_factory=list)  # cleanups that came to no end of their own
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     cancels: int = 0  # of the caller
     caller: asyncio.Task[Any] | None = None
@@ -62,12 +63,26 @@ class Journal:
                 continue
             act = acts.get(phase, a_pass)
             act, limits = act if isinstance(act, tuple) else (act, {})
+            if phase == POST and "timeout" not in limits:
+                act = self.uncut(name, act)
             functions[phase] = TaskFunction(self.function(name, phase, act), **limits)
             if phase == PRE:
                 self.acquires.add(name)
             elif phase == POST:
                 self.cleanups[name] = 1 + limits.get("retries", 0)
         return AsyncTask(name, **functions)
+
+    def uncut(self, name: str, act: Act) -> Act:
+        """Do something that nothing may cut short."""
+
+        async def watched() -> Any:
+            try:
+                return await act()
+            except (asyncio.CancelledError, GeneratorExit):
+                self.cut.append(name)
+                raise
+
+        return watched
 
     def fails(self, error: BaseException, first: Act | None = None) -> Act:
         """Raise, be it after something else."""

@@ -213,6 +213,8 @@ def _cleanups(journal: Journal) -> Iterator[str]:
             yield f"{begins[name]} cleanups of {name}"
         if begins[name] != ends[name]:
             yield f"the cleanup of {name} does not end"
+    for name in journal.cut:
+        yield f"the cleanup of {name} is cut short"
     # One can have been called without having come to its first line: its call is what failed.
     extra = {*begins} & journal.acquires - begun
     if len(extra) > 1:
