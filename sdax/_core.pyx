@@ -129,6 +129,7 @@ cdef class Run:
     skip_execute = RunBase.skip_execute
     runs_in = RunBase.runs_in
     failed = RunBase.failed
+    note_failure = RunBase.note_failure
     never_called = RunBase.never_called
     is_stopping = RunBase.is_stopping
     is_loop_ending = RunBase.is_loop_ending

@@ -136,16 +136,23 @@ class RunBase:
                 if number == POST and traceback_of(error) is None and self.call_later(index):
                     return  # it was not even called: there is no frame of its own
                 self.defer()  # no cleanup would have room here
-            if not is_exception(error) and not is_cancellation(error):
-                self.take_fatal(error, number, index)
-            if not self.write("failed", number, index, attempts, error, timed_out=timed_out):
-                assert self.fatal is not None
-                chain(self.fatal, error)
+            self.note_failure(index, error, attempts, timed_out)
         self.abort()
         if number == POST and self.waiting is not None:
             work = self.plan.phases[POST].work[index]
             self.feed(work[3])
         self.finished_one()
+
+    def note_failure(
+        self, index: int, error: BaseException, attempts: int = 1, timed_out: bool = False
+    ) -> None:
+        """Write a failure down, and keep it if the run ends with it."""
+        number = self.number
+        if not is_exception(error) and not is_cancellation(error):
+            self.take_fatal(error, number, index)
+        if not self.write("failed", number, index, attempts, error, timed_out=timed_out):
+            assert self.fatal is not None
+            chain(self.fatal, error)
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
@@ -153,7 +160,7 @@ class RunBase:
             if self.number == POST and self.call_later(index):
                 # A failure, and the cleanup is due all the same.
                 hide_engine(error)
-                self.write("failed", POST, index, 1, error)
+                self.note_failure(index, error)
                 return
             self.uncalled = [*self.uncalled, index]
             if self.aborted and is_cancellation(error):
