@@ -724,7 +724,14 @@ class Driver(DriverBase):
         return yielded
 
     def __await__(self) -> Driver:
-        self.refuse_running()
+        try:
+            self.refuse_running()
+        except ValueError:
+            raise
+        except BaseException as error:  # which whoever awaits is not to answer for
+            if self.run is None:
+                raise
+            self.run.break_down(error)
         return self
 
     __iter__ = __await__
