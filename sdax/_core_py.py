@@ -545,15 +545,19 @@ class Driver(DriverBase):
             self.keep_task()
             if self.attempts is not None:
                 self.attempts.suspended()
-            if run.interrupted and run.number == POST:
-                self.spared = False
-                self.__next__ = self.resume_sheltered
-                return self.shelter(yielded)
         except BaseException as error:
             # The function waits: whatever fails beside it, its asyncio.Task is told so.
             self.shared = False
             run.suspended[self] = None
             run.break_down(error)
+        if run.interrupted and run.number == POST:
+            self.spared = False
+            self.__next__ = self.resume_sheltered
+            try:
+                return self.shelter(yielded)
+            except BaseException as error:
+                run.break_down(error)
+                return self.shelter(yielded)
         return yielded
 
     def step_again(self, error: BaseException, exception: BaseException | None = None) -> Any:
@@ -618,7 +622,7 @@ class Driver(DriverBase):
             return self.shelter(yielded)
         except BaseException as error:
             self.run.break_down(error)
-            return yielded
+            return self.shelter(yielded)
 
     def set_timeout(self) -> None:
         """Set the timer of a timeout, where that could not be done in time."""
@@ -704,7 +708,7 @@ class Driver(DriverBase):
                     return self.shelter(self.sheltered)
                 except BaseException as error:
                     run.break_down(error)
-                    return self.sheltered
+                    return self.shelter(self.sheltered)
         try:
             if attempts is not None and attempts.watch is not None:
                 attempts.resumed()
@@ -717,10 +721,14 @@ class Driver(DriverBase):
         try:
             if attempts is not None:
                 attempts.suspended()
-            if self.__next__ == self.resume_sheltered:
-                return self.shelter(yielded)
         except BaseException as error:
             run.break_down(error)
+        if self.__next__ == self.resume_sheltered:
+            try:
+                return self.shelter(yielded)
+            except BaseException as error:
+                run.break_down(error)
+                return self.shelter(yielded)
         return yielded
 
     def __await__(self) -> Driver:

@@ -26,7 +26,7 @@ _STEPPED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERA
 
 # What the event loop calls of sdax: there, nobody is called by the engine. What they call is, and
 # each of their calls fails; were their own to fail, nobody but the loop's handler could hear of it.
-_ENTRIES = ("_fire", "_release", "_settle", "_when_over", "go_on", "wake")
+_ENTRIES = ("_fire", "_release", "_settle", "_when_over", "go_on", "task_ended", "wake")
 
 # What a C function in asyncio calls as well, half-way through a change of its own.
 _HALFWAY = PassCountingLoop.call_soon.__code__

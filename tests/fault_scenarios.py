@@ -131,6 +131,26 @@ class Journal:
             self.cancels += 1
             self.caller.cancel()
 
+    def end_loop(self) -> None:
+        """Cancel every task, as `asyncio.run()` does at its end."""
+        self.cancels += 1
+        for each in asyncio.all_tasks(self.loop):
+            each.cancel()
+
+    def disturb(self, method: str, *arguments: Any) -> None:
+        """Close the coroutine of a function, or throw into it, and tell what that raises."""
+        names = {each.get_name(): each for each in asyncio.all_tasks(self.loop)}
+        if "sdax:A:execute" not in names:
+            return
+        coroutine: Any = names["sdax:A:execute"].get_coro()
+        for _ in range(2):  # what has failed before it did anything may be done again
+            try:
+                getattr(coroutine, method)(*arguments)
+            except BaseException as error:
+                self.told.append(error)
+            if Event("A", EXECUTE, "ends") in self.events:
+                break
+
     def observer(self) -> Callable[[Any], None]:
         @called_by_engine
         def observe(event: Any) -> None:
@@ -454,6 +474,33 @@ def cancelled_at(when: float, *, fails: bool = False) -> Callable[[Journal], Run
     return prepare
 
 
+def loop_ends(journal: Journal) -> Runs:
+    def stop() -> None:
+        # A cleanup that began before is not sheltered from the end of the loop.
+        if all(event.phase != POST for event in journal.events):
+            journal.cancel()
+            journal.at(1, journal.end_loop)
+
+    journal.at(0.5, stop)
+    limits = {"timeout": 5.0, **RETRIES}
+    return Runs(
+        build(
+            [
+                journal.task("A", execute=waits, post_execute=sleeps(2)),
+                journal.task("B", post_execute=(sleeps(2), limits)),
+            ]
+        )
+    )
+
+
+def in_other_hands(method: str, *arguments: Any) -> Callable[[Journal], Runs]:
+    def prepare(journal: Journal) -> Runs:
+        journal.at(0.5, lambda: journal.disturb(method, *arguments))
+        return Runs(build([journal.task("A", execute=waits), journal.task("B", execute=waits)]))
+
+    return prepare
+
+
 def within_a_timeout(journal: Journal) -> Caller:
     processor = build([journal.task("A", execute=waits), journal.task("B")])
 
@@ -594,6 +641,9 @@ SCENARIOS = {
         Scenario("a cancellation in execute", cancelled_at(1.5)),
         Scenario("a cancellation, and a failure", cancelled_at(1.5, fails=True)),
         Scenario("a cancellation in post_execute", cancelled_at(3.5)),
+        Scenario("a loop that ends", loop_ends),
+        Scenario("a coroutine that other code closes", in_other_hands("close")),
+        Scenario("a coroutine that other code throws into", in_other_hands("throw", OSError)),
         Scenario("within a timeout", within_a_timeout),
         Scenario("a function with a group", with_a_group),
         Scenario("a run inside of a run", nested(fails=False)),

@@ -19,11 +19,13 @@ import asyncio
 import gc
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, count, islice, product
 from pathlib import Path
@@ -46,6 +48,7 @@ ERRORS: Mapping[str, type[BaseException]] = {
     "RecursionError": RecursionError,
     "OSError": OSError,
 }
+WATCHED = 600  # seconds that all calls of a scenario may take by a real clock
 PASSES = 1000  # of the loop: no scenario needs a tenth of them
 
 
@@ -172,9 +175,9 @@ async def _observe(scenario: Scenario, loop: CountedLoop, seen: Seen) -> None:
     attributes = set(vars(loop))
     journal.caller = loop.create_task(call_it(), name="caller")
     loop.set_task_factory(scenario.factory)
-    await asyncio.wait([journal.caller])
-    if others := asyncio.all_tasks() - {main}:
-        await asyncio.wait(others)
+    while others := asyncio.all_tasks() - {main}:
+        with suppress(asyncio.CancelledError):  # by a scenario that ends the loop
+            await asyncio.wait(others)
     loop.set_task_factory(None)
     for timer in journal.timers:
         timer.cancel()
@@ -270,6 +273,15 @@ def search(
     gc.collect()
 
 
+def go_through(job: tuple[str, str, str, int | None]) -> tuple[int, list[Finding]]:
+    """Fail the calls of one scenario with one error on one engine, or one call; return how many
+    there were, and what they have shown."""
+    name, scenario, error, number = job
+    with using(importlib.import_module(ENGINES[name])), watchdog(WATCHED):
+        searched = list(search(SCENARIOS[scenario], name, error, [number] if number else count(1)))
+    return len(searched), [found for found in searched if found is not None]
+
+
 class Tally:
     """What came of the calls that were failed on one engine."""
 
@@ -278,10 +290,10 @@ class Tally:
         self.failed = 0
         self.findings: list[Finding] = []
 
-    def count(self, found: Finding | None) -> None:
-        self.failed += 1
-        if found is not None:
-            self.findings.append(found)
+    def add(self, searched: Iterable[tuple[int, list[Finding]]]) -> None:
+        for failed, findings in searched:
+            self.failed += failed
+            self.findings += findings
 
     def __str__(self) -> str:
         kinds = Counter(
@@ -328,20 +340,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenario", choices=SCENARIOS, metavar="NAME", help="this one alone")
     parser.add_argument("--error", choices=ERRORS, help="fail with this one alone")
     parser.add_argument("--call", type=int, help="the number of the one call that fails")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="how many processes; as a rule, all CPUs"
+    )
     parser.add_argument("--show", type=int, default=20, help="how many findings to print in full")
     options = parser.parse_args(arguments)
     names = list(ENGINES) if options.engine == "both" else [options.engine]
-    scenarios = [SCENARIOS[options.scenario]] if options.scenario else SCENARIOS.values()
+    scenarios = [options.scenario] if options.scenario else list(SCENARIOS)
     errors = [options.error] if options.error else list(ERRORS)
     findings = 0
     for name in names:
         tally = Tally(name)
-        with using(importlib.import_module(ENGINES[name])):
-            for scenario, error in product(scenarios, errors):
-                numbers = [options.call] if options.call else count(1)
-                with watchdog():
-                    for found in search(scenario, name, error, numbers):
-                        tally.count(found)
+        jobs = [
+            (name, scenario, error, options.call) for scenario, error in product(scenarios, errors)
+        ]
+        if options.scenario or options.jobs == 1:
+            tally.add(map(go_through, jobs))
+        else:
+            with ProcessPoolExecutor(options.jobs) as pool:
+                tally.add(pool.map(go_through, jobs))
         print(*islice(tally.by_place(), options.show), sep="\n\n", end="\n\n")
         print(tally, flush=True)
         findings += len(tally.findings)

@@ -89,9 +89,9 @@ async def _see_through(run: Run, came: BaseException) -> None:
                 if another is not None:
                     if type(another) is GeneratorExit and not is_cancellation(came):
                         run.break_down(came)  # nobody is left to raise it
-                    _let_go(run, another)
                     run.shaken = True
                     run.loop.call_soon(_settle, run)
+                    _let_go(run, another)
     finally:
         # It may be raised again, and then leads here by its traceback.
         another = None

@@ -19,17 +19,18 @@ def sheltered(loop: AbstractEventLoop, future: Any, broken: Callable[[BaseExcept
     `broken` is called with what is raised meanwhile. The given future is returned where it cannot
     be sheltered.
     """
-    try:
-        if not getattr(future, "_asyncio_future_blocking", False):
-            return future  # a bare yield, or what asyncio.Task refuses
-        outer = loop.create_future()
-        future.add_done_callback(partial(_release, outer, broken))
-    except BaseException as error:
-        broken(error)
-        return future
-    future._asyncio_future_blocking = False
-    outer._asyncio_future_blocking = True
-    return outer
+    for _ in range(2):
+        try:
+            if not getattr(future, "_asyncio_future_blocking", False):
+                return future  # a bare yield, or what asyncio.Task refuses
+            outer = loop.create_future()
+            future.add_done_callback(partial(_release, outer, broken))
+            future._asyncio_future_blocking = False
+            outer._asyncio_future_blocking = True
+            return outer
+        except BaseException as error:
+            broken(error)
+    return future
 
 
 def _release(outer: Future[None], broken: Callable[[BaseException], None], _: Any) -> None:
