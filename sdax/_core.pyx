@@ -8,7 +8,6 @@ through asyncio's own C functions.
 
 import asyncio
 import sys
-from asyncio import CancelledError
 
 cimport cython
 from cpython.object cimport PyObject, PyObject_Call
@@ -20,7 +19,7 @@ from .engine.attempts import after_failure, after_timeout
 from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
-from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
+from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.record import Record, unasked_cancellation
 from .engine.run import RunBase
 from .engine.sharing import may_share
@@ -1178,6 +1177,9 @@ cdef int start_early(Run run, Driver driver, dict arguments) except -1:
 
 cdef int start_failed(Run run, Driver driver, error) except -1:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
+    if driver.linked and not driver.task.done():
+        run.break_down(error)  # it waits, and goes on
+        return 0
     step, driver.first_step = driver.first_step, None
     driver.broken(run, error)
     if step is not None:

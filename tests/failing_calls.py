@@ -30,6 +30,8 @@ _ENTRIES = ("_fire", "_release", "_settle", "_when_over", "go_on", "task_ended",
 
 # What a C function in asyncio calls as well, half-way through a change of its own.
 _HALFWAY = PassCountingLoop.call_soon.__code__
+# What the constructor of asyncio.Task alone calls: one that is made by half complains when it goes.
+_IN_CONSTRUCTOR = asyncio.BaseEventLoop.is_running.__code__
 
 _LOOP_TURN = asyncio.Handle._run.__code__
 
@@ -148,7 +150,7 @@ class Calls:
 
     def _counts(self, frame: FrameType) -> bool:
         code, caller = frame.f_code, frame.f_back
-        if code.co_flags & _STEPPED or caller is None:
+        if code.co_flags & _STEPPED or code is _IN_CONSTRUCTOR or caller is None:
             return False
         if code is _HALFWAY and "call_soon(" not in getline(
             caller.f_code.co_filename, caller.f_lineno
