@@ -523,6 +523,7 @@ cdef class Driver:
         self.own_references = Py_REFCNT(self)
         self.context_references = Py_REFCNT(self.context)
         self.in_shelter = self.run.interrupted and self.run.number == POST
+        self.taken = False
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
@@ -625,8 +626,8 @@ cdef class Driver:
             if self.index < 0:
                 self.release()
                 return None
-            self.taken = True
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
+                self.taken = True
                 raise sdax_take_error()
             how = CALL
 
@@ -634,7 +635,6 @@ cdef class Driver:
         """Call the function and step its coroutine once."""
         cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
-        self.taken = False
         returned = PyObject_CallOneArg(work[0], self.run.ctx)
         if returned is NULL:
             return RAISED
@@ -1039,6 +1039,7 @@ cdef class Driver:
         except BaseException as error:
             self.run.break_down(error)
         self.in_shelter = self.run.interrupted and self.run.number == POST
+        self.taken = False
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()

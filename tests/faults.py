@@ -5,11 +5,22 @@
 
 A run of each scenario is made in which its first call fails, one in which its second does, and so
 on, until there is a run that has no more calls: of functions, of asyncio, of the loop, of the
-engine's own bookkeeping (see `failing_calls`). Each must end, with every cleanup that is due done,
-nothing left, and the very exception out.
+engine's own bookkeeping (see `failing_calls`). What is demanded of each run:
 
-What only C sees is failed as well, with `--allocations`: each allocation of memory in turn, in
-processes of their own (see `programs/allocations.py`).
+- It ends, and the loop does not pass without end while it waits.
+- Every task that has begun is cleaned up, once. No cleanup is cut short.
+- No `asyncio.Task` and no timer is left, and the caller is as cancelled as it was.
+- The exception of the call is raised, or the loop's exception handler gets it from sdax where
+  nobody awaits the run any more. It may be a member, a cause or a context of what is raised.
+- So is every exception that a function raised, in the same way: where the failures cannot be
+  raised as usual, because that itself has failed, they are the context of what is raised instead.
+
+Nobody has to hear of an `Exception` where all that is lost is a decoration: a note, a tidy
+traceback, a text, a line in the log. Two things do not fail here. What the event loop itself
+calls fails within, not as a whole: only the loop could tell of that. And what C has begun, such as
+to set a future's result, is either not done at all, or done.
+
+What only C sees is failed by `failing_allocations`.
 """
 
 from __future__ import annotations
