@@ -25,6 +25,7 @@ from workflows import (
     Node,
     Raise,
     Retryable,
+    Return,
     Script,
     Sleep,
     Step,
@@ -132,6 +133,7 @@ class Fault(Enum):
     INTERRUPT = "raises KeyboardInterrupt"
     TIME_OUT = "times out"
     RETRY = "fails once, and is retried"
+    FINISH = "returns Finish"
     CANCEL_SELF = "cancels its own asyncio.Task"
     CANCEL_CALLER = "cancels the caller"
     SWALLOW = "swallows its cancellation"
@@ -182,12 +184,12 @@ def _odd(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
 
 
 def with_two_faults(workflow: Workflow) -> Iterator[tuple[Fault, Fault, Workflow]]:
-    """Let each two functions raise, before they suspend and after."""
-    raising = (Fault.RAISE, Fault.INTERRUPT)
+    """Let each two functions raise or return `Finish`, before they suspend and after."""
+    ending = (Fault.RAISE, Fault.INTERRUPT, Fault.FINISH)
     for one, place, faulty in with_faults(workflow):
-        if one in raising:
+        if one in ending:
             for other, other_place, twice_faulty in with_faults(faulty):
-                if other in raising and place < other_place:
+                if other in ending and place < other_place:
                     yield one, other, twice_faulty
 
 
@@ -200,6 +202,7 @@ def _faulty(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
     for before in ((), steps) if steps else ((),):
         yield Fault.RAISE, does(Script(before, Raise(Error.VALUE)))
         yield Fault.INTERRUPT, does(Script(before, Raise(Error.KEYBOARD_INTERRUPT)))
+        yield Fault.FINISH, does(Script(before, Return(1, finish=True)))
         after = steps[len(before) :]
         instants: list[tuple[Fault, Instant]] = [
             (Fault.CANCEL_SELF, CancelSelf()),

@@ -21,9 +21,11 @@ from sdax import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
     Done,
+    Finish,
     Limits,
     PhaseId,
     PhaseReport,
+    RetryableException,
     RetryBudget,
     RunReport,
     SdaxExecutionError,
@@ -42,6 +44,7 @@ from sdax import (
     task_sync_func,
     task_thread_func,
 )
+from sdax.clients import retry_after
 from sdax.testing import (
     Exploration,
     ExploredRun,
@@ -249,11 +252,48 @@ def values(report: RunReport[str]) -> None:
 
 
 def helper_of_a_users_own(
-    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits[Context]]
 ) -> TaskFunction[Context]:
     limits.setdefault("timeout", 2.0)
     limits.setdefault("time_out", 2.0)  # type: ignore[typeddict-item]
     return task_func(function, **limits)
+
+
+def helper_for_any_context(
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+) -> TaskFunction[Context]:
+    return task_func(function, **limits)
+
+
+def cover(ctx: Context, error: Exception) -> int:
+    return 1
+
+
+async def cover_later(ctx: Context, error: Exception) -> int:
+    return 1
+
+
+def cover_other(ctx: Other, error: Exception) -> int:
+    return 1
+
+
+def limits_over_all_attempts(semaphore: asyncio.Semaphore, budget: RetryBudget) -> None:
+    assert_type(
+        TaskFunction(load, total_timeout=5, limiter=semaphore, retry_budget=budget, fallback=cover),
+        TaskFunction[Context],
+    )
+    assert_type(
+        task_func(load, fallback=cover_later, fallback_exceptions=OSError), TaskFunction[Context]
+    )
+    assert_type(task_func(load, fallback=lambda ctx, error: None), TaskFunction[Context])
+    assert_type(task_func(load, limiter=lambda ctx: semaphore), TaskFunction[Context])
+    assert_type(task_func(load, retry_after=retry_after), TaskFunction[Context])
+    task_func(load, retry_after=5)  # type: ignore[arg-type]
+    task_func(load, limiter=5)  # type: ignore[arg-type]
+    task_func(load, fallback=load)  # type: ignore[arg-type]
+    task_func(load, retry_budget=0.2)  # type: ignore[arg-type]
+    TaskFunction[Context](load, fallback=cover_other)  # type: ignore[arg-type]
+    raise RetryableException("busy", retry_after=2.0)
 
 
 async def groups(processor: AsyncTaskProcessor[Context, str]) -> None:
@@ -294,6 +334,25 @@ def stubs(levels: AsyncTaskProcessor[Context, str], graph: AsyncDagTaskProcessor
     levels.replaced({7: load})  # type: ignore[dict-item]
     levels.replaced({"User": 7})  # type: ignore[dict-item]
     assert_type(disturbed(levels, "User.execute#1@1:fail"), AsyncTaskProcessor[Context, str])
+
+
+async def look_up(ctx: Context) -> Finish[int] | None:
+    return Finish(ctx.user) if ctx.user else None
+
+
+def not_needed(report: RunReport[str]) -> None:
+    assert_type(report.finished_by, str | None)
+    assert_type(Finish(7), Finish[int])
+    assert_type(Finish("x").value, str)
+    maybe = task("Cache", pre_execute=look_up, required=False)
+    assert_type(maybe, AsyncTask[Context, str])
+    assert_type(maybe.required, bool)
+    AsyncTask("Cache", execute=task_func(look_up), required=False)
+    task("Cache", execute=load, required="no")  # type: ignore[arg-type]
+    levels = AsyncTaskProcessor[Context, str].builder(on_failure="keep going").build()
+    graph = AsyncDagTaskProcessor[Context, str].builder(on_failure="cancel").build()
+    assert levels.on_failure == "keep going" or graph.on_failure == "cancel"
+    AsyncTaskProcessor[Context].builder(on_failure="ignore")  # type: ignore[arg-type]
 
 
 async def make_context() -> Context:

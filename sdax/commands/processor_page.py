@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from ..common.order import PHASES
 from ..common.text import one_line, shortened
-from ..diagram import described_limits
+from ..diagram import NOT_REQUIRED, described_limits
 from ..events import TaskInfo
 from ..observe.layers import layers_of
 from ..observe.page import page, text
@@ -183,6 +183,8 @@ def _box(task: Task) -> _Box:
             lines.append((phase, phase + described_limits(function)))
     if not lines:
         lines.append(("", "(no phase)"))
+    if not task.required:
+        lines.append(("", NOT_REQUIRED))
     longest = max(len(_cut(one_line(task.name))) - 2, *(len(_cut(line)) for _, line in lines), 12)
     width = 2 * INSET + 16 + longest * CHARACTER
     return _Box(task, lines, width, 2 * INSET + 12 + len(lines) * LINE - 6)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from .attempts import History
 from .calls import cancel
 from .exceptions import is_cancellation, put_after
 from .shelter import sheltered
@@ -50,8 +51,9 @@ class DriverBase:
             """Return True once the timer of an attempt has cancelled it."""
             raise NotImplementedError
 
-        def attempts_made(self) -> int:
-            """Return the number of the attempt that is under way, or was the last one."""
+        def attempts_made(self) -> tuple[int, History | None]:
+            """Return the number of the attempt that is under way, or was the last one, and what
+            the attempts before it have left."""
             raise NotImplementedError
 
     # The end of the loop.
@@ -137,11 +139,12 @@ class DriverBase:
             if not begun:
                 self.never_called(error)
                 return
-            coroutine, made = self.coroutine, self.attempts_made()
+            coroutine = self.coroutine
+            made, history = self.attempts_made()
             self.discard()
             if coroutine is not None:
                 coroutine.close()
-            run.failed(index, error, made)
+            run.failed(index, error, made, history=history)
             if not run.pumping:
                 run.pump()
         except BaseException as exception:

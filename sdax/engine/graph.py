@@ -18,6 +18,7 @@ def plan_graph(
     max_concurrency: int | None,
     *,
     execute_in_order: bool,
+    keeps_going: bool = False,
 ) -> Plan:
     """Plan tasks in a graph: the indices of what each task depends on.
 
@@ -28,7 +29,13 @@ def plan_graph(
     if len(order) < len(forward.members):
         raise ValueError(_describe_cycle(prerequisites, forward, set(order), tasks))
     if layers := forward.as_layers(order):
-        return plan_levels(layers, tasks, max_concurrency, execute_in_order=execute_in_order)
+        return plan_levels(
+            layers,
+            tasks,
+            max_concurrency,
+            execute_in_order=execute_in_order,
+            keeps_going=keeps_going,
+        )
     backward = forward.reversed()
     pre, execute, post = (work_of(tasks, number) for number in range(len(PHASES)))
     if execute_in_order:
@@ -40,7 +47,8 @@ def plan_graph(
         execute_phase,
         _graph_phase(POST, post, backward),
     )
-    return Plan(tasks, phases, forward.gate_of, places_of(max_concurrency))
+    places = places_of(max_concurrency)
+    return Plan(tasks, phases, forward.gate_of, places, keeps_going=keeps_going)
 
 
 class Gates:

@@ -154,10 +154,10 @@ def _tell_loop_of_failures(run: Run) -> None:
 
 def report_of(run: Run, record: Record | None) -> RunReport[Any]:
     """Return the report of a run that has this record."""
-    phases = None if record is None else record.phases
-    return RunReport(
-        run.plan, run.values, phases, None if run.watch is None else run.watch.durations()
-    )
+    durations = None if run.watch is None else run.watch.durations()
+    if record is None:
+        return RunReport(run.plan, run.values, None, durations)
+    return RunReport(run.plan, run.values, record.phases, durations, record.finished_by)
 
 
 def _failures(record: Record | None, report: RunReport[Any]) -> SdaxExecutionError | None:

@@ -301,6 +301,8 @@ def _remark(step: PathStep) -> str:
     remarks: list[str] = []
     if span.state is not State.SUCCEEDED:
         remarks.append(str(span.state))
-    if len(span.attempts) > 1:
-        remarks.append(f"{len(span.attempts)} attempts")
+    if span.tries > 1:
+        remarks.append(f"{span.tries} attempts")
+    if span.fell_back:
+        remarks.append("fallback")
     return f" ({', '.join(remarks)})" if remarks else ""

@@ -30,6 +30,7 @@ class Marks:
     phases: dict[str, str]
     states: dict[State, str]
     pause: str
+    fallback: str
     running: str
     ellipsis: str
 
@@ -38,6 +39,7 @@ UNICODE: Final = Marks(
     dict(zip(PHASES, "▒█░", strict=True)),
     {State.FAILED: "✗", State.TIMED_OUT: "◷", State.CANCELLED: "⊘", State.SKIPPED: "◇"},
     "·",
+    "↷",
     "▶",
     "…",
 )
@@ -45,6 +47,7 @@ ASCII: Final = Marks(
     dict(zip(PHASES, "=#-", strict=True)),
     {State.FAILED: "x", State.TIMED_OUT: "T", State.CANCELLED: "C", State.SKIPPED: "s"},
     ".",
+    "f",
     ">",
     "~",
 )
@@ -156,7 +159,7 @@ class _Chart:
         for span in spans:
             before: float | None = None
             for attempt in span.attempts:
-                if before is not None:
+                if before is not None and attempt.covers is None:
                     pause = self.use(self.marks.pause, "pause before a retry")
                     self.fill(line, before, attempt.start, pause)
                 before = run.until(attempt.end)
@@ -172,6 +175,8 @@ class _Chart:
         for span in spans:
             for attempt in span.attempts:
                 self.mark(line, run.until(attempt.end), attempt.state)
+                if attempt.covers is not None:
+                    line[self.column(attempt.start)] = self.use(self.marks.fallback, "fallback")
             self.mark(line, run.until(span.end), span.state)
         called = [span for span in spans if span.attempts]
         time = sum(run.until(span.end) - span.start for span in called) if called else None
@@ -220,7 +225,7 @@ class _Chart:
 
 def can_show_unicode() -> bool:
     """Tell whether standard output can show the marks that are not in ASCII."""
-    marks = "".join([*UNICODE.phases.values(), *UNICODE.states.values(), "·▶…"])
+    marks = "".join([*UNICODE.phases.values(), *UNICODE.states.values(), "·↷▶…"])
     try:
         marks.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except (UnicodeError, LookupError):

@@ -11,14 +11,16 @@ from itertools import chain, islice
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-from ..common.order import PHASES
+from ..common.order import PHASES, POST
 from ..common.text import counted, listed, one_line, shortened, shown
 from ..events import (
     AttemptStarted,
     Event,
+    FellBack,
     ObservedRun,
     PhaseStarted,
     RetryScheduled,
+    RetrySuppressed,
     RunFinished,
     RunStarted,
     TaskFinished,
@@ -233,6 +235,8 @@ class _Run:
         self.start = perf_counter()
         self.now = "starting"  # or its phase, or its end
         self.retries = 0
+        self.fallbacks = 0
+        self.covering: set[tuple[str, Hashable]] = set()  # whose fallback is called next
         self.all = _Tally()
         self.skipped = _Names()  # of which no line has told yet
         layers = layers_of(run.tasks)
@@ -270,25 +274,40 @@ class _Run:
             case AttemptStarted(task=task, phase=phase, attempt=attempt) if attempt > 1:
                 running = self.group_of[task.name].running
                 start, _ = running[phase, task.name]
-                running[phase, task.name] = start, f"{_place(task, phase)} (attempt {attempt})"
+                what = f"attempt {attempt}"
+                if (phase, task.name) in self.covering:
+                    self.covering.remove((phase, task.name))
+                    what = "fallback"
+                running[phase, task.name] = start, f"{_place(task, phase)} ({what})"
             case RetryScheduled(task=task, phase=phase, delay=delay, exception=exception):
                 self.retries += 1
                 text = f"{_place(task, phase)} failed: {_described(exception)}"
                 yield self.line(f"{text}; again in {seconds(delay)}")
+            case RetrySuppressed(task=task, phase=phase, reason=reason, exception=exception):
+                text = f"{_place(task, phase)} failed: {_described(exception)}"
+                yield self.line(f"{text}; no further attempt: {reason}")
+            case FellBack(task=task, phase=phase, exception=exception):
+                self.fallbacks += 1
+                self.covering.add((phase, task.name))
+                text = f"{_place(task, phase)} falls back, to cover {_described(exception)}"
+                yield self.line(text, urgent=True)
             case TaskFinished(task=task, phase=phase, state=state, exception=exception):
                 start, _ = self.group_of[task.name].running.pop(
                     (phase, task.name),
                     (perf_counter(), ""),  # it was never called
                 )
                 if state in FAILURES:
-                    text = f"{_place(task, phase)} {state} after {seconds(perf_counter() - start)}"
+                    spared = "" if task.required or phase == PHASES[POST] else ", not required,"
+                    took = seconds(perf_counter() - start)
+                    text = f"{_place(task, phase)}{spared} {state} after {took}"
                     yield self.line(f"{text}: {_described(exception)}", urgent=True)
                 yield from self.ended(task, phase, OUTCOME_OF[state])
             case TaskSkipped(task=task, phase=phase):
                 self.skipped.add(SKIPPED, _place(task, phase))
                 yield from self.ended(task, phase, SKIPPED)
-            case RunFinished(state=state):
-                self.now = state
+            case RunFinished(state=state, report=report):
+                by = None if report is None else report.finished_by
+                self.now = state if by is None else f"{state}, finished by {one_line(by)},"
                 yield self.line(self.summary(), urgent=True, picture=Group(*self.draw()))
             case _:
                 pass
@@ -328,6 +347,8 @@ class _Run:
             parts.append(others)
         if self.retries:
             parts.append(counted(self.retries, "retry", "retries"))
+        if self.fallbacks:
+            parts.append(counted(self.fallbacks, "fallback"))
         return ", ".join(parts)
 
     def draw(self) -> Iterator[RenderableType]:

@@ -143,7 +143,7 @@ def _bars(
     parts: list[str] = []
     before: float | None = None
     for attempt in span.attempts:
-        if before is not None:
+        if before is not None and attempt.covers is None:
             parts.append(
                 scale.bar(
                     before,

@@ -369,16 +369,14 @@ def driven(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[Any, AsyncTask[Any, Any
     """Return tasks, by name, whose functions are driven."""
     tasks = list(tasks)
     labels = labels_of([task.name for task in tasks])
+    return {task.name: replace(task, **_driven_phases(task, labels[task.name])) for task in tasks}
+
+
+def _driven_phases(task: AsyncTask[Any, Any], label: str) -> dict[str, Any]:
     return {
-        task.name: replace(
-            task,
-            **{
-                phase: _driven(function, task.name, f"{labels[task.name]}.{phase}")
-                for phase in PHASES
-                if (function := getattr(task, phase)) is not None
-            },
-        )
-        for task in tasks
+        phase: _driven(function, task.name, f"{label}.{phase}")
+        for phase in PHASES
+        if (function := getattr(task, phase)) is not None
     }
 
 
