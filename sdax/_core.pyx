@@ -87,6 +87,7 @@ cdef enum:
     EXECUTE = 1
     POST = 2
 
+cdef double UNSET = 0  # a deadline, for which there was no clock
 cdef int DEEPEST = stack.DEEPEST
 cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
@@ -146,6 +147,7 @@ cdef class Run:
     skip_execute = RunBase.skip_execute
     runs_in = RunBase.runs_in
     failed = RunBase.failed
+    note_failure = RunBase.note_failure
     go_on_without = RunBase.go_on_without
     ends_early = RunBase.ends_early
     cancel_retry = RunBase.cancel_retry
@@ -166,6 +168,7 @@ cdef class Run:
     call_later = RunBase.call_later
     go_on = RunBase.go_on
     recount_gates = RunBase.recount_gates
+    cancel_suspended = RunBase.cancel_suspended
 
     cdef readonly object loop
     cdef public object record
@@ -202,6 +205,7 @@ cdef class Run:
     cdef public object losses
     cdef public object uncalled
     cdef public set due  # the tasks whose functions are due in this phase; None is all
+    cdef public list to_cancel  # drivers of the phase that was stopped, the next one last
     cdef readonly object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
@@ -236,8 +240,8 @@ cdef class Run:
             if sdax_pumps >= DEEPEST:
                 stack.refuse_endless(self.context)
                 self.defer()
-            elif sdax_is_handling():  # what functions would see as their own
-                self.defer()
+            elif self.fatal is not None or sdax_is_handling():
+                self.defer()  # functions would see what is handled as their own
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -402,12 +406,13 @@ cdef class Run:
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        deadlines, self.deadlines = self.deadlines, None
-        if deadlines is not None:
+        if self.deadlines is not None:
             try:
-                deadlines.close()
+                self.deadlines.close()
             except BaseException as error:
                 self.take_fatal(error)
+                self.deadlines.close()
+            self.deadlines = None
         waiter = self.waiter
         if waiter is not None:
             try:
@@ -455,9 +460,9 @@ cdef class Run:
         return set(self.queue[:self.queued]).difference(self.held or ())
 
     cpdef int requeue(self, set called, set opened) except -1:
-        self.held = None
         self.queue = [*sorted(called), *sorted(opened - called)]
         self.queued = len(called)
+        self.held = None
         return 0
 
     cdef int link(self, Driver driver) except -1:
@@ -515,6 +520,7 @@ cdef class Driver:
     cdef Driver following
     cdef bint linked  # among the suspended ones of the run
     cdef readonly bint begun
+    cdef bint taken  # its function, and not yet called
     cdef bint stepping
     cdef bint lone  # in an asyncio.Task of a task factory's
     cdef bint shared  # as long as no function has suspended
@@ -555,6 +561,7 @@ cdef class Driver:
         self.own_references = Py_REFCNT(self)
         self.context_references = Py_REFCNT(self.context)
         self.in_shelter = self.run.interrupted and self.run.number == POST
+        self.taken = False
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
@@ -567,7 +574,15 @@ cdef class Driver:
         if not self.linked:
             run.link(self)
         if AWAITED_BY and run.parent is not None:
-            add_to_awaited_by(self.task, run.parent)  # pragma: no cover (3.14)
+            self.tell_parent(add_to_awaited_by)  # pragma: no cover (3.14)
+        return 0
+
+    cdef int tell_parent(self, tell) except -1:
+        cdef Run run = self.run
+        try:
+            tell(self.task, run.parent)
+        except BaseException as error:
+            run.break_down(error)
         return 0
 
     cdef int release(self) except -1:
@@ -577,7 +592,7 @@ cdef class Driver:
             if self.linked:
                 run.unlink(self)
             if AWAITED_BY and run.parent is not None:
-                discard_from_awaited_by(self.task, run.parent)  # pragma: no cover (3.14)
+                self.tell_parent(discard_from_awaited_by)  # pragma: no cover (3.14)
         self.run = None
         self.task = None
         self.context = None
@@ -598,9 +613,10 @@ cdef class Driver:
             outcome = NULL
             limits = (<tuple>run.work[self.index])[1]
             if how == CALL and limits is not None:
-                self.begin_attempt()
+                if (<GuardedStep>begin_attempt)(self) < 0:
+                    run.break_down(sdax_take_error())
             elif run.watch is not None:
-                run.tell("attempt_resumed", run.number, self.index, self.attempts)
+                self.tell("attempt_resumed")
             if how == SEND:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
@@ -614,14 +630,14 @@ cdef class Driver:
                 Py_XDECREF(outcome)
             if status == YIELDED:
                 if run.watch is not None:
-                    run.tell("attempt_suspended", run.number, self.index, self.attempts)
-                if self.wants_timer:
-                    self.set_timeout()
-                return self.shelter(value) if self.in_shelter else value
+                    self.tell("attempt_suspended")
+                if self.wants_timer and (<GuardedStep>set_timeout)(self) < 0:
+                    run.break_down(sdax_take_error())
+                return self.shelter_surely(value) if self.in_shelter else value
             if error is not None and self.coroutine is not None and isinstance(
                 error, RecursionError
             ):
-                self.coroutine.close()  # it may not even have begun
+                self.close_coroutine()  # it may not even have begun
             self.coroutine = None
             if limits is not None:
                 error = self.settle_attempt(limits, error)
@@ -652,8 +668,7 @@ cdef class Driver:
                 self.release()
                 return None
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
-                run.defer()
-                run.hold(self.index)
+                self.taken = True
                 raise sdax_take_error()
             how = CALL
 
@@ -713,28 +728,28 @@ cdef class Driver:
         outcome[0] = sdax_take_returned()
         return RETURNED
 
-    cdef int begin_attempt(self) except -1:
+    cdef int tell(self, what) except -1:
+        """Tell the observers of the attempt."""
         cdef Run run = self.run
-        cdef tuple work = <tuple>run.work[self.index]
-        if self.attempts:
-            self.go_on()
-        self.attempts += 1
-        if run.watch is not None:
-            run.tell("attempt_started", run.number, self.index, self.attempts)
-        if work[5] is not None or work[7] is True or self.history is not None:
-            if (<GuardedStep>set_deadline)(self) < 0:
-                run.break_down(sdax_take_error())
+        try:
+            run.tell(what, run.number, self.index, self.attempts)
+        except BaseException as error:
+            run.break_down(error)
         return 0
 
     cdef int go_on(self) except -1:
         """Go on after an attempt that has failed, with another one or with the fallback."""
         cdef Run run = self.run
-        self.cancelling = self.task.cancelling()
         error, self.error = self.error, None
         falls_back, self.falls_back = self.falls_back, False
-        if falls_back and run.watch is not None:
-            run.tell("fell_back", run.number, self.index, self.attempts, error)
-        self.history.goes_on(error, falls_back=falls_back)
+        try:
+            self.cancelling = self.task.cancelling()
+            if falls_back and run.watch is not None:
+                run.tell("fell_back", run.number, self.index, self.attempts, error)
+            self.history.goes_on(error, falls_back=falls_back)
+        except BaseException as broken:
+            run.break_down(broken)
+            chain(broken, error)
         return 0
 
     def begin_timeout(self):
@@ -743,6 +758,8 @@ cdef class Driver:
             self.limit_attempt(now_of(self.run), False)
         except BaseException as error:
             self.run.break_down(error)
+            self.deadline = UNSET
+            self.wants_timer = True
 
     cdef int limit_attempt(self, double now, bint waits) except -1:
         """Set the deadline of an attempt that is not a plain first one."""
@@ -807,10 +824,13 @@ cdef class Driver:
 
     cdef int tell_outcome(self, value, error) except -1:
         cdef Run run = self.run
-        run.tell(
-            "attempt_finished", run.number, self.index, self.attempts, value, error,
-            timed_out=self.timed_out, cancelled=run.has_cancelled(error),
-        )
+        try:
+            run.tell(
+                "attempt_finished", run.number, self.index, self.attempts, value, error,
+                timed_out=self.timed_out, cancelled=run.has_cancelled(error),
+            )
+        except BaseException as broken:
+            run.break_down(broken)
         return 0
 
     cdef object follow(self, limits, error):
@@ -857,14 +877,23 @@ cdef class Driver:
         self.error = error
         return None
 
+    cdef int close_coroutine(self) except -1:
+        try:
+            self.coroutine.close()
+        except BaseException as error:
+            self.run.break_down(error)
+        return 0
+
     cdef object begin_pause(self):
         """Wait before the next attempt: return what to wait for."""
         cdef Run run = self.run
         error = self.error
         self.pausing = True
-        if run.watch is not None and not self.falls_back:
-            run.tell("retry_scheduled", run.number, self.index, self.attempts, self.delay, error)
         try:
+            if run.watch is not None and not self.falls_back:
+                run.tell(
+                    "retry_scheduled", run.number, self.index, self.attempts, self.delay, error
+                )
             if self.task._must_cancel:
                 # The attempt that is over asked for it, or a group inside of it.
                 self.leftover = True
@@ -883,19 +912,35 @@ cdef class Driver:
         self.deadline = <double>run.loop.time() + self.delay
         self.set_timer()
         self.pause._asyncio_future_blocking = True
-        return self.shelter(self.pause) if self.in_shelter else self.pause
+        return self.shelter_surely(self.pause) if self.in_shelter else self.pause
 
-    cdef int set_timeout(self) except -1:
-        """Set the timer of a timeout: only what suspends can take long."""
-        cdef Run run = self.run
-        self.wants_timer = False
-        if self.deadline == -INFINITY:
-            self.time_out()
-            return 0
+    # The same, and if it breaks, once more; the run ends with what broke it.
+
+    cdef object shelter_surely(self, yielded):
         try:
-            self.set_timer()
+            return self.shelter(yielded)
         except BaseException as error:
-            run.break_down(error)
+            self.run.break_down(error)
+        return self.shelter(yielded)
+
+    cdef bint spare_surely(self, exception) except -1:
+        try:
+            return self.spare(exception)
+        except BaseException as error:
+            self.run.break_down(error)
+        return self.spare(exception)
+
+    cdef bint is_stepped_surely(self) except -1:
+        try:
+            return self.is_stepped()
+        except BaseException as error:
+            self.run.break_down(error)
+        return self.is_stepped()
+
+    cpdef int set_timeout(self) except -1:
+        """Set the timer of a timeout that has none yet."""
+        if self.wants_timer:
+            set_timeout(self)
         return 0
 
     cdef int set_timer(self) except -1:
@@ -974,8 +1019,8 @@ cdef class Driver:
     cdef object resume(self, How how, exception):
         """Go on after a suspension."""
         if self.in_shelter:
-            if how == THROW and self.spare(exception):
-                return self.shelter(self.sheltered)
+            if how == THROW and self.spare_surely(exception):
+                return self.shelter_surely(self.sheltered)
             self.sheltered = None
         if self.leftover:
             self.leftover = False
@@ -1010,6 +1055,9 @@ cdef class Driver:
             chain(error, self.error)
             self.error = None
         run.break_down(error)
+        if self.taken:
+            run.hold(self.index)
+            self.taken = False
         if self.run is not None:
             self.release()
         return 0
@@ -1059,19 +1107,19 @@ cdef class Driver:
         raise StopIteration
 
     def send(self, value):
-        self.refuse_running()
+        if self.is_running():
+            self.refuse_running()
         return self.__next__()
 
     def throw(self, exception, value=None, traceback=None):
         cdef Run run = self.run
-        self.refuse_running()
-        if run is not None and self.is_open() and not self.is_stepped():
+        if self.is_running():
+            self.refuse_running()
+        if run is not None and self.is_open() and not self.is_stepped_surely():
             return self.disturb(THROW_METHOD, exception)
         if run is not None:
             if not self.begun:
-                index = self.index
-                self.release()
-                run.never_called(index, exception)
+                self.never_called(exception)
                 raise exception
             self.stepping = True
             try:
@@ -1085,11 +1133,13 @@ cdef class Driver:
         raise StopIteration
 
     def __await__(self):
-        self.refuse_running()
+        if self.is_running():
+            self.refuse_running()
         return self
 
     def __iter__(self):
-        self.refuse_running()
+        if self.is_running():
+            self.refuse_running()
         return self
 
     def __getattr__(self, name):
@@ -1112,13 +1162,28 @@ cdef class Driver:
             return None
         raise AttributeError(f"a driver has no attribute {name!r}")
 
+    cpdef int never_called(self, error) except -1:
+        """End before the first step."""
+        cdef Run run = self.run
+        self.release()
+        try:
+            run.never_called(self.index, error)
+            self.taken = False
+        except BaseException as broken:
+            self.broken(run, broken)
+        return 0
+
     cdef object begin_alone(self):
         """Take the first step in an `asyncio.Task` of a task factory's, shared with no other."""
         self.begun = True
-        self.task = current_task(self.run.loop)
-        if self.task is not None:
-            self.task.set_name((<tuple>self.run.work[self.index])[2])
+        try:
+            self.task = current_task(self.run.loop)
+            if self.task is not None:
+                self.task.set_name((<tuple>self.run.work[self.index])[2])
+        except BaseException as error:
+            self.run.break_down(error)
         self.in_shelter = self.run.interrupted and self.run.number == POST
+        self.taken = False
         yielded = self.step(CALL, None)
         if self.run is not None:
             self.suspend()
@@ -1130,6 +1195,22 @@ cdef class Driver:
 ctypedef PyObject *(*Guarded)(Driver) noexcept
 ctypedef int (*GuardedStep)(Driver) noexcept
 ctypedef int (*GuardedStart)(Run, Driver, dict) noexcept
+
+
+cdef int begin_attempt(Driver driver) except -1:
+    cdef Run run = driver.run
+    cdef tuple work = <tuple>run.work[driver.index]
+    if driver.attempts:
+        driver.go_on()
+    driver.attempts += 1
+    if run.watch is not None:
+        driver.tell("attempt_started")
+    if work[5] is not None or work[7] is True or driver.history is not None:
+        if (<GuardedStep>set_deadline)(driver) < 0:
+            run.break_down(sdax_take_error())
+            driver.deadline = UNSET
+            driver.wants_timer = True
+    return 0
 
 
 cdef int set_deadline(Driver driver) except -1:
@@ -1161,6 +1242,24 @@ cdef double now_of(Run run) except? -1:
     if run.clock is None:
         run.clock = clock_of(run.loop)
     return time_names["monotonic"]() if run.clock is time else run.clock()
+
+
+cdef int set_timeout(Driver driver) except -1:
+    """Set the timer of a timeout: only what suspends can take long."""
+    if driver.deadline == UNSET:
+        now = now_of(driver.run)
+        driver.wants_timer = False
+        driver.started = now
+        driver.began = driver.began or now
+        driver.limit_attempt(now, False)
+        if not driver.wants_timer:
+            return 0
+    if driver.deadline == -INFINITY:
+        driver.time_out()
+    else:
+        driver.set_timer()
+    driver.wants_timer = False
+    return 0
 
 
 cdef object next_step(Driver driver):
@@ -1198,6 +1297,7 @@ cdef int start_ready_eagerly(Run run) except -1:
 cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     driver.context = PyContext_Copy(run.context)
     driver.index = run.take()
+    driver.taken = True
     arguments["name"] = (<tuple>run.work[driver.index])[2]
     arguments["context"] = driver.context
     PyObject_Call(Task, (driver,), arguments)
@@ -1233,6 +1333,7 @@ cdef int start_early(Run run, Driver driver, dict arguments) except -1:
     loop, context = run.loop, PyContext_Copy(run.context)
     driver.context = context
     driver.index = run.take()
+    driver.taken = True
     arguments["name"] = (<tuple>run.work[driver.index])[2]
     arguments["context"] = context
     loop.call_soon = driver.catch_first_step
@@ -1251,14 +1352,13 @@ cdef int start_early(Run run, Driver driver, dict arguments) except -1:
 
 cdef int start_failed(Run run, Driver driver, error) except -1:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
-    if not driver.begun and driver.index >= 0:
-        run.hold(driver.index)
-    if driver.first_step is not None:
-        driver.first_step.__self__._log_destroy_pending = False
-        driver.first_step = None
-    if driver.run is not None:
-        driver.release()
-    run.break_down(error)
+    if driver.linked and not driver.task.done():
+        run.break_down(error)  # it waits, and goes on
+        return 0
+    step, driver.first_step = driver.first_step, None
+    driver.broken(run, error)
+    if step is not None:
+        step()  # which ends its asyncio.Task: there is nothing left to do
     return 0
 
 
@@ -1269,6 +1369,7 @@ cdef int start_ready_by_factory(Run run) except -1:
     while run.taken < run.places and run.is_ready():
         driver = new_driver(run)
         driver.index = index = run.take()
+        driver.taken = True
         driver.shared = False
         driver.lone = True
         error = task = None
@@ -1278,14 +1379,16 @@ cdef int start_ready_by_factory(Run run) except -1:
             if not driver.begun:
                 driver.task = task
                 run.link(driver)
-            task.set_name(name)
             task.add_done_callback(driver.task_ended)
+            task.set_name(name)
         except BaseException as exception:
             error = exception
         if error is not None:
-            if driver.begun or task is not None:
+            if task is not None:
+                run.break_down(error)
+                task.add_done_callback(driver.task_ended)  # which hears of one end alone
+            elif driver.begun:
                 run.break_down(error)
             else:
-                driver.release()
-                run.never_called(index, error)
+                driver.never_called(error)
     return 0

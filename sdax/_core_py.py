@@ -18,7 +18,7 @@ import sys
 import time
 from asyncio import CancelledError, Task, current_task
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextvars import Context, copy_context
 from gc import get_referents
 from itertools import chain as one_after_another
@@ -50,7 +50,7 @@ from .engine.calls import (
 )
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
-from .engine.exceptions import chain, hide_engine, is_cancellation
+from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
 from .engine.plan import Plan, Work
 from .engine.record import Record, unasked_cancellation
 from .engine.run import Losses, RunBase, Setbacks
@@ -61,11 +61,7 @@ from .finish import Finish
 from .tasks import TaskFunction
 
 if sys.version_info < (3, 12):
-    from asyncio.tasks import (  # type: ignore[attr-defined]
-        _current_tasks,
-        _enter_task,
-        _leave_task,
-    )
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 
 if hasattr(sys, "getrefcount"):
     from sys import getrefcount
@@ -73,6 +69,7 @@ if hasattr(sys, "getrefcount"):
 __all__ = ["Run"]
 
 NONE_READY: Iterator[int] = iter(())
+UNSET: Final = 0.0  # a deadline, for which there was no clock
 ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
@@ -142,6 +139,7 @@ class Run(RunBase):
         "setbacks",
         "shaken",
         "suspended",
+        "to_cancel",
         "uncalled",
         "untouched",
         "values",
@@ -171,7 +169,7 @@ class Run(RunBase):
         self.phase = plan.phases[PRE]
         self.opened = 0  # how many stages of the phase
         self.ready = NONE_READY  # opened, not yet called
-        self.held = NONE_READY  # the same, while the run is deferred
+        self.held: Iterable[int] = NONE_READY  # the same, while the run is deferred
         self.waiting: list[int] | None = None  # completions that each gate still waits for
         self.queue: deque[int] | None = None  # what gates opened, not yet called
         self.places = plan.places
@@ -181,6 +179,7 @@ class Run(RunBase):
         self.untouched: Any = None  # references to what no function has taken hold of
         self.closed = False  # nothing of this phase is opened any more
         self.aborted = False  # nothing of it is called any more either
+        self.to_cancel: list[Driver] = []  # of the phase that was stopped, the next one last
         self.losses: Losses | None = None
         self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # whose functions are due in this phase; None is all
@@ -204,8 +203,8 @@ class Run(RunBase):
                 refuse_endless(self.context)
                 self.depth = 1
                 self.defer()
-            elif handled() is not None:  # which functions would see as their own
-                self.defer()
+            elif self.fatal is not None or handled() is not None:
+                self.defer()  # functions would see what is handled as their own
             self.advance()
             self.pump()
         except RecursionError as error:
@@ -313,12 +312,13 @@ class Run(RunBase):
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        deadlines, self.deadlines = self.deadlines, None
-        try:
-            if deadlines is not None:
-                deadlines.close()
-        except BaseException as error:
-            self.take_fatal(error)
+        if self.deadlines is not None:
+            try:
+                self.deadlines.close()
+            except BaseException as error:
+                self.take_fatal(error)
+                self.deadlines.close()
+            self.deadlines = None
         waiter = self.waiter
         try:
             if waiter is not None and not waiter.done():
@@ -367,11 +367,12 @@ class Run(RunBase):
             self.ready = drain(self.queue)
 
     def called_by_gates(self) -> set[int]:
-        return set(self.entered).difference(self.take_left())
+        self.held = left = self.take_left()
+        return set(self.entered).difference(left)
 
     def requeue(self, called: set[int], opened: set[int]) -> None:
-        self.entered = sorted(called.union(opened))
-        self.queue = deque(sorted(opened - called))
+        entered, queue = sorted(called.union(opened)), deque(sorted(opened - called))
+        self.entered, self.queue, self.held = entered, queue, NONE_READY
 
 
 class Driver(DriverBase):
@@ -430,6 +431,8 @@ class Driver(DriverBase):
         if run.untouched is not None:
             tasks, drivers, contexts, weakly = run.untouched
         called = False
+        waits = True  # for its first call
+        error = None
         try:
             if self.task is None:
                 self.task = current_task(run.loop)
@@ -468,6 +471,7 @@ class Driver(DriverBase):
                             self.release()
                             return
                         self.index = index = following
+                        waits = True
                         work = run.phase.work[index]
                         task.set_name(work[2])
                 called = True
@@ -475,6 +479,7 @@ class Driver(DriverBase):
                 error = value = None
                 if limits is not None and (timeout is not None or special or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
+                waits = False
                 while True:
                     try:
                         if attempts is not None:
@@ -510,23 +515,19 @@ class Driver(DriverBase):
                         )
                     self.release()
                 if error is not None:
-                    try:
-                        if self.coroutine is not None and issubclass(type(error), RecursionError):
-                            self.coroutine.close()  # it may not even have begun
-                        if attempts is None:
-                            run.failed(index, error)
-                        else:
-                            run.failed(
-                                index,
-                                error,
-                                attempts.number,
-                                attempts.timed_out,
-                                attempts.pausing,
-                                attempts.history,
-                            )
-                    except BaseException as broken:
-                        chain(broken, error)
-                        raise
+                    if self.coroutine is not None and issubclass(type(error), RecursionError):
+                        self.coroutine.close()  # it may not even have begun
+                    if attempts is None:
+                        run.failed(index, error)
+                    else:
+                        run.failed(
+                            index,
+                            error,
+                            attempts.number,
+                            attempts.timed_out,
+                            attempts.pausing,
+                            attempts.history,
+                        )
                     error = None
                 else:
                     if value is not None:
@@ -559,9 +560,17 @@ class Driver(DriverBase):
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
                 raise
-            error = exception
-        if error is not None:
-            self.broken(run, error)
+            broken = exception
+        else:
+            return
+        try:
+            if error is not None:
+                put_after(broken, error)
+            self.broken(run, broken)
+            if waits:
+                run.hold(index)
+        finally:
+            del broken
             error = None
 
     def begin(self) -> Any:
@@ -573,16 +582,38 @@ class Driver(DriverBase):
             self.keep_task()
             if self.attempts is not None:
                 self.attempts.suspended()
-            if run.interrupted and run.number == POST:
-                self.spared = False
-                self.__next__ = self.resume_sheltered
-                return self.shelter(yielded)
         except BaseException as error:
             # The function waits: whatever fails beside it, its asyncio.Task is told so.
             self.shared = False
             run.suspended[self] = None
             run.break_down(error)
+        if run.interrupted and run.number == POST:
+            self.spared = False
+            self.__next__ = self.resume_sheltered
+            try:
+                return self.shelter(yielded)
+            except BaseException as error:
+                run.break_down(error)
+                return self.shelter(yielded)
         return yielded
+
+    def step_again(self, error: BaseException, exception: BaseException | None = None) -> Any:
+        """Take a step, or throw something in, that was broken before the function heard of it."""
+        run, body = self.run, self.body
+        try:
+            if run is None or body.gi_running or not (body.gi_suspended or self.is_new()):
+                raise error
+            run.break_down(error)
+            try:
+                return body.send(None) if exception is None else self.throw_in(exception)
+            except StopIteration:
+                raise
+            except BaseException as another:
+                self.broken(run, another)
+                body.close()
+            raise StopIteration
+        finally:
+            del error, exception
 
     def keep_task(self) -> None:
         """Keep the `asyncio.Task` for this function, which has suspended."""
@@ -595,6 +626,7 @@ class Driver(DriverBase):
             )
 
     def resume(self) -> Any:
+        """Go on with a function that has a timeout, or is watched."""
         attempts: Any = self.attempts
         run = self.run
         try:
@@ -602,7 +634,12 @@ class Driver(DriverBase):
                 attempts.resumed()
         except BaseException as error:
             run.break_down(error)
-        yielded = self.body.send(None)
+        try:
+            yielded = self.body.send(None)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            yielded = self.step_again(error)
         try:
             attempts.suspended()
         except BaseException as error:
@@ -612,8 +649,22 @@ class Driver(DriverBase):
     def resume_sheltered(self) -> Any:
         """Go on with a cleanup that the end of the loop must not cut short."""
         self.sheltered = None
-        yielded = self.body.send(None) if self.attempts is None else self.resume()
-        return self.shelter(yielded)
+        try:
+            yielded = self.body.send(None) if self.attempts is None else self.resume()
+        except StopIteration:
+            raise
+        except BaseException as error:
+            yielded = self.step_again(error)
+        try:
+            return self.shelter(yielded)
+        except BaseException as error:
+            self.run.break_down(error)
+            return self.shelter(yielded)
+
+    def set_timeout(self) -> None:
+        """Set the timer of a timeout, where that could not be done in time."""
+        if self.attempts is not None:
+            self.attempts.set_timeout()
 
     def release(self) -> None:
         """Let go of what leads back here: there is nothing more to call."""
@@ -672,14 +723,30 @@ class Driver(DriverBase):
             if self.run is not None and self.is_open() and not self.is_stepped():
                 return self.disturb("throw", exception)
             return self.throw_in(exception)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            if error is exception or not self.is_stepped():
+                raise
+            return self.step_again(error, exception)
         finally:
             # The traceback that it gets leads to this frame.
             del exception
 
     def throw_in(self, exception: Any) -> Any:
-        if self.__next__ == self.resume_sheltered and self.spare(exception):
-            return self.shelter(self.sheltered)
         attempts, run = self.attempts, self.run
+        if self.__next__ == self.resume_sheltered:
+            try:
+                is_spared = self.spare(exception)
+            except BaseException as error:
+                run.break_down(error)
+                is_spared = self.spare(exception)
+            if is_spared:
+                try:
+                    return self.shelter(self.sheltered)
+                except BaseException as error:
+                    run.break_down(error)
+                    return self.shelter(self.sheltered)
         try:
             if attempts is not None and attempts.watch is not None:
                 attempts.resumed()
@@ -695,11 +762,22 @@ class Driver(DriverBase):
         except BaseException as error:
             run.break_down(error)
         if self.__next__ == self.resume_sheltered:
-            return self.shelter(yielded)
+            try:
+                return self.shelter(yielded)
+            except BaseException as error:
+                run.break_down(error)
+                return self.shelter(yielded)
         return yielded
 
     def __await__(self) -> Driver:
-        self.refuse_running()
+        try:
+            self.refuse_running()
+        except ValueError:
+            raise
+        except BaseException as error:  # which whoever awaits is not to answer for
+            if self.run is None:
+                raise
+            self.run.break_down(error)
         return self
 
     __iter__ = __await__
@@ -752,8 +830,8 @@ class EarlyDriver(Driver):
     def forget_task(self) -> None:
         step = getattr(self, "first_step", None)
         if step is not None:
-            step.__self__._log_destroy_pending = False
             del self.first_step
+            step()  # which ends it: there is nothing left to do
 
 
 class LoneDriver(Driver):
@@ -769,29 +847,49 @@ class LoneDriver(Driver):
 
     def begin(self) -> Any:
         self.begun = True
-        self.task = current_task(self.run.loop)
-        if self.task is not None:
-            self.task.set_name(self.run.phase.work[self.index][2])
-        return super().begin()
+        run = self.run
+        try:
+            self.task = current_task(run.loop)
+            if self.task is not None:
+                self.task.set_name(run.phase.work[self.index][2])
+        except BaseException as error:
+            run.break_down(error)
+        try:
+            return super().begin()
+        except StopIteration:
+            raise
+        except BaseException as error:
+            return self.step_again(error)
 
     def throw_in(self, exception: Any) -> Any:
         try:
             if self.begun:
                 return super().throw_in(exception)
-            run, index = self.run, self.index
-            self.discard()
-            if run is not None:
-                run.never_called(index, exception)
+            if self.run is not None:
+                self.never_called(exception)
             raise exception
         finally:
             del exception
 
+    def never_called(self, error: BaseException) -> None:
+        """End before the first step."""
+        run, index = self.run, self.index
+        try:
+            self.discard()
+        except BaseException as broken:
+            self.broken(run, broken)  # which does what is left of it
+        try:
+            run.never_called(index, error)
+        except BaseException as broken:
+            run.break_down(broken)
+            run.hold(index)
+
     def discard(self) -> None:
         """Let go of everything before the first step."""
+        body, self.body = self.body, None
         self.run.suspended.pop(self, None)
         self.release()
-        self.body.close()
-        self.body = None  # closed before its first step, it would still hold on to this driver
+        body.close()  # closed before its first step, it would still hold on to this driver
 
 
 class Attempts:
@@ -855,10 +953,10 @@ class Attempts:
             self.timed_out = False
             error = value = None
             driver.__qualname__ = name
-            if self.watch is not None:
-                run.tell("attempt_started", *self.place())
             more = special or self.history is not None
             try:
+                if self.watch is not None:
+                    run.tell("attempt_started", *self.place())
                 if more:
                     self.begin(work)
                 elif timeout is not None:
@@ -868,6 +966,7 @@ class Attempts:
                     self.deadline = now + timeout if timeout else AT_ONCE
             except BaseException as exception:
                 run.break_down(exception)
+                self.deadline = UNSET
             try:
                 if more and (awaitable := self.other_call(work)) is not None:
                     driver.coroutine = awaitable
@@ -940,6 +1039,7 @@ class Attempts:
             self.deadline = deadline_of(self.limits, self.began, self.now(), False, False)
         except BaseException as error:
             self.driver.run.break_down(error)
+            self.deadline = UNSET
 
     def now(self) -> float:
         run = self.driver.run
@@ -1027,12 +1127,12 @@ class Attempts:
             return False
         driver.coroutine = None
         driver.__qualname__ = run.phase.work[driver.index][6]
-        if delay is not None and self.watch is not None:
-            run.tell("retry_scheduled", *self.place(), delay, error)
-        error = None  # whose traceback leads here
         loop = run.loop
         self.pausing = True
         try:
+            if delay is not None and self.watch is not None:
+                run.tell("retry_scheduled", *self.place(), delay, error)
+            error = None  # whose traceback leads here
             leftover = task._must_cancel
             if leftover:
                 # The attempt that is over asked for it, or a group inside of it.
@@ -1047,17 +1147,26 @@ class Attempts:
                 yield from self.pause
             elif leftover or not falls_back:
                 yield None
+            self.cancelling = task.cancelling()
         except CancelledError:
             return False
+        except BaseException as broken:
+            if type(broken) is not GeneratorExit or driver.is_stepped():
+                run.break_down(broken)
+                return False
+            raise
         finally:
             self.pause = None
             self.serial = 0
         self.pausing = False
-        self.cancelling = task.cancelling()
         assert self.error is not None and self.history is not None
-        if falls_back and self.watch is not None:
-            run.tell("fell_back", *self.place(), self.error)
-        self.history.goes_on(self.error, falls_back=falls_back)
+        try:
+            if falls_back and self.watch is not None:
+                run.tell("fell_back", *self.place(), self.error)
+            self.history.goes_on(self.error, falls_back=falls_back)
+        except BaseException as broken:
+            run.break_down(broken)
+            chain(broken, self.error)
         return True
 
     def place(self) -> tuple[int, int, int]:
@@ -1071,19 +1180,28 @@ class Attempts:
 
     def suspended(self) -> None:
         """Set the timer of a timeout, if there is one: only what suspends can take long."""
-        run = self.driver.run
         if self.watch is not None and not self.pausing:
-            run.tell("attempt_suspended", *self.place())
-        if self.deadline is None:
+            self.driver.run.tell("attempt_suspended", *self.place())
+        if self.deadline is not None:
+            self.set_timeout()
+
+    def set_timeout(self) -> None:
+        """Set the timer of a timeout that has none yet."""
+        deadline = self.deadline
+        if deadline is None:
             return
-        self.awaited, self.deadline = self.deadline, None
-        if self.awaited == AT_ONCE:
-            self.time_out()
-        else:
-            try:
-                self.set_timer(self.awaited)
-            except BaseException as error:
-                run.break_down(error)
+        if deadline == UNSET:
+            self.started = now = self.now()
+            self.began = self.began or now
+            covers = self.history is not None and self.history.covered is not None
+            deadline = deadline_of(self.limits, self.began, now, False, covers)
+        if deadline is not None:
+            self.awaited = deadline
+            if deadline == AT_ONCE:
+                self.time_out()
+            else:
+                self.set_timer(deadline)
+        self.deadline = None
 
     def set_timer(self, deadline: float) -> None:
         run = self.driver.run
@@ -1170,9 +1288,7 @@ def start_ready_early(run: Run) -> None:
         start_ready_by_factory(run)
         return
     by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
-    current = _current_tasks.get(loop)
-    if current is not None:
-        _leave_task(loop, current)
+    current = _current_tasks.pop(loop, None)
     try:
         for index in run.ready:
             driver: EarlyDriver | None = None
@@ -1204,7 +1320,7 @@ def start_ready_early(run: Run) -> None:
                 break
     finally:
         if current is not None:
-            _enter_task(loop, current)
+            _current_tasks[loop] = current
 
 
 def raise_error_of(task: Task[Any]) -> NoReturn:
@@ -1215,38 +1331,44 @@ def raise_error_of(task: Task[Any]) -> NoReturn:
 
 def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
+    run.break_down(error)
     if driver is not None:
-        driver.forget_task()
         if driver.body.gi_suspended and driver.task is not None and not driver.task.done():
             driver.shared = False
             run.suspended[driver] = None
         else:
             driver.release()
-    run.break_down(error)
+            driver.forget_task()
 
 
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     for index in run.ready:
-        driver = LoneDriver(run, index)
+        name = run.phase.work[index][2]  # the phase may be over when the task is made
+        driver: LoneDriver | None = None
         task: Any = None
         error = None
-        name = run.phase.work[index][2]  # the phase may be over when the task is made
         try:
+            driver = LoneDriver(run, index)
             task = run.context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.suspended[driver] = None
-            task.set_name(name)
             task.add_done_callback(driver.task_ended)
+            task.set_name(name)
         except BaseException as exception:
             error = exception
         if error is not None:
-            if driver.begun or task is not None:
+            if driver is None:
+                run.break_down(error)
+                run.hold(index)
+            elif task is not None:
+                run.break_down(error)
+                task.add_done_callback(driver.task_ended)  # which hears of one end alone
+            elif driver.begun:
                 run.break_down(error)
             else:
-                driver.discard()
-                run.never_called(index, error)
+                driver.never_called(error)
         if len(run.suspended) >= run.places or run.deferred:
             break
 

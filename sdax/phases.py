@@ -15,6 +15,7 @@ from .common.order import EXECUTE, POST, PRE
 from .common.text import shown
 from .engine.exceptions import set_traceback, traceback_of
 from .engine.outcome import (
+    add_lost,
     conclude,
     hear_out,
     new_waiter,
@@ -23,6 +24,7 @@ from .engine.outcome import (
     see_through,
     shield,
 )
+from .engine.stack import MOST_VAIN_ATTEMPTS
 
 
 class PhaseId(Enum):
@@ -93,7 +95,10 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         finally:
             self._running = None
             self._last = self._next
-            self._next = self._after(run)
+            if self._last == PRE:
+                self._next = POST if run.aborted else EXECUTE
+            else:
+                self._next = POST if self._last == EXECUTE else None
             try:
                 running.set_result(None)
             except BaseException as error:
@@ -151,7 +156,14 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
     async def _close(self, body: BaseException | None) -> None:
         run = self._run
         first = not self._closed
-        if run is not None and self._running is not None and run.runs_in(current_task()):
+        is_own = False
+        if run is not None and self._running is not None:
+            try:
+                is_own = run.runs_in(current_task())
+            except BaseException as error:
+                run.break_down(error)
+                is_own = run.runs_in(current_task())
+        if is_own:
             raise RuntimeError(
                 "aclose: called by a function of this run, which would wait for itself; leave it "
                 "to whoever opened the run"
@@ -161,21 +173,41 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             return
         interruption = None
         try:
+            for _ in range(MOST_VAIN_ATTEMPTS):
+                try:
+                    interruption = await self._end(run) or interruption
+                    break
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    run.break_down(error)
+            if self._abandoned:
+                return
+            if interruption is not None or run.record is not None or run.fatal is not None:
+                _conclude_block(run, interruption, body)
+        finally:
+            del body, interruption
+
+    async def _end(self, run: Run) -> BaseException | None:
+        """Wait for the phase that runs, if one does, and for the cleanup; return what came first.
+
+        Called again, it goes on where it was interrupted.
+        """
+        interruption = None
+        try:
             while self._running is not None:  # in another asyncio.Task, which waits for the run
                 interruption = await self._stop_phase(run, self._running) or interruption
             if self._abandoned:
                 self._clean_up_alone(run)
-                return
-            if self._last != POST:
+            elif self._last != POST:
                 run.skip_execute()
                 late = await _run_phase(run, POST)
                 interruption = interruption or late
                 del late
                 self._last, self._next = POST, None
-            if interruption is not None or run.record is not None or run.fatal is not None:
-                _conclude_block(run, interruption, body)
+            return interruption
         finally:
-            del body, interruption
+            del interruption
 
     async def _stop_phase(self, run: Run, running: Future[None]) -> BaseException | None:
         """Cancel the phase that runs in another asyncio.Task, and wait for it; return what came
@@ -183,7 +215,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         run.cancel()
         came: BaseException | None = None
         try:
-            await _shielded(running)
+            await _shielded(run, running)
         except GeneratorExit:
             # Nothing can be awaited any more: the cleanup follows when the phase has ended.
             running.add_done_callback(lambda _: self._clean_up_alone(run))
@@ -195,7 +227,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 with shield():
                     while not running.done():
                         with suppress(CancelledError):
-                            await _shielded(running)
+                            await _shielded(run, running)
             return came
         finally:
             del came
@@ -207,17 +239,16 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             run.start(POST)
         hear_out(run)
 
-    def _after(self, run: Run) -> int | None:
-        if self._last == PRE:
-            return POST if run.aborted else EXECUTE
-        return POST if self._last == EXECUTE else None
-
 
 async def _run_phase(run: Run, number: int) -> BaseException | None:
     """Run up to and with a phase, whatever comes meanwhile; return what came first."""
     interruption: BaseException | None = None
     try:
-        run.start(number)
+        try:
+            run.start(number)
+        except BaseException as error:  # it was not even called
+            run.break_down(error)
+            run.start(number)
         while not run.over:
             try:
                 await new_waiter(run)
@@ -239,6 +270,8 @@ def _conclude_block(
     try:
         conclude(run, interruption or body)
     except BaseException as error:
+        if run.record is not None or run.fatal is not None:
+            add_lost(run, error, interruption)
         if error is not body:
             raise
         set_traceback(error, traceback)
@@ -246,13 +279,18 @@ def _conclude_block(
         del interruption, body, traceback
 
 
-async def _shielded(future: Future[Any]) -> None:
+async def _shielded(run: Run, future: Future[Any]) -> None:
     """Wait for a future that the cancellation of this wait does not touch."""
     waiter = future.get_loop().create_future()
 
     def wake(_: Future[Any]) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
+        try:
+            if not waiter.done():
+                waiter.set_result(None)
+        except BaseException as error:
+            run.break_down(error)
+            if not waiter.done():
+                waiter.set_result(None)  # nobody else would wake up who waits
 
     future.add_done_callback(wake)
     await waiter

@@ -24,7 +24,7 @@ from .common.generic import K, KeyedByDefault, T
 from .common.text import counted, nearest, shown
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
 from .engine.graph import plan_graph
-from .engine.outcome import conclude, new_waiter, see_through
+from .engine.outcome import add_lost, conclude, new_waiter, see_through
 from .engine.plan import Plan, plan_levels
 from .engine.watch import Watch
 from .events import ObservedRun, Observer, Observers, TaskInfo, checked_observers
@@ -122,7 +122,12 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
             if run.record is None and interruption is None and run.fatal is None:
                 values = run.values
                 return self._plain_report if values is None else RunReport(self._plan, values, None)
-            return conclude(run, interruption)
+            try:
+                return conclude(run, interruption)
+            except BaseException as raised:
+                if run.record is not None or run.fatal is not None:
+                    add_lost(run, raised, interruption)
+                raise
         finally:
             # What is raised leads here by its traceback: no name may lead back.
             del interruption

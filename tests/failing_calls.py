@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from linecache import getline
 from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 from unittest import mock
@@ -23,17 +24,28 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # A step of one of these is no call: what it may raise is up to the user's code in it.
 _STEPPED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
-# What the event loop calls of sdax: there, nobody is called by the engine.
-_ENTRIES = ("_fire", "wake")
+# What the event loop calls of sdax: there, nobody is called by the engine. What they call is, and
+# each of their calls fails; were their own to fail, nobody but the loop's handler could hear of it.
+_ENTRIES = ("_fire", "_release", "_settle", "_when_over", "go_on", "task_ended", "wake")
 
-# What a C function in asyncio calls, half-way through a change of its own.
+# What a C function in asyncio calls as well, half-way through a change of its own.
 _HALFWAY = PassCountingLoop.call_soon.__code__
+# What the constructor of asyncio.Task alone calls: one that is made by half complains when it goes.
+_IN_CONSTRUCTOR = asyncio.BaseEventLoop.is_running.__code__
 
 _LOOP_TURN = asyncio.Handle._run.__code__
 
-# Where an `Exception` may be swallowed: a note, a tidy traceback, a text and a line in the log are
-# not worth a run.
-_DECORATIONS = {"hide_engine", "_add_note", "add_note", "_warn", "shown", "call_exception_handler"}
+# Where an `Exception` may be swallowed: a note, a tidy traceback, a text, a line in the log and a
+# scope of anyio's (without one, more passes of the loop) are not worth a run.
+_DECORATIONS = {
+    "hide_engine",
+    "_add_note",
+    "add_note",
+    "_warn",
+    "shown",
+    "call_exception_handler",
+    "shield",
+}
 
 
 _IN_PYTHON: set[CodeType] = set()
@@ -146,8 +158,12 @@ class Calls:
 
     def _counts(self, frame: FrameType) -> bool:
         code, caller = frame.f_code, frame.f_back
-        if code.co_flags & _STEPPED or code is _HALFWAY or caller is None:
+        if code.co_flags & _STEPPED or code is _IN_CONSTRUCTOR or caller is None:
             return False
+        if code is _HALFWAY and "call_soon(" not in getline(
+            caller.f_code.co_filename, caller.f_lineno
+        ):
+            return False  # called by C, though it looks as if by whoever called that
         if code.co_name == "_remove" and "weakref" in frame.f_globals["__name__"]:
             return False  # something has gone: nobody calls that, and nobody hears of a failure
         if self._is_ours(caller):

@@ -44,6 +44,7 @@ class Journal:
     told: list[BaseException | None] = field(default_factory=list)  # to another than the caller
     acquires: set[str] = field(default_factory=set)  # the tasks that have a pre_execute
     cleanups: dict[str, int] = field(default_factory=dict)  # the attempts that each may take
+    cut: list[str] = field(default_factory=list)  # cleanups that came to no end of their own
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     cancels: int = 0  # of the caller
     caller: asyncio.Task[Any] | None = None
@@ -69,12 +70,26 @@ class Journal:
                 continue
             act = acts.get(phase, a_pass)
             act, limits = act if isinstance(act, tuple) else (act, {})
+            if phase == POST and "timeout" not in limits:
+                act = self.uncut(name, act)
             functions[phase] = TaskFunction(self.function(name, phase, act), **limits)
             if phase == PRE:
                 self.acquires.add(name)
             elif phase == POST:
                 self.cleanups[name] = 1 + limits.get("retries", 0)
         return AsyncTask(name, **functions)
+
+    def uncut(self, name: str, act: Act) -> Act:
+        """Do something that nothing may cut short."""
+
+        async def watched() -> Any:
+            try:
+                return await act()
+            except (asyncio.CancelledError, GeneratorExit):
+                self.cut.append(name)
+                raise
+
+        return watched
 
     def fails(self, error: BaseException, first: Act | None = None) -> Act:
         """Raise, be it after something else."""
@@ -122,6 +137,26 @@ class Journal:
         if not self.caller.done():
             self.cancels += 1
             self.caller.cancel()
+
+    def end_loop(self) -> None:
+        """Cancel every task, as `asyncio.run()` does at its end."""
+        self.cancels += 1
+        for each in asyncio.all_tasks(self.loop):
+            each.cancel()
+
+    def disturb(self, method: str, *arguments: Any) -> None:
+        """Close the coroutine of a function, or throw into it, and tell what that raises."""
+        names = {each.get_name(): each for each in asyncio.all_tasks(self.loop)}
+        if "sdax:A:execute" not in names:
+            return
+        coroutine: Any = names["sdax:A:execute"].get_coro()
+        for _ in range(2):  # what has failed before it did anything may be done again
+            try:
+                getattr(coroutine, method)(*arguments)
+            except BaseException as error:
+                self.told.append(error)
+            if Event("A", EXECUTE, "ends") in self.events:
+                break
 
     def observer(self) -> Callable[[Any], None]:
         @called_by_engine
@@ -508,13 +543,16 @@ def closed_by_another(journal: Journal) -> Caller:
 
     async def call() -> None:
         run = processor.open(None)
-        await run.run_next()
-        other = asyncio.create_task(error_of(run.run_next()), name="the test's own")
-        await asyncio.sleep(1)
+        other = None
         try:
-            await run.aclose()
+            await run.run_next()
+            other = asyncio.create_task(error_of(run.run_next()), name="the test's own")
+            await asyncio.sleep(1)
         finally:
-            journal.told.append(await other)
+            try:
+                await run.aclose()
+            finally:
+                journal.told.append(other and await other)
 
     return call
 
@@ -530,6 +568,33 @@ def cancelled_at(when: float, *, fails: bool = False) -> Callable[[Journal], Run
                 [journal.task("B", execute=answer), journal.task("C", execute=sleeps(2))],
             )
         )
+
+    return prepare
+
+
+def loop_ends(journal: Journal) -> Runs:
+    def stop() -> None:
+        # A cleanup that began before is not sheltered from the end of the loop.
+        if all(event.phase != POST for event in journal.events):
+            journal.cancel()
+            journal.at(1, journal.end_loop)
+
+    journal.at(0.5, stop)
+    limits = {"timeout": 5.0, **RETRIES}
+    return Runs(
+        build(
+            [
+                journal.task("A", execute=waits, post_execute=sleeps(2)),
+                journal.task("B", post_execute=(sleeps(2), limits)),
+            ]
+        )
+    )
+
+
+def in_other_hands(method: str, *arguments: Any) -> Callable[[Journal], Runs]:
+    def prepare(journal: Journal) -> Runs:
+        journal.at(0.5, lambda: journal.disturb(method, *arguments))
+        return Runs(build([journal.task("A", execute=waits), journal.task("B", execute=waits)]))
 
     return prepare
 
@@ -690,6 +755,9 @@ SCENARIOS = {
         Scenario("a cancellation in execute", cancelled_at(1.5)),
         Scenario("a cancellation, and a failure", cancelled_at(1.5, fails=True)),
         Scenario("a cancellation in post_execute", cancelled_at(3.5)),
+        Scenario("a loop that ends", loop_ends),
+        Scenario("a coroutine that other code closes", in_other_hands("close")),
+        Scenario("a coroutine that other code throws into", in_other_hands("throw", OSError)),
         Scenario("within a timeout", within_a_timeout),
         Scenario("a function with a group", with_a_group),
         Scenario("a run inside of a run", nested(fails=False)),

@@ -5,11 +5,22 @@
 
 A run of each scenario is made in which its first call fails, one in which its second does, and so
 on, until there is a run that has no more calls: of functions, of asyncio, of the loop, of the
-engine's own bookkeeping (see `failing_calls`). Each must end, with every cleanup that is due done,
-nothing left, and the very exception out.
+engine's own bookkeeping (see `failing_calls`). What is demanded of each run:
 
-What only C sees is failed as well, with `--allocations`: each allocation of memory in turn, in
-processes of their own (see `programs/allocations.py`).
+- It ends, and the loop does not pass without end while it waits.
+- Every task that has begun is cleaned up, once. No cleanup is cut short.
+- No `asyncio.Task` and no timer is left, and the caller is as cancelled as it was.
+- The exception of the call is raised, or the loop's exception handler gets it from sdax where
+  nobody awaits the run any more. It may be a member, a cause or a context of what is raised.
+- So is every exception that a function raised, in the same way: where the failures cannot be
+  raised as usual, because that itself has failed, they are the context of what is raised instead.
+
+Nobody has to hear of an `Exception` where all that is lost is a decoration: a note, a tidy
+traceback, a text, a line in the log. Two things do not fail here. What the event loop itself
+calls fails within, not as a whole: only the loop could tell of that. And what C has begun, such as
+to set a future's result, is either not done at all, or done.
+
+What only C sees is failed by `failing_allocations`.
 """
 
 from __future__ import annotations
@@ -19,11 +30,13 @@ import asyncio
 import gc
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, count, islice, product
 from pathlib import Path
@@ -46,6 +59,7 @@ ERRORS: Mapping[str, type[BaseException]] = {
     "RecursionError": RecursionError,
     "OSError": OSError,
 }
+WATCHED = 600  # seconds that all calls of a scenario may take by a real clock
 PASSES = 1000  # of the loop: no scenario needs a tenth of them
 
 
@@ -172,9 +186,9 @@ async def _observe(scenario: Scenario, loop: CountedLoop, seen: Seen) -> None:
     attributes = set(vars(loop))
     journal.caller = loop.create_task(call_it(), name="caller")
     loop.set_task_factory(scenario.factory)
-    await asyncio.wait([journal.caller])
-    if others := asyncio.all_tasks() - {main}:
-        await asyncio.wait(others)
+    while others := asyncio.all_tasks() - {main}:
+        with suppress(asyncio.CancelledError):  # by a scenario that ends the loop
+            await asyncio.wait(others)
     loop.set_task_factory(None)
     for timer in journal.timers:
         timer.cancel()
@@ -213,6 +227,8 @@ def _cleanups(journal: Journal) -> Iterator[str]:
             yield f"{begins[name]} cleanups of {name}"
         if begins[name] != ends[name]:
             yield f"the cleanup of {name} does not end"
+    for name in journal.cut:
+        yield f"the cleanup of {name} is cut short"
     # One can have been called without having come to its first line: its call is what failed.
     extra = {*begins} & journal.acquires - begun
     if len(extra) > 1:
@@ -268,6 +284,15 @@ def search(
     gc.collect()
 
 
+def go_through(job: tuple[str, str, str, int | None]) -> tuple[int, list[Finding]]:
+    """Fail the calls of one scenario with one error on one engine, or one call; return how many
+    there were, and what they have shown."""
+    name, scenario, error, number = job
+    with using(importlib.import_module(ENGINES[name])), watchdog(WATCHED):
+        searched = list(search(SCENARIOS[scenario], name, error, [number] if number else count(1)))
+    return len(searched), [found for found in searched if found is not None]
+
+
 class Tally:
     """What came of the calls that were failed on one engine."""
 
@@ -276,10 +301,10 @@ class Tally:
         self.failed = 0
         self.findings: list[Finding] = []
 
-    def count(self, found: Finding | None) -> None:
-        self.failed += 1
-        if found is not None:
-            self.findings.append(found)
+    def add(self, searched: Iterable[tuple[int, list[Finding]]]) -> None:
+        for failed, findings in searched:
+            self.failed += failed
+            self.findings += findings
 
     def __str__(self) -> str:
         kinds = Counter(
@@ -326,20 +351,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenario", choices=SCENARIOS, metavar="NAME", help="this one alone")
     parser.add_argument("--error", choices=ERRORS, help="fail with this one alone")
     parser.add_argument("--call", type=int, help="the number of the one call that fails")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="how many processes; as a rule, all CPUs"
+    )
     parser.add_argument("--show", type=int, default=20, help="how many findings to print in full")
     options = parser.parse_args(arguments)
     names = list(ENGINES) if options.engine == "both" else [options.engine]
-    scenarios = [SCENARIOS[options.scenario]] if options.scenario else SCENARIOS.values()
+    scenarios = [options.scenario] if options.scenario else list(SCENARIOS)
     errors = [options.error] if options.error else list(ERRORS)
     findings = 0
     for name in names:
         tally = Tally(name)
-        with using(importlib.import_module(ENGINES[name])):
-            for scenario, error in product(scenarios, errors):
-                numbers = [options.call] if options.call else count(1)
-                with watchdog():
-                    for found in search(scenario, name, error, numbers):
-                        tally.count(found)
+        jobs = [
+            (name, scenario, error, options.call) for scenario, error in product(scenarios, errors)
+        ]
+        if options.scenario or options.jobs == 1:
+            tally.add(map(go_through, jobs))
+        else:
+            with ProcessPoolExecutor(options.jobs) as pool:
+                tally.add(pool.map(go_through, jobs))
         print(*islice(tally.by_place(), options.show), sep="\n\n", end="\n\n")
         print(tally, flush=True)
         findings += len(tally.findings)

@@ -122,13 +122,14 @@ def cancel(task: Task[Any], broken: Callable[[BaseException], None]) -> None:
     What that future raises goes to `broken`. The task is then woken up with a cancelled future in
     its place, as asyncio would wake it.
     """
-    requests = task.cancelling()
+    requests = None
     try:
+        requests = task.cancelling()
         task.cancel()
     except BaseException as error:
         broken(error)
         try:
-            if task.cancelling() == requests:  # it was not even asked
+            if requests is None or task.cancelling() == requests:  # it was not even asked
                 task.cancel()
             else:
                 _wake_up_cancelled(task)

@@ -77,15 +77,11 @@ class Deadlines:
 
     def close(self) -> None:
         """Forget everything, the timer included."""
-        self._entries.clear()
+        self._entries = []
         self._broken = None
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            try:
-                timer.cancel()
-            except BaseException:
-                timer.cancel()
-                raise
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _forget_the_past(self) -> None:
         """Drop the entries for which nobody waits, and allow twice as many as are left."""
@@ -94,9 +90,9 @@ class Deadlines:
         self._most = max(FEWEST, 2 * len(self._entries))
 
     def _set_timer(self, when: float) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._timer = self._loop.call_at(when, self._fire, context=self._context)
         self._when = when
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .attempts import History
 from .calls import cancel
-from .exceptions import is_cancellation
+from .exceptions import is_cancellation, put_after
 from .shelter import sheltered
 
 
@@ -32,6 +32,9 @@ class DriverBase:
 
         def discard(self) -> Any:
             """Let go of everything, also before the first step."""
+
+        def never_called(self, error: BaseException) -> Any:
+            """End before the first step."""
 
         def broken(self, run: Any, error: BaseException) -> Any:
             """End, because the engine itself has failed."""
@@ -58,7 +61,8 @@ class DriverBase:
     def shelter(self, yielded: Any) -> Any:
         """Have a cleanup wait for what the end of the loop does not cut short."""
         self.sheltered = yielded
-        return sheltered(self.run.loop, yielded)
+        run = self.run
+        return sheltered(run.loop, yielded, run.break_down)
 
     def spare(self, exception: BaseException) -> bool:
         """Return True if a cleanup goes on waiting: a cancellation of all tasks of the loop passes
@@ -70,8 +74,8 @@ class DriverBase:
             and not self.has_expired()
             and self.run.is_loop_ending()
         ):
-            self.spared = True
             self.task.uncancel()
+            self.spared = True
         elif future is None or not future.cancel() or future.done():
             return False
         if future is not None:  # a task that is cancelled is awaited
@@ -98,8 +102,14 @@ class DriverBase:
             return None
         finally:
             del arguments
-            if self.run is not None and not self.is_stepped():
-                cancel(self.task, self.run.break_down)
+            run = self.run
+            try:
+                if run is not None and not self.is_stepped():
+                    cancel(self.task, run.break_down)
+            except BaseException as error:
+                run.break_down(error)
+                if not self.is_stepped():
+                    cancel(self.task, run.break_down)
 
     def refuse_running(self) -> None:
         """Raise the `ValueError` that a coroutine raises that is asked to step while it steps.
@@ -126,18 +136,20 @@ class DriverBase:
                 error = task.exception()
             if error is None:
                 error = RuntimeError("its asyncio.Task ended without waiting for it")
+            if not begun:
+                self.never_called(error)
+                return
             coroutine = self.coroutine
             made, history = self.attempts_made()
             self.discard()
-            if begun:
-                if coroutine is not None:
-                    coroutine.close()
-                run.failed(index, error, made, history=history)
-                if not run.pumping:
-                    run.pump()
-            else:
-                run.never_called(index, error)
+            if coroutine is not None:
+                coroutine.close()
+            run.failed(index, error, made, history=history)
+            if not run.pumping:
+                run.pump()
         except BaseException as exception:
+            assert error is not None
+            put_after(exception, error)
             self.broken(run, exception)
 
     def catch_first_step(

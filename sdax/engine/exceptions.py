@@ -98,9 +98,9 @@ def chain(exception: BaseException, earlier: BaseException | None) -> bool:
 
     It stays out if that would close a circle.
     """
-    if earlier is None or _leads_to(exception, earlier):
+    if earlier is None or leads_to(exception, earlier):
         return True
-    if _leads_to(earlier, exception):
+    if leads_to(earlier, exception):
         return False
     last = exception
     seen = {id(last)}
@@ -113,15 +113,33 @@ def chain(exception: BaseException, earlier: BaseException | None) -> bool:
     return True
 
 
+def put_after(exception: BaseException, later: BaseException) -> None:
+    """Put `later` at the end of the contexts of `exception`, also where it leads back there.
+
+    What was raised while `exception` was handled has that as its context.
+    """
+    if chain(exception, later):
+        return
+    current: BaseException | None = later
+    seen = set[int]()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        context = context_of(current)
+        if context is exception:
+            set_context(current, None)
+        current = context
+    chain(exception, later)
+
+
 def put_before(exception: BaseException, earlier: BaseException) -> bool:
     """Make `earlier` the context of `exception`, and what that was the end of its contexts.
 
     Return False if that would close a circle.
     """
     context = context_of(exception)
-    if context is not None and _leads_to(context, earlier):
+    if context is not None and leads_to(context, earlier):
         return True
-    if _leads_to(earlier, exception):
+    if leads_to(earlier, exception):
         return False
     if context is None or chain(earlier, context):
         set_context(exception, earlier)
@@ -150,7 +168,7 @@ def raise_with_context(exception: BaseException) -> NoReturn:
         del exception, context
 
 
-def _leads_to(exception: BaseException, other: BaseException) -> bool:
+def leads_to(exception: BaseException, other: BaseException) -> bool:
     """Return True if one exception is the other, or leads to it by contexts, causes or members."""
     seen = set[int]()
     stack = [exception]

@@ -14,7 +14,14 @@ from ..common.text import counted, listed, one_line, shortened, shown
 from ..errors import SdaxExecutionError
 from ..report import RunReport
 from ..states import TaskFailure
-from .exceptions import chain, is_cancellation, put_before, raise_with_context
+from .exceptions import (
+    chain,
+    is_cancellation,
+    leads_to,
+    put_after,
+    put_before,
+    raise_with_context,
+)
 from .record import Record
 
 MOST_PLACES: Final = 4
@@ -65,20 +72,26 @@ async def _see_through(run: Run, came: BaseException) -> None:
         with shield():
             # At least one pass of the loop: an exception that is raised while another one is
             # thrown in gets what the caller handles as its context, in place of its own.
-            passed = helpless = False
+            passed = False
             while not (run.over and passed):
                 another = None
                 try:
+                    waiter = PASS if run.over else new_waiter(run)
+                except BaseException as error:
+                    # Without memory or frames for a future, look again in the next pass.
+                    run.break_down(error)
+                    waiter = PASS
+                try:
                     passed = True
-                    await (PASS if run.over or helpless else new_waiter(run))
+                    await waiter
                 except BaseException as exception:
                     another = exception
                 if another is not None:
-                    _let_go(run, another)
+                    if type(another) is GeneratorExit and not is_cancellation(came):
+                        run.break_down(came)  # nobody is left to raise it
                     run.shaken = True
                     run.loop.call_soon(_settle, run)
-                    # Without memory or frames for a future, look again in the next pass.
-                    helpless = not is_cancellation(another)
+                    _let_go(run, another)
     finally:
         # It may be raised again, and then leads here by its traceback.
         another = None
@@ -174,49 +187,55 @@ def raise_fatal(run: Run) -> None:
 def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
     """Raise what stopped the run, with its failures as the context, or the failures alone;
     return the report if there are neither."""
-    record, fatal = run.take_record()
     report = failures = error = None
     try:
-        try:
-            report = report_of(run, record)
-            failures = _failures(record, report)
-        except BaseException as broken:
-            fatal = _with_lost(broken, fatal, record)
-        error = fatal or interruption or failures
-        if error is None and report is not None:
+        report = report_of(run, run.record)
+        failures = _failures(run.record, report)
+        error = run.fatal or interruption or failures
+        if error is None:
             if run.watch is not None:
                 run.watch.run_finished(None, report)
             return report
-        assert error is not None
-        error = _with_context(run, error, interruption, failures)
+        _give_context(run, error, interruption, failures)
         raise_with_context(error)
     except BaseException as raised:
+        if raised is error:
+            run.record = run.fatal = None  # they may lead to the run
+        elif error is not None:
+            put_after(raised, error)
         if run.watch is not None and error is not None:
             run.watch.run_finished(raised, report)
         raise
     finally:
         # What is raised leads here by its traceback: no name may lead back.
-        del record, report, interruption, failures, fatal, error
+        del report, interruption, failures, error
 
 
-def _with_lost(
-    broken: BaseException, fatal: BaseException | None, record: Record | None
-) -> BaseException:
-    """Return what broke the report of a run, with what would have been reported as its context."""
-    if record is not None and record.failures:
-        lost = [failure.exception for failure in record.failures]
-        chain(broken, ExceptionGroup("the failures of the run", lost))
-    chain(broken, fatal)
-    return broken
+def add_lost(run: Run, broken: BaseException, interruption: BaseException | None) -> None:
+    """Put what a run had to raise after what was raised in its place."""
+    record, fatal = run.take_record()
+    failures = () if record is None else record.failures
+    lost: list[Exception] = []
+    error = None
+    try:
+        lost += [each.exception for each in failures if not leads_to(broken, each.exception)]
+        if lost:
+            put_after(broken, ExceptionGroup("the failures of the run", lost))
+        for error in (fatal, interruption):
+            if error is not None:
+                put_after(broken, error)
+    finally:
+        lost.clear()
+        del record, failures, fatal, broken, interruption, error
 
 
-def _with_context(
+def _give_context(
     run: Run,
     error: BaseException,
     interruption: BaseException | None,
     failures: SdaxExecutionError | None,
-) -> BaseException:
-    """Give an error what else the run has to raise as its context; return what is to be raised."""
+) -> None:
+    """Give an error what else the run has to raise as its context."""
     try:
         heard = True
         if failures is not None and failures is not error:
@@ -228,10 +247,6 @@ def _with_context(
             run.loop.call_exception_handler(
                 {"message": _message_about(failures.failures), "exception": failures}
             )
-        return error
-    except BaseException as raised:  # out of the handler
-        chain(raised, error)
-        return raised
     finally:
         del error, interruption, failures
 

@@ -119,13 +119,6 @@ class Record:
             left = [index for index, work in work if work and index not in due]
             self.skipped(number, left, causes)
 
-    def skipped_phase(self, number: int, due: Collection[int] | None) -> None:
-        """Note that a whole phase is left out, of the tasks that are due; None is all."""
-        work = enumerate(self._plan.phases[number].work)
-        self.skipped(
-            number, [index for index, work in work if work and (due is None or index in due)]
-        )
-
     def failed(
         self,
         number: int,

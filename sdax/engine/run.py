@@ -13,7 +13,14 @@ from ..finish import Finish
 from .attempts import History, settle_with_budget
 from .calls import cancel
 from .deadlines import Deadlines
-from .exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
+from .exceptions import (
+    chain,
+    hide_engine,
+    is_cancellation,
+    is_exception,
+    put_after,
+    traceback_of,
+)
 from .plan import Plan
 from .record import Record
 from .shelter import is_ending
@@ -47,6 +54,7 @@ class RunBase:
         pumping: bool
         closed: bool  # nothing of this phase is opened any more
         aborted: bool  # nothing of it is called any more either
+        to_cancel: list[Any]  # drivers of the phase that was stopped, the next one last
         losses: Losses | None
         uncalled: Sequence[int]
         due: set[int] | None  # the tasks whose functions are due in this phase; None is all
@@ -98,9 +106,7 @@ class RunBase:
         if self.number == PRE and not self.aborted:
             self.leave_phase()
             self.enter_phase(EXECUTE)
-            self.opened = len(self.plan.phases[EXECUTE].stages)
-            self.waiting = []
-            self.write("skipped_phase", EXECUTE, self.due)
+            self.aborted = self.closed = True
 
     def runs_in(self, task: Any) -> bool:
         """Return True if a function of this run is the one that this `asyncio.Task` runs."""
@@ -134,26 +140,26 @@ class RunBase:
         elif pausing and self.is_stopping():
             hide_engine(error)
             self.write("cancelled", number, index, attempts, error, history)
+            if self.fatal is not None:
+                put_after(self.fatal, error)  # whoever gets that has no report to find it in
         else:
             hide_engine(error)
             if issubclass(type(error), RecursionError):
                 if number == POST and traceback_of(error) is None and self.call_later(index):
                     return  # it was not even called: there is no frame of its own
                 self.defer()  # no cleanup would have room here
-            if not is_exception(error) and not is_cancellation(error):
-                self.take_fatal(error, number, index)
-            elif number != POST:
+            if number != POST and (is_exception(error) or is_cancellation(error)):
                 required = index not in self.plan.optional
                 stops = required and not self.plan.keeps_going
-            outcome = {
-                "timed_out": timed_out,
-                "required": required,
-                "stops": stops,
-                "history": history,
-            }
-            if not self.write("failed", number, index, attempts, error, **outcome):
-                assert self.fatal is not None
-                chain(self.fatal, error)
+            self.note_failure(
+                index,
+                error,
+                attempts,
+                timed_out=timed_out,
+                required=required,
+                stops=stops,
+                history=history,
+            )
         if stops:
             self.abort()
         else:
@@ -162,6 +168,17 @@ class RunBase:
             work = self.plan.phases[POST].work[index]
             self.feed(work[3])
         self.finished_one()
+
+    def note_failure(
+        self, index: int, error: BaseException, attempts: int = 1, **outcome: Any
+    ) -> None:
+        """Write a failure down, and keep it if the run ends with it."""
+        number = self.number
+        if not is_exception(error) and not is_cancellation(error):
+            self.take_fatal(error, number, index)
+        if not self.write("failed", number, index, attempts, error, **outcome):
+            assert self.fatal is not None
+            chain(self.fatal, error)
 
     def go_on_without(self, index: int, required: bool) -> None:
         """Go on after a failure: what depends on the task is called only if it is not required."""
@@ -213,19 +230,23 @@ class RunBase:
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
-        if self.number == POST and self.call_later(index):
-            # A failure, and the cleanup is due all the same.
-            hide_engine(error)
-            self.write("failed", POST, index, 1, error)
-            return
-        self.uncalled = [*self.uncalled, index]
-        if self.aborted and is_cancellation(error):
-            self.write("skipped", self.number, [index])
-            self.finished_one()
-        else:
-            self.failed(index, error)
-        if not self.pumping:
-            self.pump()
+        try:
+            if self.number == POST and self.call_later(index):
+                # A failure, and the cleanup is due all the same.
+                hide_engine(error)
+                self.note_failure(index, error)
+                return
+            self.uncalled = [*self.uncalled, index]
+            if self.aborted and is_cancellation(error):
+                self.write("skipped", self.number, [index])
+                self.finished_one()
+            else:
+                self.failed(index, error)
+            if not self.pumping:
+                self.pump()
+        except BaseException as broken:
+            self.break_down(broken)
+            put_after(broken, error)
 
     def is_stopping(self) -> bool:
         """Return True if the run, or its caller, has cancelled what is suspended.
@@ -252,14 +273,25 @@ class RunBase:
         """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
         if self.aborted or self.number == POST:
             return
+        suspended = self.drivers()
+        suspended.reverse()
         uncalled = self.take_left()
         self.uncalled = [*self.uncalled, *uncalled]
-        self.pending -= len(uncalled)
         self.aborted = self.closed = True
+        self.to_cancel = suspended
+        self.pending -= len(uncalled)
         self.write("stopped", self.number, uncalled)
-        for driver in self.drivers():
+        self.cancel_suspended()
+
+    def cancel_suspended(self) -> None:
+        """Cancel what was suspended when the phase was stopped, as far as that is not yet done."""
+        left = self.to_cancel
+        while left:
+            driver = left[-1]
             if driver.task is not None:
                 cancel(driver.task, self.break_down)
+            if left and left[-1] is driver:
+                del left[-1]
 
     def leave_phase(self) -> int:
         """Tell of the end of a phase that was not a plain success, or is watched; return the last
@@ -347,10 +379,8 @@ class RunBase:
         first = self.fatal
         if first is None:
             self.fatal = error
-        elif number is not None:
-            self.write("also_fatal", number, index, error, first, self.loop)
-        else:
-            chain(first, error)
+        elif number is None or not self.write("also_fatal", number, index, error, first, self.loop):
+            put_after(first, error)
 
     def defer(self) -> Setbacks:
         """Open and call nothing more until the loop calls `go_on`, on a stack of its own."""
@@ -369,7 +399,11 @@ class RunBase:
         if index in again:
             return False
         again.add(index)
-        self.hold(index)
+        try:
+            self.hold(index)
+        except BaseException:
+            again.discard(index)
+            raise
         return True
 
     def go_on(self) -> None:
@@ -377,19 +411,28 @@ class RunBase:
 
         What cannot be wrong is which functions are suspended, and which are not yet called.
         """
-        if self.over:
-            return
         self.deferred = False
+        if self.over:
+            self.take_left()  # nothing, but the next phase must not find it deferred
+            return
         self.pumping = False
         try:
             if self.waiting and not self.aborted:
                 self.recount_gates()
             if self.fatal is not None:
                 self.abort()
+            if self.aborted:
+                self.cancel_suspended()
             if self.deadlines is not None:
                 self.deadlines.renew()
+            for driver in self.drivers():
+                driver.set_timeout()
             left = self.take_left()
-            self.give_back(left)
+            try:
+                self.give_back(left)
+            except BaseException:
+                self.give_back(left)
+                raise
             suspended = len(self.drivers())
             self.pending = len(left) + suspended
             stock = None if suspended else (self.number, self.opened, len(left))
