@@ -262,7 +262,7 @@ def _cause_rules(events: Iterable[Event]) -> Iterator[str]:
             elif event.cause in survived:
                 if not survived[event.cause] or not _depends(event, event.cause):
                     yield f"{line(event)}, but it does not depend on that"
-            elif event.cause != cause or not stopped:
+            elif event.cause != cause:
                 yield f"{line(event)}, but the failure is {cause}"
         elif isinstance(event, TaskFinished):
             wanted = stopped.get(event.phase) if event.state is State.CANCELLED else None

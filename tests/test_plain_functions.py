@@ -42,7 +42,7 @@ def plain(ctx: Any) -> Any:
 async def test_the_value_of_a_plain_function(phase: str, limits: Any) -> None:
     function = task_sync_func(lambda ctx: ctx["value"] + 1, **limits)
     report = await build([task_in(phase, function)]).process_tasks({"value": 4})
-    assert getattr(report["A"], phase) == ("succeeded", 1, 5, None)
+    assert getattr(report["A"], phase)[:4] == ("succeeded", 1, 5, None)
 
 
 async def test_a_plain_function_is_called_without_a_coroutine() -> None:
@@ -148,7 +148,7 @@ async def test_a_plain_function_is_retried(phase: str) -> None:
 
     function = task_sync_func(flaky, retries=5, initial_delay=0)
     report = await build([task_in(phase, function)]).process_tasks(None)
-    assert getattr(report["A"], phase) == ("succeeded", 3, "value", None)
+    assert getattr(report["A"], phase)[:4] == ("succeeded", 3, "value", None)
 
 
 async def test_retries_of_a_plain_function_end() -> None:
