@@ -34,11 +34,13 @@ from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
-from .engine.plan import Plan, Work
+from .engine.plan import OUTCOME, RESOURCE, Plan, Work
 from .engine.record import Record, unasked_cancellation
+from .engine.resources import Resource
 from .engine.run import RunBase, Setbacks
 from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
+from .engine.variables import Contexts
 from .engine.watch import Watch
 from .tasks import TaskFunction
 
@@ -95,6 +97,7 @@ class Run(RunBase):
         "aborted",
         "clock",
         "context",
+        "contexts",
         "ctx",
         "deadlines",
         "deferred",
@@ -119,6 +122,7 @@ class Run(RunBase):
         "queue",
         "ready",
         "record",
+        "resources",
         "setbacks",
         "shaken",
         "suspended",
@@ -139,6 +143,8 @@ class Run(RunBase):
         self.depth = 1  # of runs inside of runs, on one stack
         self.context = copy_context()
         self.variables = len(self.context)
+        self.contexts: Contexts | None = None  # once a resource has set a context variable
+        self.resources: dict[int, Resource] | None = None  # of which a set-up was called
         self.waiter: asyncio.Future[None] | None = None
         self.values: dict[int, Any] | None = None
         self.watch = watch
@@ -291,6 +297,8 @@ class Run(RunBase):
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
+        if self.resources is not None and self.number == POST:
+            self.give_up_resources()
         deadlines, self.deadlines = self.deadlines, None
         try:
             if deadlines is not None:
@@ -328,6 +336,12 @@ class Run(RunBase):
 
     def drivers(self) -> list[Driver]:
         return list(self.suspended)
+
+    def count_in(self, driver: Driver) -> None:
+        """Count the driver of a resource among the suspended ones: its cleanup begins."""
+        self.suspended[driver] = None
+        if self.watch is not None or self.plan.has_timeouts or self.interrupted:
+            driver.__next__ = driver.begin
 
     def stop_calling(self) -> None:
         self.held, self.ready = self.ready, NONE_READY
@@ -368,6 +382,7 @@ class Driver(DriverBase):
         "body",
         "context",
         "coroutine",
+        "holding",
         "index",
         "run",
         "shared",
@@ -389,6 +404,7 @@ class Driver(DriverBase):
         self.attempts: Attempts | None = None
         self.coroutine: Any = None
         self.task: Any = None
+        self.holding: Resource | None = None  # the resource that is held, until its turn comes
         self.body = self.call_functions(work)
         self.__next__ = self.body.__next__
 
@@ -412,7 +428,7 @@ class Driver(DriverBase):
             if self.task is None:
                 self.task = current_task(run.loop)
             while True:
-                if called or (tasks < 0 and self.shared):
+                if self.shared and (called or tasks < 0):
                     task, context = self.task, self.context
                     # Who knows the asyncio.Task, its driver or its context. (Counted in one
                     # place, for what the interpreter adds to a count differs from place to place.)
@@ -440,16 +456,21 @@ class Driver(DriverBase):
                             or task._must_cancel
                             or (AWAITED_BY and task._asyncio_awaited_by)
                             or len(context) != variables
+                            or run.contexts is not None
                             or (variables and get_referents(context)[-1] is not run.mapping)
                             or (following := next(run.ready, None)) is None
                         ):
                             self.release()
                             return
+                        work = run.phase.work[following]
+                        if work[4] is RESOURCE and run.number == POST:
+                            self.release()
+                            run.clean_up(following)
+                            return
                         self.index = index = following
-                        work = run.phase.work[index]
                         task.set_name(work[2])
                 called = True
-                call, limits, _, feeds, is_plain, timeout, _ = work
+                call, limits, _, feeds, kind, timeout, _ = work
                 error = value = None
                 if limits is not None and (timeout is not None or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
@@ -458,8 +479,11 @@ class Driver(DriverBase):
                         if attempts is not None:
                             value = yield from attempts.make(work)
                             error, attempts.error = attempts.error, None
-                        elif is_plain:
-                            value = self.call_plain(work)
+                        elif kind:
+                            if kind is True:
+                                value = self.call_plain(work)
+                            else:
+                                value = yield from self.call_otherwise(work)
                         else:
                             awaitable: Any = call(run.ctx)
                             if type(awaitable) is not CoroutineType:
@@ -479,6 +503,10 @@ class Driver(DriverBase):
                     error = None
                 if attempts is not None:
                     self.attempts = None
+                if kind and self.holding is not None:
+                    self.shared = False
+                    self.__next__ = self.body.__next__
+                    run.hold_resource(index, self.holding, self)
                 shared = self.shared
                 if not shared:
                     run.suspended.pop(self, None)
@@ -486,7 +514,8 @@ class Driver(DriverBase):
                         asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
                             self.task, run.parent
                         )
-                    self.release()
+                    if self.holding is None:
+                        self.release()
                 if error is not None:
                     try:
                         if self.coroutine is not None and issubclass(type(error), RecursionError):
@@ -517,7 +546,12 @@ class Driver(DriverBase):
                 if not shared:
                     if run.ready is not NONE_READY and not run.pumping:
                         run.pump()
-                    return
+                    if self.holding is None:
+                        return
+                    yield from self.hold()
+                    if self.run is None:
+                        return
+                    work = run.phase.work[index]
                 attempts = None
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
@@ -527,10 +561,95 @@ class Driver(DriverBase):
             self.broken(run, error)
             error = None
 
+    @coroutine
+    def call_otherwise(self, work: Work) -> Generator[Any, None, Any]:
+        """Call a function that is neither one of the context alone, nor a plain one."""
+        run = self.run
+        if work[4] is OUTCOME:
+            call: Any = work[0]
+            awaitable = call(run.ctx, run.outcome())
+            if type(awaitable) is not CoroutineType:
+                awaitable = self.as_coroutine(awaitable)
+            self.coroutine = awaitable
+            self.__qualname__ = awaitable.__qualname__
+            return (yield from awaitable)
+        if run.number == POST:
+            return (yield from self.coroutine)
+        self.coroutine = run.set_up(self.index)
+        self.__qualname__ = work[6]
+        step, argument = self.coroutine.send, None
+        while True:
+            try:
+                yielded = step(argument)
+            finally:
+                argument = None
+            if type(yielded) is Resource:
+                self.holding = yielded
+                return yielded.value
+            step = self.coroutine.send
+            try:
+                yield yielded
+            except BaseException as exception:
+                step, argument = self.coroutine.throw, exception
+
+    @coroutine
+    def hold(self) -> Generator[Any, None, None]:
+        """Wait, with a resource that is set up, until it is to be cleaned up.
+
+        If it breaks before, clean it up, and let go of the run.
+        """
+        run, index, resource = self.run, self.index, self.holding
+        assert resource is not None
+        came = error = None
+        waits_for = resource
+        while True:
+            try:
+                yield waits_for
+            except BaseException as exception:
+                if type(exception) is GeneratorExit and not self.is_stepped():
+                    raise
+                came = exception
+            if came is None or not run.passes_by(resource):
+                break
+            came = None
+            self.task.uncancel()
+            waits_for = resource.wait_on()
+        self.holding = None
+        if came is not None:
+            hide_engine(came)
+            resource.broken = True
+            resource.thrown, came = came, None
+        if self in run.suspended:
+            return  # its turn has come
+        try:
+            yield from self.coroutine
+        except BaseException as exception:
+            if type(exception) is GeneratorExit and not self.is_stepped():
+                raise
+            error = exception
+        is_due = not run.has_held(self)
+        run.suspended.pop(self, None)
+        self.release()
+        assert error is not None
+        try:
+            if is_due:
+                run.failed(index, error)
+            else:
+                run.broke(index, error)
+        finally:
+            error = None
+        if run.ready is not NONE_READY and not run.pumping:
+            run.pump()
+
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
-        yielded = self.body.send(None)
+        return self.begun_with(self.body.send(None))
+
+    def begun_with(self, yielded: Any) -> Any:
+        """Go on after the first step, which has suspended."""
         run = self.run
+        if self.holding is not None:
+            return yielded
         self.__next__ = self.body.__next__ if self.attempts is None else self.resume
         try:
             self.keep_task()
@@ -550,6 +669,8 @@ class Driver(DriverBase):
     def keep_task(self) -> None:
         """Keep the `asyncio.Task` for this function, which has suspended."""
         run = self.run
+        if self.holding is not None:
+            return
         self.shared = False
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
@@ -567,7 +688,8 @@ class Driver(DriverBase):
             run.break_down(error)
         yielded = self.body.send(None)
         try:
-            attempts.suspended()
+            if self.attempts is attempts:
+                attempts.suspended()
         except BaseException as error:
             run.break_down(error)
         return yielded
@@ -647,12 +769,15 @@ class Driver(DriverBase):
                 attempts.resumed()
         except BaseException as error:
             run.break_down(error)
+        begins = self.__next__ == self.begin  # the cleanup of a resource
         try:
             yielded = self.body.throw(exception)
         finally:
             del exception
+        if begins:
+            return self.begun_with(yielded)
         try:
-            if attempts is not None:
+            if attempts is not None and self.attempts is attempts:
                 attempts.suspended()
         except BaseException as error:
             run.break_down(error)
@@ -799,7 +924,7 @@ class Attempts:
     @coroutine
     def make(self, work: Work) -> Generator[Any, None, Any]:
         """Try until an attempt succeeds, and return its value, or none is left: see `error`."""
-        call, _, _, _, is_plain, timeout, name = work
+        call, _, _, _, kind, timeout, name = work
         driver = self.driver
         run = driver.run
         while self.error is None or (yield from self.pause_before_next()):
@@ -819,8 +944,10 @@ class Attempts:
                 except BaseException as exception:
                     run.break_down(exception)
             try:
-                if is_plain:
+                if kind is True:
                     value = driver.call_plain(work)
+                elif kind:
+                    value = yield from driver.call_otherwise(work)
                 else:
                     awaitable = call(run.ctx)
                     if type(awaitable) is not CoroutineType:
@@ -1002,9 +1129,15 @@ def start_ready_eagerly(run: Run) -> None:
     by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
     for index in run.ready:
         driver: Driver | None = None
+        work = run.phase.work[index]
+        if work[4] is RESOURCE and run.number == POST:
+            run.clean_up(index)
+            if len(run.suspended) >= run.places or run.deferred:
+                break
+            continue
         try:
-            work = run.phase.work[index]
-            context = run.context.copy()
+            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
+            context = context.copy()
             driver = Driver(run, index, work, context)
             if by_step:
                 driver.__next__ = driver.begin
@@ -1043,9 +1176,17 @@ def start_ready_early(run: Run) -> None:
     try:
         for index in run.ready:
             driver: EarlyDriver | None = None
+            work = run.phase.work[index]
+            if work[4] is RESOURCE and run.number == POST:
+                run.clean_up(index)
+                if len(run.suspended) >= run.places or run.deferred:
+                    break
+                continue
             try:
-                work = run.phase.work[index]
-                context = run.context.copy()
+                context = run.context
+                if run.contexts is not None:
+                    context = run.contexts.of(run.number, index)
+                context = context.copy()
                 driver = EarlyDriver(run, index, work, context)
                 if by_step:
                     driver.__next__ = driver.begin
@@ -1095,12 +1236,19 @@ def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     for index in run.ready:
+        work = run.phase.work[index]
+        if work[4] is RESOURCE and run.number == POST:
+            run.clean_up(index)
+            if len(run.suspended) >= run.places or run.deferred:
+                break
+            continue
         driver = LoneDriver(run, index)
         task: Any = None
         error = None
-        name = run.phase.work[index][2]  # the phase may be over when the task is made
+        name = work[2]  # the phase may be over when the task is made
         try:
-            task = run.context.copy().run(run.loop.create_task, driver)
+            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
+            task = context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.suspended[driver] = None

@@ -125,11 +125,15 @@ class DriverBase:
             if error is None:
                 error = RuntimeError("its asyncio.Task ended without waiting for it")
             coroutine, made = self.coroutine, self.attempts_made()
+            was_held = run.has_held(self)
             self.discard()
             if begun:
                 if coroutine is not None:
                     coroutine.close()
-                run.failed(index, error, made)
+                if was_held:
+                    run.broke(index, error)
+                else:
+                    run.failed(index, error, made)
                 if not run.pumping:
                     run.pump()
             else:

@@ -5,21 +5,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
-from ..tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
+from ..tasks import (
+    AsyncTask,
+    PlainFunction,
+    ResourceCleanUp,
+    ResourceSetUp,
+    TaskFunction,
+    ThreadFunction,
+)
 from .calls import WithTaskGroup, name_of
 from .threads import OwnThreads
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 # A function as the engine takes it: what to call, its limits (None without timeout and retries:
 # such a function never pays for them), the name of its asyncio.Task, the gates that it feeds,
-# whether it is a plain function, the timeout among its limits, and the name of the user's function.
+# its kind (see below), the timeout among its limits, and the name of the user's function.
 Work: TypeAlias = tuple[
-    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool, float | None, str
+    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool | str, float | None, str
 ]
+# An async function is of the kind False, a plain one of the kind True.
+RESOURCE: Final = "resource"  # one half of it
+OUTCOME: Final = "outcome"  # an async function that takes the outcome of the run as well
 
 
 class Phase:
@@ -95,6 +105,20 @@ class Phase:
         return waiting, opened
 
 
+    def reached_from(self, index: int) -> frozenset[int]:
+        """Return the gates that wait for a task, or for what waits for it."""
+        reached = set[int]()
+        left: list[int] = list(self.work[index][3])
+        while left:
+            gate = left.pop()
+            if gate not in reached:
+                reached.add(gate)
+                left += self.onward[gate]
+                for member in self.gates[gate]:
+                    left += self.work[member][3]
+        return frozenset(reached)
+
+
 class Plan:
     """All that a run needs to know: immutable, and shared by every run of a processor.
 
@@ -105,6 +129,7 @@ class Plan:
 
     __slots__ = (
         "_observed",
+        "_reached",
         "_tasks",
         "arrays",
         "has_timeouts",
@@ -124,6 +149,7 @@ class Plan:
     ) -> None:
         self._tasks = tasks
         self._observed: Plan | None = None
+        self._reached: dict[int, frozenset[int]] = {}
         self.names: tuple[Hashable, ...] = tuple(task.name for task in tasks)
         self.index_of = {name: index for index, name in enumerate(self.names)}
         self.phases = phases
@@ -140,6 +166,14 @@ class Plan:
             phases = [phase.limited(self._tasks) for phase in self.phases]
             self._observed = Plan(self._tasks, tuple(phases), self.starts_with, self.places)
         return self._observed
+
+    def is_before(self, index: int, at: int) -> bool:
+        """Return True if all that starts with this stage or gate waits for this `pre_execute`."""
+        if not self.phases[PRE].gates:
+            return self.starts_with[index] < at
+        if index not in self._reached:
+            self._reached[index] = self.phases[PRE].reached_from(index)
+        return at in self._reached[index]
 
     def key(self, number: int, index: int) -> int:
         """Return the key under which records and values of a run know this phase of this task."""
@@ -197,17 +231,23 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
         if function is None:
             work.append(None)
             continue
-        name = f"sdax:{_as_text(task.name)}:{phase}"
+        name = task_name(task.name, phase)
         call: Any = function.function
         users_name = name_of(call)
         if function.has_task_group_argument:
             call = WithTaskGroup(call)
-        if is_plain := isinstance(call, PlainFunction):
+        kind: bool | str = False
+        if isinstance(call, PlainFunction):
+            kind = True
             call = call.function
+        elif isinstance(call, (ResourceSetUp, ResourceCleanUp)):
+            kind = RESOURCE
+        elif function.has_outcome_argument:
+            kind = OUTCOME
         if isinstance(call, ThreadFunction):
             call = in_its_thread(call, function, name, is_cleanup=number == POST)
         limits = function if function.timeout is not None or function.retries else None
-        work.append((call, limits, name, (), is_plain, function.timeout, users_name))
+        work.append((call, limits, name, (), kind, function.timeout, users_name))
     return tuple(work)
 
 
@@ -222,6 +262,11 @@ def in_its_thread(
     if call.executor is None and (is_cleanup or limits.timeout is not None):
         return replace(call, executor=OwnThreads(name, urgent=is_cleanup))
     return call
+
+
+def task_name(name: Hashable, phase: str) -> str:
+    """Return the name of the `asyncio.Task` of a function."""
+    return f"sdax:{_as_text(name)}:{phase}"
 
 
 def _as_text(name: Hashable) -> str:

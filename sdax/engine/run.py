@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Future
-from collections.abc import Collection, Sequence
+from asyncio import AbstractEventLoop, CancelledError, Future
+from collections.abc import Collection, Coroutine, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from ..common.order import EXECUTE, POST, PRE
+from ..errors import SdaxExecutionError
+from ..report import RunReport
+from ..states import Outcome
 from .calls import cancel
 from .deadlines import Deadlines
-from .exceptions import chain, hide_engine, is_cancellation, is_exception, traceback_of
-from .plan import Plan
+from .exceptions import (
+    chain,
+    hide_engine,
+    is_cancellation,
+    is_exception,
+    set_context,
+    traceback_of,
+)
+from .plan import Plan, task_name
 from .record import Record
+from .resources import Resource, hold
 from .shelter import is_ending
 from .stack import MOST_VAIN_ATTEMPTS
+from .variables import Contexts
 from .watch import Watch
 
 
@@ -31,7 +43,11 @@ class RunBase:
     else:
         plan: Plan
         loop: AbstractEventLoop
+        ctx: Any
         context: Context
+        contexts: Contexts | None  # once a resource has set a context variable
+        resources: dict[int, Resource] | None  # of which a set-up was called
+        values: dict[int, Any] | None
         watch: Watch | None
         record: Record | None
         fatal: BaseException | None  # not an `Exception`, or what broke the engine
@@ -65,6 +81,7 @@ class RunBase:
         def take_left(self) -> list[int]:
             raise NotImplementedError
 
+        def count_in(self, driver: Any) -> Any: ...
         def give_back(self, indices: list[int]) -> Any: ...
         def called_by_gates(self) -> set[int]:
             raise NotImplementedError
@@ -99,7 +116,7 @@ class RunBase:
         """Return True if a function of this run is the one that this `asyncio.Task` runs."""
         coroutine = getattr(task, "get_coro", lambda: None)()
         return getattr(coroutine, "run", None) is self or any(
-            driver.task is task for driver in self.drivers()
+            driver.task is task for driver in [*self.drivers(), *self.holders()]
         )
 
     # How functions end that do not succeed.
@@ -168,9 +185,12 @@ class RunBase:
     def is_loop_ending(self) -> bool:
         """Return True if the loop ends: it cancels every task, the caller's among them."""
         waiter = self.waiter
-        return (self.shaken or waiter is None or waiter.cancelled()) and is_ending(
-            self.loop, {driver.task for driver in self.drivers()}
-        )
+        return (self.shaken or waiter is None or waiter.cancelled()) and self.is_alone()
+
+    def is_alone(self) -> bool:
+        """Return True if every task of the loop is being cancelled, but for those of this run."""
+        ours = {driver.task for driver in [*self.drivers(), *self.holders()]}
+        return is_ending(self.loop, ours)
 
     def has_cancelled(self, error: BaseException | None) -> bool:
         """Return True if what left a function comes from the run, or from its caller."""
@@ -205,6 +225,126 @@ class RunBase:
         if number == PRE:
             self.write("never_due", self.due)
         return EXECUTE
+
+    # Resources.
+
+    def holders(self) -> list[Any]:
+        """Return the drivers of the resources that are held."""
+        resources = (self.resources or {}).values()
+        return [each.driver for each in resources if each.driver is not None]
+
+    def set_up(self, index: int) -> Coroutine[Any, Any, None]:
+        """Return the coroutine of an attempt to set up a resource, which then holds it."""
+        if self.resources is None:
+            self.resources = {}
+        resource = self.resources.get(index)
+        work = self.plan.phases[PRE].work[index]
+        if resource is None:
+            resource = Resource(self.loop, work[0].function, self.plan.names[index])
+            self.resources[index] = resource
+        coroutine = hold(resource, self.ctx)
+        coroutine.__qualname__ = work[6]
+        return coroutine
+
+    def hold_resource(self, index: int, resource: Resource, driver: Any) -> None:
+        """Hold a resource that is set up, until `clean_up` is called for it.
+
+        Its driver is not among the suspended ones meanwhile: it takes no place, and nothing of
+        the run cancels it.
+        """
+        resource.driver = driver
+        try:
+            driver.task.set_name(task_name(self.plan.names[index], "resource"))
+            if resource.changes:
+                if self.contexts is None:
+                    self.contexts = Contexts(self.plan, self.context)
+                self.contexts.add(index, resource.changes)
+        except BaseException as error:
+            self.break_down(error)
+
+    def clean_up(self, index: int) -> None:
+        """Have a resource go on from its `yield`, if it is held."""
+        resource = (self.resources or {}).get(index)
+        try:
+            if resource is None or resource.driver is None:
+                self.leave_out(index)
+                return
+            driver, resource.driver = resource.driver, None
+            self.count_in(driver)
+            if resource.broken:
+                return  # it is being cleaned up already
+            resource.thrown = CancelledError()  # so that it is never told of a success by mistake
+            driver.task.set_name(self.plan.phases[POST].work[index][2])
+            resource.thrown = self.outcome().exception
+        except BaseException as error:
+            self.break_down(error)
+        if resource is not None:
+            try:
+                resource.go_on()
+            except BaseException as error:
+                self.break_down(error)
+
+    def give_up_resources(self) -> None:
+        """Have what is still held clean up by itself: the run has given up."""
+        for driver in self.holders():
+            cancel(driver.task, self.take_fatal)
+
+    def has_held(self, driver: Any) -> bool:
+        """Return True for the driver of a resource whose turn has not come; it is held no more."""
+        resource = (self.resources or {}).get(driver.index)
+        if resource is None or resource.driver is not driver:
+            return False
+        resource.driver = None
+        return True
+
+    def leave_out(self, index: int) -> None:
+        """Go on without the cleanup of a resource that was never held, or has broken since."""
+        if self.record is None or self.plan.key(POST, index) not in self.record.phases:
+            self.write("skipped", POST, [index])
+        if self.waiting is not None:
+            self.feed(self.plan.phases[POST].work[index][3])
+        self.finished_one()
+
+    def passes_by(self, resource: Resource) -> bool:
+        """Return True if a cancellation leaves a held resource alone, once: the loop ends and
+        cancels all tasks, the caller's among them, and the cleanup is to come."""
+        waiter = self.waiter
+        is_coming = self.over or self.interrupted or waiter is None or waiter.cancelled()
+        if not resource.spared and is_coming and self.is_alone():
+            resource.spared = True
+            return True
+        return False
+
+    def broke(self, index: int, error: BaseException) -> None:
+        """Take note of a resource that has broken while it was held, and stop the run."""
+        hide_engine(error)
+        if not is_exception(error) and not is_cancellation(error):
+            self.take_fatal(error, POST, index)
+        if not self.write("failed", POST, index, 1, error):
+            assert self.fatal is not None
+            chain(self.fatal, error)
+        self.abort()
+        if not self.over and not self.pending:
+            self.advance()
+
+    def outcome(self) -> Outcome:
+        """Return how the run has gone so far."""
+        record, waiter = self.record, self.waiter
+        failures = () if record is None else tuple(record.failures)
+        cancelled = self.interrupted or self.fatal is not None
+        if waiter is not None and waiter.cancelled():
+            cancelled = True  # its caller is about to hear of it
+        exception: BaseException | None = None
+        if failures:
+            assert record is not None
+            report: RunReport[Any] = RunReport(self.plan, self.values, record.phases)
+            exception = SdaxExecutionError.from_failures(failures, report)
+        if cancelled:
+            cancellation = CancelledError()
+            if exception is not None:
+                set_context(cancellation, exception)
+            exception = cancellation
+        return Outcome(bool(failures), cancelled, failures, exception)
 
     # Whatever is raised where it should not be.
 
