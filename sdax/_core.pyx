@@ -8,8 +8,6 @@ through asyncio's own C functions.
 
 import asyncio
 import sys
-from asyncio import CancelledError
-
 cimport cython
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
@@ -568,7 +566,6 @@ cdef class Driver:
 
     cdef int release(self) except -1:
         """Let go of everything: there is nothing more to call."""
-        cdef Run run = self.run
         if not self.shared:
             self.count_out()
         self.run = None

@@ -688,7 +688,7 @@ class Driver(DriverBase):
             run.break_down(error)
         yielded = self.body.send(None)
         try:
-            if self.attempts is attempts:
+            if self.holding is None:
                 attempts.suspended()
         except BaseException as error:
             run.break_down(error)
@@ -777,7 +777,7 @@ class Driver(DriverBase):
         if begins:
             return self.begun_with(yielded)
         try:
-            if attempts is not None and self.attempts is attempts:
+            if attempts is not None and self.holding is None:
                 attempts.suspended()
         except BaseException as error:
             run.break_down(error)

@@ -104,7 +104,6 @@ class Phase:
                     feed(self.work[index][3])
         return waiting, opened
 
-
     def reached_from(self, index: int) -> frozenset[int]:
         """Return the gates that wait for a task, or for what waits for it."""
         reached = set[int]()

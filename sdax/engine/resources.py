@@ -183,6 +183,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
     try:
         body = as_generator(resource.function(ctx), resource.name)
         async for value in body:
+            resource.has_yielded(value)
             break
         else:
             raise RuntimeError(
@@ -192,7 +193,6 @@ async def hold(resource: Resource, ctx: Any) -> None:
     except BaseException:
         resource.attempt_failed()
         raise
-    resource.has_yielded(value)
     del value
     await resource
     thrown = resource.take_thrown()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, CancelledError, Future
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Sequence
 from contextvars import Context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ..common.order import EXECUTE, POST, PRE
@@ -233,7 +234,7 @@ class RunBase:
         resources = (self.resources or {}).values()
         return [each.driver for each in resources if each.driver is not None]
 
-    def set_up(self, index: int) -> Coroutine[Any, Any, None]:
+    def set_up(self, index: int) -> CoroutineType[Any, Any, None]:
         """Return the coroutine of an attempt to set up a resource, which then holds it."""
         if self.resources is None:
             self.resources = {}
@@ -242,9 +243,9 @@ class RunBase:
         if resource is None:
             resource = Resource(self.loop, work[0].function, self.plan.names[index])
             self.resources[index] = resource
-        coroutine = hold(resource, self.ctx)
+        coroutine: Any = hold(resource, self.ctx)
         coroutine.__qualname__ = work[6]
-        return coroutine
+        return coroutine  # type: ignore[no-any-return]
 
     def hold_resource(self, index: int, resource: Resource, driver: Any) -> None:
         """Hold a resource that is set up, until `clean_up` is called for it.
