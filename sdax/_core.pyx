@@ -130,6 +130,7 @@ cdef class Run:
     cancel = RunBase.cancel
     take_record = RunBase.take_record
     skip_execute = RunBase.skip_execute
+    cut_short = RunBase.cut_short
     runs_in = RunBase.runs_in
     failed = RunBase.failed
     never_called = RunBase.never_called

@@ -75,7 +75,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             raise RuntimeError("run_next: the run is closed; open another one")
         if self._running is not None:
             raise RuntimeError("run_next: a phase of this run is running already")
-        if self._next is None:
+        following = self._following()
+        if following is None:
             return False
         running = get_running_loop().create_future()
         if self._run is None:
@@ -83,13 +84,13 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         run = self._run
         self._running = running
         try:
-            interruption = await _run_phase(run, self._next)
+            interruption = await _run_phase(run, following)
         except GeneratorExit:
             self._abandoned = True
             raise
         finally:
             self._running = None
-            self._last = self._next
+            self._last = following
             self._next = self._after(run)
             try:
                 running.set_result(None)
@@ -106,7 +107,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
 
     def next_phase_id(self) -> PhaseId | None:
         """Return the phase that `run_next` would run, None when none is left."""
-        return None if self._next is None else _PHASE_IDS[self._next]
+        following = self._following()
+        return None if following is None else _PHASE_IDS[following]
 
     def last_phase_id(self) -> PhaseId | None:
         """Return the phase that ran last, None before the first."""
@@ -164,6 +166,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 return
             if self._last != POST:
                 run.skip_execute()
+                if body is not None:
+                    run.cut_short()
                 late = await _run_phase(run, POST)
                 interruption = interruption or late
                 del late
@@ -202,6 +206,12 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             run.skip_execute()
             run.start(POST)
         hear_out(run)
+
+    def _following(self) -> int | None:
+        """Return the next phase: after a resource has broken between two phases, the cleanup."""
+        if self._next == EXECUTE and self._run is not None and self._run.aborted:
+            self._next = POST
+        return self._next
 
     def _after(self, run: Run) -> int | None:
         if self._last == PRE:

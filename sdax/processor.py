@@ -124,7 +124,8 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         - a `TaskFunction`, in place of that function and its limits;
         - `Done(value)`: each phase of the task succeeds at once with this value;
         - a mapping of phases to any of these, for a task with several phases;
-        - an `AsyncTask` of the same name.
+        - an `AsyncTask` of the same name;
+        - in place of a resource, another function that `resource` takes, with the same limits.
 
         Raises `ValueError` for a name that does not exist, with the nearest ones, and for one
         function in place of several; `TypeError` for a stub of another type.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Final, Unpack
 
 from .common.checks import checked_number, is_async, is_async_generator, is_generator
@@ -72,6 +73,26 @@ def resource(
         TaskFunction(ResourceSetUp(function), **limits),
         execute,
         TaskFunction(ResourceCleanUp(function), timeout=cleanup_timeout),
+    )
+
+
+def is_resource(task: AsyncTask[Any, Any]) -> bool:
+    """Return True for a task that `resource` has made."""
+    return task.pre_execute is not None and isinstance(task.pre_execute.function, ResourceSetUp)
+
+
+def with_function(task: AsyncTask[T, K], function: HoldingFunction[T]) -> AsyncTask[T, K]:
+    """Return a resource with the same limits and another function.
+
+    Raises `TypeError` for a function that `resource` does not take.
+    """
+    assert task.pre_execute is not None
+    assert task.post_execute is not None
+    _check(task.name, function)
+    return replace(
+        task,
+        pre_execute=replace(task.pre_execute, function=ResourceSetUp(function)),
+        post_execute=replace(task.post_execute, function=ResourceCleanUp(function)),
     )
 
 

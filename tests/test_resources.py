@@ -1,10 +1,10 @@
-"""Resources: set-up and cleanup in one function, in one asyncio.Task, that knows how the run went."""
+"""Resources: set-up and cleanup in one function and one asyncio.Task, told how the run went."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -319,9 +319,9 @@ async def test_a_timeout_bounds_one_attempt_at_set_up_alone() -> None:
     async def last(ctx: Any) -> None:
         await asyncio.sleep(100.0)
 
-    report = await build(
-        [resource("R", held, timeout=1.0, retries=1, execute=last)]
-    ).process_tasks(None)
+    report = await build([resource("R", held, timeout=1.0, retries=1, execute=last)]).process_tasks(
+        None
+    )
     assert trace == ["up", "up", "down"]
     assert report["R"].pre_execute.attempts == 2
     error = await failure_of(build([resource("R", held, timeout=0.1)]))
@@ -521,10 +521,8 @@ async def test_a_second_yield_is_a_failure(number: int, fails: bool) -> None:
 
     async def held(ctx: Any) -> AsyncIterator[None]:
         try:
-            try:
+            with suppress(SdaxExecutionError):
                 yield
-            except SdaxExecutionError:
-                pass
             await passes(number)
             yield
         finally:
@@ -777,9 +775,7 @@ async def test_what_is_no_exception_breaks_the_run_as_well() -> None:
         await forever()
 
     trace = Trace()
-    processor = build(
-        [resource("R", held), trace.task("B", "post")], [task("A", None, cancel_it)]
-    )
+    processor = build([resource("R", held), trace.task("B", "post")], [task("A", None, cancel_it)])
     assert isinstance(await error_of(processor.process_tasks(None)), SystemExit)
     assert trace == ["B.post"]
 

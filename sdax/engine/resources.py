@@ -194,11 +194,16 @@ async def hold(resource: Resource, ctx: Any) -> None:
         resource.attempt_failed()
         raise
     del value
-    await resource
-    thrown = resource.take_thrown()
+    thrown: BaseException | None
     raised: BaseException | None = None
     has_ended = False
     try:
+        try:
+            await resource
+            thrown = resource.take_thrown()
+        except BaseException as exception:  # which other code throws into the coroutine
+            resource.broken = True
+            thrown = exception
         try:
             await (body.__anext__() if thrown is None else body.athrow(thrown))
         except StopAsyncIteration:
@@ -208,6 +213,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
         if thrown is not None:
             hide_engine(thrown)
         if raised is not None:
+            hide_engine(raised)
             if thrown is None or resource.broken or not _has_all_of(thrown, raised):
                 raise raised
         elif not has_ended:

@@ -105,6 +105,10 @@ class RunBase:
         fatal, self.fatal = self.fatal, None
         return record, fatal
 
+    def cut_short(self) -> None:
+        """Have resources hear that the run did not come to its end: somebody has left it."""
+        self.interrupted = True
+
     def skip_execute(self) -> None:
         """After `pre_execute`, leave out `execute`: go on with the cleanup."""
         if self.number == PRE and not self.aborted:
@@ -338,7 +342,7 @@ class RunBase:
         exception: BaseException | None = None
         if failures:
             assert record is not None
-            report: RunReport[Any] = RunReport(self.plan, self.values, record.phases)
+            report: RunReport[Any] = RunReport(self.plan, self.values, record.so_far())
             exception = SdaxExecutionError.from_failures(failures, report)
         if cancelled:
             cancellation = CancelledError()
