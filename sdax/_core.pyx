@@ -148,6 +148,8 @@ cdef class Run:
     go_on = RunBase.go_on
     recount_gates = RunBase.recount_gates
     holders = RunBase.holders
+    has_gone_wrong = RunBase.has_gone_wrong
+    is_cut_short = RunBase.is_cut_short
     has_held = RunBase.has_held
     set_up = RunBase.set_up
     hold_resource = RunBase.hold_resource
@@ -170,7 +172,7 @@ cdef class Run:
     cdef readonly object ctx
     cdef object parent  # who waits for this run
     cdef readonly object context
-    cdef public object contexts  # once a resource has set a context variable
+    cdef readonly object contexts  # once a resource has set a context variable
     cdef public dict resources  # of which a set-up was called
     cdef readonly int number  # of the phase
     cdef tuple work
@@ -398,8 +400,6 @@ cdef class Run:
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        if self.resources is not None and self.number == POST:
-            self.give_up_resources()
         deadlines, self.deadlines = self.deadlines, None
         if deadlines is not None:
             try:
@@ -432,6 +432,10 @@ cdef class Run:
             found.append(driver)
             driver = driver.following
         return found
+
+    def set_contexts(self, contexts):
+        """Have functions called in different contexts, and share no `asyncio.Task` any more."""
+        self.contexts = contexts
 
     cpdef int count_in(self, Driver driver) except -1:
         """Count the driver of a resource among the suspended ones: its cleanup begins."""
@@ -886,6 +890,15 @@ cdef class Driver:
             run.feed(gates)
         run.finished_one()
         return 0
+
+    def may_have_set_variables(self):
+        """Return True unless its context is certainly as it was."""
+        cdef Run run = self.run
+        return (
+            self.context is None
+            or run.contexts is not None
+            or sdax_variables(self.context) != sdax_variables(run.context)
+        )
 
     cdef object hold(self, Run run, value):
         """Hold a resource that is set up: go on with what that opens, and wait for its turn."""

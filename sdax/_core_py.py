@@ -297,8 +297,6 @@ class Run(RunBase):
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        if self.resources is not None and self.number == POST:
-            self.give_up_resources()
         deadlines, self.deadlines = self.deadlines, None
         try:
             if deadlines is not None:
@@ -336,6 +334,11 @@ class Run(RunBase):
 
     def drivers(self) -> list[Driver]:
         return list(self.suspended)
+
+    def set_contexts(self, contexts: Contexts) -> None:
+        """Have functions called in different contexts, and share no `asyncio.Task` any more."""
+        self.contexts = contexts
+        self.variables = -1
 
     def count_in(self, driver: Driver) -> None:
         """Count the driver of a resource among the suspended ones: its cleanup begins."""
@@ -428,7 +431,7 @@ class Driver(DriverBase):
             if self.task is None:
                 self.task = current_task(run.loop)
             while True:
-                if self.shared and (called or tasks < 0):
+                if called or (tasks < 0 and self.shared):
                     task, context = self.task, self.context
                     # Who knows the asyncio.Task, its driver or its context. (Counted in one
                     # place, for what the interpreter adds to a count differs from place to place.)
@@ -456,21 +459,20 @@ class Driver(DriverBase):
                             or task._must_cancel
                             or (AWAITED_BY and task._asyncio_awaited_by)
                             or len(context) != variables
-                            or run.contexts is not None
                             or (variables and get_referents(context)[-1] is not run.mapping)
                             or (following := next(run.ready, None)) is None
                         ):
                             self.release()
                             return
-                        work = run.phase.work[following]
-                        if work[4] is RESOURCE and run.number == POST:
-                            self.release()
-                            run.clean_up(following)
-                            return
                         self.index = index = following
+                        work = run.phase.work[index]
                         task.set_name(work[2])
                 called = True
                 call, limits, _, feeds, kind, timeout, _ = work
+                if kind and kind is RESOURCE and self.shared and run.number == POST:
+                    self.release()
+                    run.clean_up(index)
+                    return
                 error = value = None
                 if limits is not None and (timeout is not None or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
@@ -552,6 +554,7 @@ class Driver(DriverBase):
                     if self.run is None:
                         return
                     work = run.phase.work[index]
+                    called = False  # in this phase
                 attempts = None
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
@@ -591,6 +594,10 @@ class Driver(DriverBase):
                 yield yielded
             except BaseException as exception:
                 step, argument = self.coroutine.throw, exception
+
+    def may_have_set_variables(self) -> bool:
+        """Return True unless its context is certainly as it was."""
+        return True
 
     @coroutine
     def hold(self) -> Generator[Any, None, None]:

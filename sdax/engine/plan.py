@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from ..common.order import EXECUTE, PHASES, POST, PRE
@@ -30,6 +30,18 @@ Work: TypeAlias = tuple[
 # An async function is of the kind False, a plain one of the kind True.
 RESOURCE: Final = "resource"  # one half of it
 OUTCOME: Final = "outcome"  # an async function that takes the outcome of the run as well
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What stands for the function of a resource in each of its halves."""
+
+    function: Callable[[Any], Any]
+    held_name: str  # of its asyncio.Task between them
+
+    def __call__(self, ctx: Any) -> Any:
+        """Return what the user's function returns, which is nothing to be awaited."""
+        return self.function(ctx)
 
 
 class Phase:
@@ -241,6 +253,7 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
             call = call.function
         elif isinstance(call, (ResourceSetUp, ResourceCleanUp)):
             kind = RESOURCE
+            call = Holding(call.function, task_name(task.name, "resource"))
         elif function.has_outcome_argument:
             kind = OUTCOME
         if isinstance(call, ThreadFunction):

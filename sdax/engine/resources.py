@@ -38,42 +38,25 @@ class Resource:
     and gives it the callback that steps the `asyncio.Task`.
     """
 
-    __slots__ = (
-        "_asyncio_future_blocking",
-        "_before",
-        "_callback",
-        "_cancelled",
-        "_context",
-        "_is_due",
-        "_left",
-        "_loop",
-        "broken",
-        "changes",
-        "driver",
-        "function",
-        "name",
-        "spared",
-        "thrown",
-        "value",
-    )
+    # What most resources leave as it is: to set all of it for each would take longer.
+    _asyncio_future_blocking = False
+    _callback: Callable[[Resource], Any] | None = None
+    _context: Context | None = None  # of the callback
+    _cancelled: CancelledError | None = None  # by other code, and to be told
+    _is_due = False  # while the asyncio.Task is on its way to wait
+    _before: Context | None = None  # without what the set-up has set
+    _left: Context | None = None  # by the attempt before this one
+    _after: Context | None = None
+    driver: Any = None  # while the resource is held
+    value: Any = None  # which it has yielded
+    thrown: BaseException | None = None  # to be raised at the yield
+    broken = False  # while it was held
+    spared = False  # by the end of the loop, once
 
     def __init__(self, loop: AbstractEventLoop, function: Any, name: Any) -> None:
         self._loop = loop
-        self._asyncio_future_blocking = False
-        self._callback: Callable[[Resource], Any] | None = None
-        self._context: Context | None = None  # of the callback
-        self._cancelled: CancelledError | None = None  # by other code, and to be told
-        self._is_due = False  # while the asyncio.Task is on its way to wait
-        self._before: Context | None = None  # without what the set-up has set
-        self._left: Context | None = None  # by the attempt before this one
         self.function = function
         self.name = name
-        self.driver: Any = None  # while the resource is held
-        self.value: Any = None  # which it has yielded
-        self.changes: Changes = {}  # of context variables
-        self.thrown: BaseException | None = None  # to be raised at the yield
-        self.broken = False  # while it was held
-        self.spared = False  # by the end of the loop, once
 
     # What an asyncio.Task asks of a future.
 
@@ -167,10 +150,16 @@ class Resource:
 
     def has_yielded(self, value: Any) -> None:
         """Keep what the set-up has made."""
-        assert self._before is not None
         self.value = value
-        self.changes = changes_between(self._before, copy_context())
-        self._before = self._left = None
+        self._after = copy_context()
+
+    def changes(self) -> Changes:
+        """Return the context variables that the set-up has set."""
+        before, after = self._before, self._after
+        assert before is not None
+        assert after is not None
+        self._before = self._left = self._after = None
+        return changes_between(before, after)
 
 
 async def hold(resource: Resource, ctx: Any) -> None:
@@ -181,7 +170,9 @@ async def hold(resource: Resource, ctx: Any) -> None:
     resource.begin_attempt()
     body: AsyncGenerator[Any, None]
     try:
-        body = as_generator(resource.function(ctx), resource.name)
+        body = resource.function(ctx)
+        if type(body) is not AsyncGeneratorType:
+            body = as_generator(body, resource.name)
         async for value in body:
             resource.has_yielded(value)
             break
@@ -227,12 +218,10 @@ async def hold(resource: Resource, ctx: Any) -> None:
 
 
 def as_generator(returned: Any, name: Any) -> AsyncGenerator[Any, None]:
-    """Return an async generator that does what the function of a resource has returned.
+    """Return an async generator that enters the async context manager of a resource.
 
-    Raises `TypeError` if that is neither an async generator nor an async context manager.
+    Raises `TypeError` if that is what its function has not returned.
     """
-    if type(returned) is AsyncGeneratorType:
-        return returned
     kind: Any = type(returned)
     if hasattr(kind, "__aenter__") and hasattr(kind, "__aexit__"):
         return _managed(returned)

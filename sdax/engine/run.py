@@ -22,7 +22,7 @@ from .exceptions import (
     set_context,
     traceback_of,
 )
-from .plan import Plan, task_name
+from .plan import Plan
 from .record import Record
 from .resources import Resource, hold
 from .shelter import is_ending
@@ -83,6 +83,7 @@ class RunBase:
             raise NotImplementedError
 
         def count_in(self, driver: Any) -> Any: ...
+        def set_contexts(self, contexts: Contexts) -> Any: ...
         def give_back(self, indices: list[int]) -> Any: ...
         def called_by_gates(self) -> set[int]:
             raise NotImplementedError
@@ -259,11 +260,12 @@ class RunBase:
         """
         resource.driver = driver
         try:
-            driver.task.set_name(task_name(self.plan.names[index], "resource"))
-            if resource.changes:
+            driver.task.set_name(self.plan.phases[PRE].work[index][0].held_name)
+            if driver.may_have_set_variables() and (changes := resource.changes()):
                 if self.contexts is None:
-                    self.contexts = Contexts(self.plan, self.context)
-                self.contexts.add(index, resource.changes)
+                    self.set_contexts(Contexts(self.plan, self.context))
+                assert self.contexts is not None
+                self.contexts.add(index, changes)
         except BaseException as error:
             self.break_down(error)
 
@@ -280,7 +282,7 @@ class RunBase:
                 return  # it is being cleaned up already
             resource.thrown = CancelledError()  # so that it is never told of a success by mistake
             driver.task.set_name(self.plan.phases[POST].work[index][2])
-            resource.thrown = self.outcome().exception
+            resource.thrown = self.outcome().exception if self.has_gone_wrong() else None
         except BaseException as error:
             self.break_down(error)
         if resource is not None:
@@ -332,13 +334,24 @@ class RunBase:
         if not self.over and not self.pending:
             self.advance()
 
+    def has_gone_wrong(self) -> bool:
+        """Return True if there is anything to tell a resource."""
+        return (self.record is not None and bool(self.record.failures)) or self.is_cut_short()
+
+    def is_cut_short(self) -> bool:
+        """Return True if the run does not come to its end: its caller may be about to hear of it,
+        or there is what is not an `Exception`."""
+        waiter = self.waiter
+        return (
+            self.interrupted
+            or self.fatal is not None
+            or (waiter is not None and waiter.cancelled())
+        )
+
     def outcome(self) -> Outcome:
         """Return how the run has gone so far."""
-        record, waiter = self.record, self.waiter
+        record, cancelled = self.record, self.is_cut_short()
         failures = () if record is None else tuple(record.failures)
-        cancelled = self.interrupted or self.fatal is not None
-        if waiter is not None and waiter.cancelled():
-            cancelled = True  # its caller is about to hear of it
         exception: BaseException | None = None
         if failures:
             assert record is not None
@@ -437,6 +450,7 @@ class RunBase:
             stock = None if suspended else (self.number, self.opened, len(left))
             assert self.setbacks is not None
             if self.setbacks.are_too_many(stock):
+                self.give_up_resources()
                 self.finish()
             elif not self.pending:
                 self.advance()
