@@ -9,6 +9,7 @@ through asyncio's own C functions.
 import asyncio
 import sys
 cimport cython
+from libc.math cimport INFINITY
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
 
@@ -147,6 +148,9 @@ cdef class Run:
     call_later = RunBase.call_later
     go_on = RunBase.go_on
     recount_gates = RunBase.recount_gates
+    bounded = RunBase.bounded
+    cut_off = RunBase.cut_off
+    may_try_again = RunBase.may_try_again
     holders = RunBase.holders
     has_gone_wrong = RunBase.has_gone_wrong
     is_cut_short = RunBase.is_cut_short
@@ -172,6 +176,7 @@ cdef class Run:
     cdef readonly object ctx
     cdef object parent  # who waits for this run
     cdef readonly object context
+    cdef public object cleanup_ends  # by the loop's clock, once it has begun
     cdef readonly object contexts  # once a resource has set a context variable
     cdef public dict resources  # of which a set-up was called
     cdef readonly int number  # of the phase
@@ -741,7 +746,7 @@ cdef class Driver:
             if self.expired:
                 self.expired = False
                 error, timed_out = after_timeout(
-                    error, limits, self.task, self.requests, run.is_stopping()
+                    error, limits, self.task, self.requests, run.is_stopping(), run.cut_off(self.deadline)
                 )
             self.timed_out = timed_out
             if error is not None:
@@ -779,6 +784,8 @@ cdef class Driver:
         """Return the error of a function that is not to be tried again, None if it is."""
         try:
             delay, last = after_failure(limits, self.attempts, error, self.run.aborted)
+            if delay is not None and not self.run.may_try_again(delay):
+                return last
         except BaseException as broken:
             self.run.break_down(broken)
             chain(broken, error)
@@ -823,7 +830,7 @@ cdef class Driver:
         """Set the timer of a timeout: only what suspends can take long."""
         cdef Run run = self.run
         self.wants_timer = False
-        if (<tuple>run.work[self.index])[5] == 0:
+        if (<tuple>run.work[self.index])[5] == 0 or self.deadline == -INFINITY:
             self.time_out()
             return 0
         try:
@@ -860,7 +867,7 @@ cdef class Driver:
 
     def tell_timeout(self):
         cdef Run run = self.run
-        timeout = (<tuple>run.work[self.index])[5]
+        timeout = run.cut_off(self.deadline) or (<tuple>run.work[self.index])[5]
         run.tell("timeout_expired", run.number, self.index, self.attempts, timeout)
 
     cdef int end_function(self, Run run, value, error, bint pausing) except -1:
@@ -1140,6 +1147,8 @@ cdef int set_deadline(Driver driver) except -1:
         run.clock = clock_of(run.loop)
     now = time_names["monotonic"]() if run.clock is time else run.clock()
     driver.deadline = <double>now + <double>(<tuple>run.work[driver.index])[5]
+    if run.number == POST:
+        driver.deadline = run.bounded(driver.deadline, now)
     driver.wants_timer = True
     return 0
 

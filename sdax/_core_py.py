@@ -14,6 +14,7 @@ event loop to start it, a callback when it is done and another pass to wake the 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from asyncio import CancelledError, Task, current_task
@@ -95,6 +96,7 @@ class Run(RunBase):
 
     __slots__ = (
         "aborted",
+        "cleanup_ends",
         "clock",
         "context",
         "contexts",
@@ -169,6 +171,7 @@ class Run(RunBase):
         self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # the tasks to clean up; None is all
         self.deadlines: Deadlines | None = None
+        self.cleanup_ends: float | None = None  # by the loop's clock, once it has begun
         self.clock: Any = None  # see `clock_of`, once a timeout asks for it
         self.deferred = False  # nothing is opened or called until the loop calls `go_on`
         self.setbacks: Setbacks | None = None
@@ -895,6 +898,7 @@ class Attempts:
         "cancelling",
         "deadline",
         "driver",
+        "ends",
         "error",
         "expired",
         "limits",
@@ -917,6 +921,7 @@ class Attempts:
         self.requests = 0  # to cancel the asyncio.Task, when the timer fired
         self.cancelling = 0  # requests that earlier attempts have left open
         self.deadline: float | None = None  # wanted, but no timer is set yet
+        self.ends = math.inf  # the deadline of the attempt
         self.serial = 0  # of the timer that is set
         self.pausing = False
         self.pause: asyncio.Future[None] | None = None
@@ -947,7 +952,9 @@ class Attempts:
                     if run.clock is None:
                         run.clock = clock_of(run.loop)
                     now = time.monotonic() if run.clock is time else run.clock()
-                    self.deadline = now + timeout
+                    self.ends = self.deadline = now + timeout
+                    if run.number == POST:
+                        self.ends = self.deadline = run.bounded(self.deadline, now)
                 except BaseException as exception:
                     run.break_down(exception)
             try:
@@ -974,7 +981,12 @@ class Attempts:
                     if self.expired:
                         self.expired = False
                         error, self.timed_out = after_timeout(
-                            error, self.limits, driver.task, self.requests, run.is_stopping()
+                            error,
+                            self.limits,
+                            driver.task,
+                            self.requests,
+                            run.is_stopping(),
+                            run.cut_off(self.ends),
                         )
                 if error is not None:
                     hide_engine(error)
@@ -1022,6 +1034,8 @@ class Attempts:
         assert self.error is not None
         try:
             delay, error = after_failure(self.limits, self.number, self.error, run.aborted)
+            if delay is not None and not run.may_try_again(delay):
+                delay = None
         except BaseException as broken:
             run.break_down(broken)
             chain(broken, self.error)
@@ -1078,7 +1092,7 @@ class Attempts:
         if self.deadline is None:
             return
         deadline, self.deadline = self.deadline, None
-        if self.limits.timeout == 0:
+        if self.limits.timeout == 0 or deadline == -math.inf:
             self.time_out()
         else:
             try:
@@ -1107,7 +1121,8 @@ class Attempts:
         self.requests = task.cancelling()
         if self.watch is not None:
             context = run.context if driver.context is None else driver.context
-            context.copy().run(run.tell, "timeout_expired", *self.place(), self.limits.timeout)
+            timeout = run.cut_off(self.ends) or self.limits.timeout
+            context.copy().run(run.tell, "timeout_expired", *self.place(), timeout)
         cancel(task, run.break_down)
 
 

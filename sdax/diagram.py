@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from .common.order import PHASES
 from .common.text import counted, digits, in_columns, one_line
+from .options import Options
 from .tasks import AsyncTask, TaskFunction
 
 Tasks: TypeAlias = Collection[AsyncTask[Any, Any]]
@@ -25,20 +26,18 @@ ORDERS: Final = {
 _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
 
 
-def outline_of_levels(levels: Levels, execute_order: str, max_concurrency: int | None) -> str:
+def outline_of_levels(levels: Levels, options: Options) -> str:
     """Describe tasks in levels: a line for each level and each task."""
     all_tasks = _all_of(levels)
     counts = f"{counted(len(levels), 'level')}, {counted(len(all_tasks), 'task')}"
-    lines = [_head(counts, order_of_execute(all_tasks, execute_order), max_concurrency)]
+    lines = [_head(counts, all_tasks, options)]
     for level, tasks in levels.items():
         lines.append(f"level {digits(level)}")
         lines += in_columns((one_line(task.name), _phases(task)) for task in tasks)
     return "\n".join(lines)
 
 
-def outline_of_graph(
-    tasks: Tasks, dependencies: Dependencies, execute_order: str, max_concurrency: int | None
-) -> str:
+def outline_of_graph(tasks: Tasks, dependencies: Dependencies, options: Options) -> str:
     """Describe tasks in a graph: a line for each task, with what it depends on."""
     edges = sum(len(set(names)) for names in dependencies.values())
     counts = f"{counted(len(tasks), 'task')}, {counted(edges, 'dependency', 'dependencies')}"
@@ -48,7 +47,7 @@ def outline_of_graph(
         if required := dict.fromkeys(dependencies[task.name]):
             row += ("depends on " + ", ".join(map(one_line, required)),)
         rows.append(row)
-    head = _head(counts, order_of_execute(tasks, execute_order), max_concurrency)
+    head = _head(counts, tasks, options)
     return "\n".join([head, *in_columns(rows)])
 
 
@@ -124,6 +123,9 @@ def described_limits(function: TaskFunction[Any]) -> str:
     return f" ({', '.join(limits)})" if limits else ""
 
 
-def _head(counts: str, order: str, limit: int | None) -> str:
+def _head(counts: str, tasks: Tasks, options: Options) -> str:
+    order = order_of_execute(tasks, options.execute_order)
+    limit, seconds = options.max_concurrency, options.cleanup_timeout
     concurrency = "" if limit is None else f"at most {digits(limit)} at a time"
-    return ", ".join(filter(None, [counts, order, concurrency]))
+    cleanup = "" if seconds is None else f"cleanup within {seconds:.15g} s"
+    return ", ".join(filter(None, [counts, order, concurrency, cleanup]))

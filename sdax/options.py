@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
-from .common.checks import checked_limit
+from .common.checks import checked_limit, checked_number
 from .common.text import nearest, shown
 from .events import Observer, Observers, checked_observers
 
@@ -18,6 +18,7 @@ class CommonOptions(TypedDict, total=False):
 
     max_concurrency: int | None
     observer: Observers | None
+    cleanup_timeout: float | None
 
 
 class LevelOptions(CommonOptions, total=False):
@@ -42,6 +43,7 @@ class Options:
     execute_order: str = "at once"
     max_concurrency: int | None = None
     observer: tuple[Observer, ...] | None = field(default=None, hash=False)  # of any kind
+    cleanup_timeout: float | None = None  # seconds for all cleanup of a run together
 
     @property
     def execute_in_order(self) -> bool:
@@ -70,6 +72,7 @@ def checked_options(in_order: str, given: Any) -> Options:
         _checked_order(options.execute_order, in_order),
         checked_limit("max_concurrency", options.max_concurrency),
         None if observer is None else checked_observers(observer),
+        _checked_seconds("cleanup_timeout", options.cleanup_timeout),
     )
 
 
@@ -84,6 +87,10 @@ def rechecked(options: Any, in_order: str) -> Options:
             f"got {shown(options)}"
         )
     return checked_options(in_order, {name: getattr(options, name) for name in _NAMES})
+
+
+def _checked_seconds(name: str, seconds: float | None) -> float | None:
+    return None if seconds is None else checked_number(name, seconds)
 
 
 def _checked_order(execute_order: Any, in_order: str) -> str:

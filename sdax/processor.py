@@ -62,6 +62,11 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         """How many functions of a run may be suspended at a time; None sets no limit."""
         return self._options.max_concurrency
 
+    @property
+    def cleanup_timeout(self) -> float | None:
+        """The seconds that all cleanup of a run may take together; None sets no limit."""
+        return self._options.cleanup_timeout
+
     async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
         """Run every task once with `ctx`, and return the report of the run.
 
@@ -210,6 +215,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            cleanup_timeout=options.cleanup_timeout,
         )
         self._set_up(added, options, plan)
         self._set_once(levels=frozendict(levels))
@@ -259,7 +265,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         level 1
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
         """
-        return outline_of_levels(self.levels, self.execute_order, self.max_concurrency)
+        return outline_of_levels(self.levels, self._options)
 
 
 class AsyncDagTaskProcessor(TaskProcessor[T, K]):
@@ -299,6 +305,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            cleanup_timeout=options.cleanup_timeout,
         )
         self._set_up(added, options, plan)
         self._set_once(
@@ -342,9 +349,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
           Users     execute  depends on Database
         """
-        return outline_of_graph(
-            self.tasks.values(), self.dependencies, self.execute_order, self.max_concurrency
-        )
+        return outline_of_graph(self.tasks.values(), self.dependencies, self._options)
 
 
 class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
@@ -355,6 +360,10 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
+
+    `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
+    each cleanup that waits is cancelled, and each that has not begun may run up to its first
+    suspension. Both are failures, "cut off by cleanup_timeout".
     """
 
     def __init__(self, **options: Unpack[LevelOptions]) -> None:
@@ -395,6 +404,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
+
+    `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
+    each cleanup that waits is cancelled, and each that has not begun may run up to its first
+    suspension. Both are failures, "cut off by cleanup_timeout".
     """
 
     def __init__(self, **options: Unpack[GraphOptions]) -> None:

@@ -21,11 +21,13 @@ def after_timeout(
     task: Task[Any],
     requests: int,
     stopping: bool,
+    cut_off: float | None,
 ) -> tuple[BaseException | None, bool]:
     """Return what an attempt leaves whose timer has fired, and whether it has timed out.
 
     `requests` are the requests to cancel its `asyncio.Task` that were open before the timer's
-    own. A cancellation that came after it wins, as with `asyncio.timeout()`, and so does that of
+    own. `cut_off` are the seconds of the run's `cleanup_timeout`, if that is over. A cancellation
+    that came after it wins, as with `asyncio.timeout()`, and so does that of
     a run that is stopping.
     """
     left = task.uncancel()
@@ -33,7 +35,11 @@ def after_timeout(
         return error, False
     assert error is not None
     hide_engine(error)
-    timeout = TimeoutError(f"timed out after {limits.timeout} s")
+    timeout = TimeoutError(
+        f"timed out after {limits.timeout} s"
+        if cut_off is None
+        else f"cut off by cleanup_timeout: all cleanup of the run had {cut_off} s"
+    )
     set_cause(timeout, error)
     return timeout, True
 

@@ -18,6 +18,7 @@ def plan_graph(
     max_concurrency: int | None,
     *,
     execute_in_order: bool,
+    cleanup_timeout: float | None,
 ) -> Plan:
     """Plan tasks in a graph: the indices of what each task depends on.
 
@@ -28,7 +29,13 @@ def plan_graph(
     if len(order) < len(forward.members):
         raise ValueError(_describe_cycle(prerequisites, forward, set(order), tasks))
     if layers := forward.as_layers(order):
-        return plan_levels(layers, tasks, max_concurrency, execute_in_order=execute_in_order)
+        return plan_levels(
+            layers,
+            tasks,
+            max_concurrency,
+            execute_in_order=execute_in_order,
+            cleanup_timeout=cleanup_timeout,
+        )
     backward = forward.reversed()
     pre, execute, post = (work_of(tasks, number) for number in range(len(PHASES)))
     if execute_in_order:
@@ -38,9 +45,10 @@ def plan_graph(
     phases = (
         _graph_phase(PRE, pre, forward),
         execute_phase,
-        _graph_phase(POST, post, backward),
+        _graph_phase(POST, post, backward).within(cleanup_timeout, tasks),
     )
-    return Plan(tasks, phases, forward.gate_of, places_of(max_concurrency))
+    places = places_of(max_concurrency)
+    return Plan(tasks, phases, forward.gate_of, places, cleanup_timeout)
 
 
 class Gates:

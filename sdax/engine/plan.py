@@ -82,6 +82,18 @@ class Phase:
         ]
         return Phase(self.number, tuple(work), self.stages, self.gates, self.onward, self.waits)
 
+    def within(self, seconds: float | None, tasks: Sequence[AsyncTask[Any, Any]]) -> Phase:
+        """Return the same phase, in which every function has a timeout of at most so much."""
+        if seconds is None:
+            return self
+        phase = self.limited(tasks)
+        phase.work = tuple(
+            entry
+            and (*entry[:5], seconds if entry[5] is None else min(entry[5], seconds), entry[6])
+            for entry in phase.work
+        )
+        return phase
+
     def unopened(self, opened: int, waiting: Sequence[int] | None) -> Iterator[int]:
         """Yield the tasks that wait in stages from `opened` on, or in gates still `waiting`."""
         for stage in self.stages[opened:]:
@@ -143,6 +155,7 @@ class Plan:
         "_reached",
         "_tasks",
         "arrays",
+        "cleanup_timeout",
         "has_timeouts",
         "index_of",
         "names",
@@ -157,6 +170,7 @@ class Plan:
         phases: tuple[Phase, ...],
         starts_with: Sequence[int],
         places: int,
+        cleanup_timeout: float | None,
     ) -> None:
         self._tasks = tasks
         self._observed: Plan | None = None
@@ -167,6 +181,7 @@ class Plan:
         # The phases once more, for the compiled engine: it reads tuples faster than attributes.
         self.arrays = tuple((p.work, p.stages, p.gates, p.onward, p.waits) for p in phases)
         self.has_timeouts = any(work and work[5] is not None for p in phases for work in p.work)
+        self.cleanup_timeout = cleanup_timeout
         self.starts_with = tuple(starts_with)
         self.places = places
 
@@ -175,7 +190,9 @@ class Plan:
         """The same plan with limits for every function: such functions the engine tells of."""
         if self._observed is None:
             phases = [phase.limited(self._tasks) for phase in self.phases]
-            self._observed = Plan(self._tasks, tuple(phases), self.starts_with, self.places)
+            self._observed = Plan(
+                self._tasks, tuple(phases), self.starts_with, self.places, self.cleanup_timeout
+            )
         return self._observed
 
     def is_before(self, index: int, at: int) -> bool:
@@ -208,6 +225,7 @@ def plan_levels(
     max_concurrency: int | None,
     *,
     execute_in_order: bool = False,
+    cleanup_timeout: float | None = None,
 ) -> Plan:
     """Plan tasks that stand in levels: the indices of each level's tasks, from the lowest on."""
     levels = list(levels)
@@ -224,9 +242,9 @@ def plan_levels(
     phases = (
         Phase(PRE, pre, tuple(pre_stages)),
         Phase(EXECUTE, execute, stages_of(at_once, execute)),
-        Phase(POST, post, stages_of(reversed(levels), post)),
+        Phase(POST, post, stages_of(reversed(levels), post)).within(cleanup_timeout, tasks),
     )
-    return Plan(tasks, phases, starts_with, places_of(max_concurrency))
+    return Plan(tasks, phases, starts_with, places_of(max_concurrency), cleanup_timeout)
 
 
 def places_of(max_concurrency: int | None) -> int:

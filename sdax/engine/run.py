@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from asyncio import AbstractEventLoop, CancelledError, Future
 from collections.abc import Collection, Sequence
 from contextvars import Context
@@ -49,6 +50,7 @@ class RunBase:
         contexts: Contexts | None  # once a resource has set a context variable
         resources: dict[int, Resource] | None  # of which a set-up was called
         values: dict[int, Any] | None
+        cleanup_ends: float | None  # by the loop's clock, once it has begun
         watch: Watch | None
         record: Record | None
         fatal: BaseException | None  # not an `Exception`, or what broke the engine
@@ -231,6 +233,28 @@ class RunBase:
         if number == PRE:
             self.write("never_due", self.due)
         return EXECUTE
+
+    # The bound on all cleanup.
+
+    def bounded(self, deadline: float, now: float) -> float:
+        """Return the deadline of an attempt at a cleanup: minus infinity if no time is left."""
+        seconds = self.plan.cleanup_timeout
+        if seconds is None:
+            return deadline
+        if self.cleanup_ends is None:
+            self.cleanup_ends = now + seconds  # with the first cleanup
+        return min(deadline, self.cleanup_ends) if now < self.cleanup_ends else -math.inf
+
+    def cut_off(self, deadline: float) -> float | None:
+        """Return the seconds of `cleanup_timeout`, if an attempt with this deadline is cut off
+        because they are over."""
+        ends = self.cleanup_ends
+        is_over = ends is not None and deadline in (ends, -math.inf)
+        return self.plan.cleanup_timeout if is_over else None
+
+    def may_try_again(self, delay: float) -> bool:
+        """Return True if `cleanup_timeout` leaves time for another attempt after a pause."""
+        return self.cleanup_ends is None or self.loop.time() + delay < self.cleanup_ends
 
     # Resources.
 
