@@ -155,9 +155,7 @@ async def test_a_resource_is_cut_off_too() -> None:
             finally:
                 trace.append(f"down, {current().cancelling()}")
 
-    error = await failed(
-        bounded([resource("R", held)], [resource("S", held, cleanup_timeout=1.0)])
-    )
+    error = await failed(bounded([resource("R", held)], [resource("S", held, cleanup_timeout=1.0)]))
     assert trace == ["down, 1", "down, 1"]
     assert [str(each) for each in error.exceptions] == ["timed out after 1.0 s", CUT]
 
@@ -205,9 +203,7 @@ async def test_with_max_concurrency() -> None:
 
 
 async def test_failures_of_the_work_come_first() -> None:
-    error = await failed(
-        bounded([task("A", None, Trace().failing("A", Broken()), sleeping(9.0))])
-    )
+    error = await failed(bounded([task("A", None, Trace().failing("A", Broken()), sleeping(9.0))]))
     assert [type(each) for each in error.exceptions] == [Broken, TimeoutError]
 
 
