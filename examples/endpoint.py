@@ -81,8 +81,8 @@ def show(title: str, service: Service, number: int, outcome: str) -> None:
     for seconds, label, what in trace.events:
         print(f"  {seconds * 1000:7.1f} ms  {label:<26}{what}")
     print(f"  => {outcome}")
-    taken = trace.count("Database.pre_execute", "starts")
-    given_back = trace.count("Database.post_execute", "done")
+    taken = trace.count("Database", "taken")
+    given_back = trace.count("Database", "given back")
     check(taken == given_back == 1, f"request {number}: {taken} taken, {given_back} given back")
     check(not service.pool.lent, f"request {number} kept its connection")
 
@@ -134,7 +134,7 @@ async def serve_at_once(service: Service, upstream: Upstream, orders: list[Order
     for (number, user_id), reply in zip(asked.items(), replies, strict=True):
         right = Reply(200, expected_body(number, user_id, orders))
         check(reply == right, f"request {number}: got {reply}, expected {right}")
-        given_back = service.traces[number].count("Database.post_execute", "done")
+        given_back = service.traces[number].count("Database", "given back")
         check(given_back == 1, f"request {number}: cleaned up {given_back} times")
     faults = Counter(fault for number in asked for fault in faults_for(number))
     check(upstream.faults == faults, f"faults met: {upstream.faults}, expected {faults}")

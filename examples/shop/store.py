@@ -3,7 +3,8 @@
 import asyncio
 import csv
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -71,7 +72,7 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         for _ in range(self.size):
-            self._idle.put_nowait(await aiosqlite.connect(self._path))
+            self._idle.put_nowait(await aiosqlite.connect(self._path, timeout=30.0))
         return self
 
     async def __aexit__(
@@ -91,6 +92,15 @@ class Pool:
         connection = await self._idle.get()
         self.lent.add(connection)
         return connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[aiosqlite.Connection]:
+        """Lend a connection for as long as the block runs."""
+        connection = await self.take()
+        try:
+            yield connection
+        finally:
+            self.give_back(connection)
 
     def give_back(self, connection: aiosqlite.Connection) -> None:
         """Give back a connection; twice is an error, for two requests would then share it."""

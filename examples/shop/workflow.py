@@ -2,11 +2,11 @@
 
 What each level takes or loads, and what its cleanup gives back:
 
-    level 1   Database      take a connection of the pool, see that it lives     give it back
+    level 1   Database      take a connection of the pool, see that it lives   commit, give it back
               Token         check the signature of the user's token
     level 2   FeatureFlags  ask the flag service, for one second at most
               Discount      ask the discount service, again while it is busy
-    level 3   Orders        open a cursor on the user's orders and read them     close it
+    level 3   Orders        read the user's orders
               Answer        (execute) compute the answer, write an audit row
 
 Levels open upwards and are cleaned up downwards, whatever happens in between.
@@ -17,7 +17,7 @@ import hashlib
 import hmac
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -33,6 +33,7 @@ from sdax import (
     RetryableException,
     SdaxExecutionError,
     TaskFunction,
+    resource,
 )
 from sdax.observe import Observer
 
@@ -95,20 +96,12 @@ class Context:
     service: Service
     request: Request
     trace: Trace
-    # Cleanup reads these two, and may do so before anything has set them.
-    connection: aiosqlite.Connection | None = None
-    cursor: aiosqlite.Cursor | None = None
     # The levels see to it that these are set before they are read.
+    connection: aiosqlite.Connection = field(init=False)
     user_id: int = field(init=False)
     flags: dict[str, bool] = field(init=False)
     discount: int = field(init=False)
     orders: list[Order] = field(init=False)
-
-    @property
-    def database(self) -> aiosqlite.Connection:
-        """The connection, for the levels above the one that takes it."""
-        assert self.connection is not None
-        return self.connection
 
 
 # ---------------------------------------------------------------- the functions of the workflow
@@ -149,27 +142,19 @@ def sign(secret: bytes, user_id: int) -> str:
     return f"{user_id}.{hmac.digest(secret, str(user_id).encode(), hashlib.sha256).hex()}"
 
 
-@traced("Database.pre_execute")
-async def take_connection(ctx: Context) -> None:
-    """Take a connection, and see that it lives."""
-    # Nothing is awaited between taking it and keeping it where the cleanup will look: whenever
-    # this function is cancelled, the connection is either still in the pool or in the context.
-    ctx.connection = await ctx.service.pool.take()
-    await ctx.connection.execute_fetchall("SELECT 1")
-
-
-@traced("Database.post_execute")
-async def give_connection_back(ctx: Context) -> None:
-    """Give the connection back, with nothing under way on it."""
-    connection, ctx.connection = ctx.connection, None
-    if connection is None:
-        return
-    try:
-        # A cancelled function has left its statement to the connection's thread. This waits for
-        # it, and undoes an audit row that was not committed.
-        await connection.rollback()
-    finally:
-        ctx.service.pool.give_back(connection)
+async def database(ctx: Context) -> AsyncIterator[None]:
+    """Lend the request a connection, in a transaction that ends as the run does."""
+    async with ctx.service.pool.connection() as ctx.connection:
+        ctx.trace.note("Database", "taken")
+        try:
+            await ctx.connection.execute_fetchall("SELECT 1")  # does it live?
+            yield
+            await ctx.connection.commit()
+        finally:
+            # A cancelled function has left its statement to the connection's thread. This waits
+            # for it, and undoes what was not committed.
+            await ctx.connection.rollback()
+            ctx.trace.note("Database", "given back")
 
 
 @traced("Token.pre_execute")
@@ -207,21 +192,12 @@ async def load_discount(ctx: Context) -> None:
 @traced("Orders.pre_execute")
 async def read_user_orders(ctx: Context) -> None:
     """Read the user's orders."""
-    ctx.cursor = await ctx.database.execute(
+    rows = await ctx.connection.execute_fetchall(
         "SELECT * FROM orders WHERE user_id = ? ORDER BY order_id", (ctx.user_id,)
     )
-    ctx.orders = [Order(*row) for row in await ctx.cursor.fetchall()]
+    ctx.orders = [Order(*row) for row in rows]
     if not ctx.orders:
         raise NotFoundError(f"user {ctx.user_id} has no orders")
-
-
-@traced("Orders.post_execute")
-async def close_cursor(ctx: Context) -> None:
-    """Close the cursor."""
-    # Level 1 is cleaned up after level 3, so the connection is still this request's own.
-    cursor, ctx.cursor = ctx.cursor, None
-    if cursor is not None:
-        await cursor.close()
 
 
 @traced("Answer.execute")
@@ -229,10 +205,9 @@ async def answer(ctx: Context) -> dict[str, Any]:
     """Compute the answer; keep it in the audit table."""
     total = sum(order.quantity * order.unit_price_cents for order in ctx.orders)
     payable = total * (100 - ctx.discount) // 100 if ctx.flags["discounts"] else total
-    await ctx.database.execute(
+    await ctx.connection.execute(
         "INSERT INTO audit VALUES (?, ?, ?)", (ctx.request.number, ctx.user_id, payable)
     )
-    await ctx.database.commit()
     return {
         "request": ctx.request.number,
         "user": ctx.user_id,
@@ -247,12 +222,8 @@ PROCESSOR = (
     .builder()
     .add_task(
         level=1,
-        task=AsyncTask(
-            name="Database",
-            pre_execute=TaskFunction(take_connection, timeout=30.0),
-            # Cleanup is never cut short by a cancellation, so it brings its own limit.
-            post_execute=TaskFunction(give_connection_back, timeout=30.0),
-        ),
+        # Cleanup is never cut short by a cancellation, so it brings its own limit.
+        task=resource("Database", database, timeout=30.0, cleanup_timeout=30.0),
     )
     .add_task(level=1, task=AsyncTask(name="Token", pre_execute=TaskFunction(check_token)))
     .add_task(
@@ -278,11 +249,7 @@ PROCESSOR = (
     )
     .add_task(
         level=3,
-        task=AsyncTask(
-            name="Orders",
-            pre_execute=TaskFunction(read_user_orders, timeout=30.0),
-            post_execute=TaskFunction(close_cursor, timeout=30.0),
-        ),
+        task=AsyncTask(name="Orders", pre_execute=TaskFunction(read_user_orders, timeout=30.0)),
     )
     .add_task(level=3, task=AsyncTask(name="Answer", execute=TaskFunction(answer, timeout=30.0)))
     .build()
