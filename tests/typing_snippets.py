@@ -7,7 +7,7 @@ any that they do not need.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from sdax import (
     AsyncTaskProcessorBuilder,
     Done,
     Limits,
+    Outcome,
     PhaseId,
     PhaseReport,
     RetryBudget,
@@ -35,10 +36,12 @@ from sdax import (
     flatten_exceptions,
     hedged,
     join,
+    resource,
     task,
     task_func,
     task_group_func,
     task_group_task,
+    task_outcome_func,
     task_sync_func,
     task_thread_func,
 )
@@ -106,6 +109,34 @@ def tasks() -> None:
     assert_type(AsyncTask("A", load).pre_execute, TaskFunction[Context] | None)
     AsyncTask("A", returns_no_awaitable)  # type: ignore[arg-type]
     one.name = "B"  # type: ignore[misc]
+
+
+async def hold(ctx: Context) -> AsyncIterator[int]:
+    yield ctx.user
+
+
+@asynccontextmanager
+async def manage(ctx: Context) -> AsyncGenerator[int, None]:
+    yield ctx.user
+
+
+async def finish(ctx: Context, outcome: Outcome) -> None:
+    assert_type(outcome.failures, tuple[TaskFailure, ...])
+
+
+def resources() -> None:
+    assert_type(resource("A", hold, timeout=1.0, retries=2), AsyncTask[Context, str])
+    assert_type(resource("A", manage, cleanup_timeout=1.0), AsyncTask[Context, str])
+    assert_type(resource(7, hold, execute=load), AsyncTask[Context, int])
+    AsyncTaskProcessor[Context].builder(cleanup_timeout=5.0).add_task(resource("A", hold), 1)
+    resource("A", load)  # type: ignore[arg-type]
+    resource("A", hold, execute=load_other)  # type: ignore[misc]
+    resource("A", hold, retrys=1)  # type: ignore[call-arg]
+    task_func(hold)  # type: ignore[call-overload]
+    assert_type(task_outcome_func(finish, timeout=1.0), TaskFunction[Context])
+    assert_type(task_func(finish, has_outcome_argument=True), TaskFunction[Context])
+    task_func(finish)  # type: ignore[call-overload]
+    task_outcome_func(load)  # type: ignore[arg-type]
 
 
 def helpers() -> None:

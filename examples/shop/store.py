@@ -3,7 +3,7 @@
 import asyncio
 import csv
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import TracebackType
@@ -94,7 +94,7 @@ class Pool:
         return connection
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[aiosqlite.Connection]:
+    async def connection(self) -> AsyncGenerator[aiosqlite.Connection, None]:
         """Lend a connection for as long as the block runs."""
         connection = await self.take()
         try:

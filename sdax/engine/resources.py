@@ -185,7 +185,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
         resource.attempt_failed()
         raise
     del value
-    thrown: BaseException | None
+    thrown: BaseException | None = None
     raised: BaseException | None = None
     has_ended = False
     try:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import CancelledError, Task, current_task
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from copy import copy
 from dataclasses import replace
 from types import AsyncGeneratorType, CoroutineType, FrameType, coroutine
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ..common.order import PHASES, POST, PRE
 from ..engine.calls import WithTaskGroup, as_coroutine
@@ -403,7 +403,7 @@ class DrivenManager:
         """Run the function up to its `yield`."""
         returned = self.of.function(self.ctx)
         if isinstance(returned, AsyncGeneratorType):
-            self.manager = asynccontextmanager(lambda: returned)()
+            self.manager = asynccontextmanager(_given)(cast("AsyncGenerator[Any, None]", returned))
         else:
             self.manager = returned
             as_generator(returned, self.of.set_up.name)  # which refuses what it cannot be
@@ -417,15 +417,19 @@ class DrivenManager:
             del raised
 
 
+def _given(generator: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    return generator
+
+
 class DrivenPlainFunction(DrivenFunction):
     """A plain function of a user, which the engine calls in the event loop."""
 
-    def __call__(self, ctx: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         attempt = self.attempt()
         error = None
         try:
             attempt.came_to(CALL)
-            value = self.function(ctx)
+            value = self.function(*arguments)
             attempt.came_to(RETURN)
             return value
         except BaseException as exception:
