@@ -130,12 +130,11 @@ def resources() -> None:
     assert_type(resource(7, hold, execute=load), AsyncTask[Context, int])
     AsyncTaskProcessor[Context].builder(cleanup_timeout=5.0).add_task(resource("A", hold), 1)
     resource("A", load)  # type: ignore[arg-type]
-    resource("A", hold, execute=load_other)  # type: ignore[misc]
     resource("A", hold, retrys=1)  # type: ignore[call-arg]
-    task_func(hold)  # type: ignore[call-overload]
+    task_func(hold)  # type: ignore[arg-type]
     assert_type(task_outcome_func(finish, timeout=1.0), TaskFunction[Context])
     assert_type(task_func(finish, has_outcome_argument=True), TaskFunction[Context])
-    task_func(finish)  # type: ignore[call-overload]
+    task_func(finish)  # type: ignore[arg-type]
     task_outcome_func(load)  # type: ignore[arg-type]
 
 
@@ -150,8 +149,8 @@ def helpers() -> None:
     assert_type(join("A"), AsyncTask[Any, str])
     task_func(returns_no_awaitable)  # type: ignore[arg-type]
     task_func(load_in_group)  # type: ignore[arg-type]
-    task_func(load, 5)  # type: ignore[call-arg]
-    task_func(load, time_out=5)  # type: ignore[call-arg]
+    task_func(load, 5)  # type: ignore[call-overload]
+    task_func(load, time_out=5)  # type: ignore[call-overload]
     task_sync_func(returns_no_awaitable, retries="1")  # type: ignore[arg-type]
     task_thread_func(returns_no_awaitable, timeout="5")  # type: ignore[arg-type]
     task_thread_func(returns_no_awaitable, executor=4)  # type: ignore[arg-type]
