@@ -92,7 +92,7 @@ async def serve(service: Service, upstream: Upstream, tracer: Tracer) -> None:
     for request, status, stalls in (
         (Request(35, token), 200, False),
         (Request(1, token[:-1] + "_"), 401, False),
-        (Request(3, token), 504, True),
+        (Request(3, token), 503, True),
     ):
         upstream.stall = stalls
         with tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER) as span:

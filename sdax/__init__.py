@@ -5,6 +5,7 @@ from .budget import RetryBudget
 from .common.groups import flatten_exceptions
 from .engine.group import SdaxTaskGroup
 from .errors import SdaxExecutionError, TaskCancelledError
+from .finish import Finish
 from .hedging import hedged
 from .phases import AsyncPhaseRunner, PhaseId
 from .processor import (
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncTaskProcessor",
     "AsyncTaskProcessorBuilder",
     "Done",
+    "Finish",
     "Limits",
     "Outcome",
     "PhaseId",

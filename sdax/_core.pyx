@@ -8,15 +8,32 @@ through asyncio's own C functions.
 
 import asyncio
 import sys
+from functools import partial
+
 cimport cython
-from libc.math cimport INFINITY
 from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_XDECREF
+from libc.math cimport INFINITY
 
 from .common.order import PHASES
 from .engine import stack
-from .engine.attempts import after_failure, after_timeout
-from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .engine.attempts import (
+    History,
+    after_failure,
+    after_timeout,
+    deadline_of,
+    limit_of,
+    settled,
+    time_left,
+)
+from .engine.calls import (
+    as_coroutine,
+    cancel,
+    code_of,
+    fallback_call,
+    limited_call,
+    refuse_coroutine,
+)
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
@@ -26,6 +43,7 @@ from .engine.record import Record, unasked_cancellation
 from .engine.resources import Resource as HeldResource
 from .engine.run import RunBase
 from .engine.sharing import may_share
+from .finish import Finish
 
 __all__ = ["Run"]
 
@@ -86,6 +104,7 @@ cdef object Resource = HeldResource
 cdef object Task = asyncio.Task
 cdef object current_task = asyncio.current_task
 cdef object get_running_loop = asyncio.get_running_loop
+cdef object FINISH = Finish
 cdef object AbstractEventLoop = asyncio.AbstractEventLoop
 cdef object add_to_awaited_by = None
 cdef object discard_from_awaited_by = None
@@ -134,12 +153,18 @@ cdef class Run:
     cut_short = RunBase.cut_short
     runs_in = RunBase.runs_in
     failed = RunBase.failed
+    go_on_without = RunBase.go_on_without
+    ends_early = RunBase.ends_early
+    cancel_retry = RunBase.cancel_retry
     never_called = RunBase.never_called
     is_stopping = RunBase.is_stopping
     is_loop_ending = RunBase.is_loop_ending
     has_cancelled = RunBase.has_cancelled
     abort = RunBase.abort
     leave_phase = RunBase.leave_phase
+    find_skipped = RunBase.find_skipped
+    find_causes = RunBase.find_causes
+    find_due = RunBase.find_due
     write = RunBase.write
     tell = RunBase.tell
     break_down = RunBase.break_down
@@ -198,9 +223,11 @@ cdef class Run:
     cdef Driver first  # of the suspended ones, in the order in which they were called
     cdef Driver last
     cdef public bint pumping
-    cdef public bint aborted  # nothing of this phase is opened or called any more
+    cdef public bint closed  # nothing of this phase is opened any more
+    cdef public bint aborted  # nothing of it is called any more either
+    cdef public object losses
     cdef public object uncalled
-    cdef public set due  # the tasks to clean up; None is all
+    cdef public set due  # the tasks whose functions are due in this phase; None is all
     cdef readonly object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
@@ -262,7 +289,7 @@ cdef class Run:
         self.opened = 0
         if self.waiting is not None:
             self.waiting = self.queue = None
-        self.aborted = False
+        self.closed = self.aborted = False
         return 0
 
     cpdef int pump(self) except -1:
@@ -344,7 +371,7 @@ cdef class Run:
         cdef tuple stage
         cdef int number
         while not self.pending and not self.deferred:
-            if self.opened < len(self.stages) and not self.aborted:
+            if self.opened < len(self.stages) and not self.closed:
                 stage = self.stages[self.opened]
                 if self.due is not None:
                     stage = tuple([index for index in stage if index in self.due])
@@ -352,7 +379,7 @@ cdef class Run:
                 self.pending = len(stage)
                 self.stage = stage
                 self.position = 0
-            elif self.gates and self.waiting is None and not self.aborted:
+            elif self.gates and self.waiting is None and not self.closed:
                 self.waiting = list(self.waits)
                 self.queue = []
                 self.queued = 0
@@ -362,7 +389,7 @@ cdef class Run:
                 return 0
             else:
                 number = self.number
-                if self.aborted or self.watch is not None:
+                if self.closed or self.record is not None:
                     number = self.leave_phase()
                 self.enter_phase(number + 1)
         return 0
@@ -420,6 +447,12 @@ cdef class Run:
                 self.take_fatal(error)
                 if not waiter.done():
                     waiter.set_result(None)  # nobody else would wake the caller up
+        return 0
+
+    cpdef int keep(self, Py_ssize_t index, value) except -1:
+        if self.values is None:
+            self.values = {}
+        self.values[self.plan.key(self.number, index)] = value
         return 0
 
     cpdef int finished_one(self) except -1:
@@ -534,6 +567,11 @@ cdef class Driver:
     # The attempts at a function that has a timeout or retries.
     cdef Py_ssize_t attempts
     cdef object error  # what left the last one
+    cdef object history  # from the first failure on
+    cdef object call  # what is called in place of the function
+    cdef bint falls_back  # what follows is the fallback
+    cdef double began  # the first one
+    cdef double started  # the last one
     cdef object pause
     cdef double delay  # of the pause
     cdef double deadline
@@ -643,7 +681,10 @@ cdef class Driver:
                 if error is not None:
                     error = self.follow(limits, error)
                     if error is None:
-                        return self.begin_pause()
+                        if not self.falls_back or self.task._must_cancel:
+                            return self.begin_pause()
+                        how = CALL
+                        continue
             if status == YIELDED:
                 return self.hold(run, value)
             if not self.shared:
@@ -678,6 +719,8 @@ cdef class Driver:
         """Call the function and step its coroutine once."""
         cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
+        if self.call is not None:
+            return self.call_instead(outcome)
         if work[4] is False or work[4] is True:
             returned = PyObject_CallOneArg(work[0], self.run.ctx)
         elif self.resource is not None:
@@ -696,6 +739,16 @@ cdef class Driver:
             return RAISED
         if not PyCoro_CheckExact(self.coroutine) and self.make_coroutine(as_coroutine) < 0:
             return RAISED
+        return PyIter_Send(self.coroutine, None, outcome)
+
+    cdef int call_instead(self, PyObject **outcome) noexcept:
+        """Call what makes a coroutine in place of the function."""
+        cdef PyObject *returned = PyObject_CallOneArg(self.call, self.run.ctx)
+        self.call = None
+        if returned is NULL:
+            return RAISED
+        self.coroutine = <object>returned
+        Py_XDECREF(returned)
         return PyIter_Send(self.coroutine, None, outcome)
 
     cdef int make_coroutine(self, make) noexcept:
@@ -725,15 +778,67 @@ cdef class Driver:
 
     cdef int begin_attempt(self) except -1:
         cdef Run run = self.run
+        cdef tuple work = <tuple>run.work[self.index]
         if self.attempts:
-            self.cancelling = self.task.cancelling()
+            self.go_on()
         self.attempts += 1
         if run.watch is not None:
             run.tell("attempt_started", run.number, self.index, self.attempts)
-        if (<tuple>run.work[self.index])[5] is not None:
+        if work[5] is not None or work[7] is True or self.history is not None:
             if (<GuardedStep>set_deadline)(self) < 0:
                 run.break_down(sdax_take_error())
+            if work[7] is True:
+                self.bound()
         return 0
+
+    cdef int go_on(self) except -1:
+        """Go on after an attempt that has failed, with another one or with the fallback."""
+        cdef Run run = self.run
+        self.cancelling = self.task.cancelling()
+        error, self.error = self.error, None
+        falls_back, self.falls_back = self.falls_back, False
+        if falls_back and run.watch is not None:
+            run.tell("fell_back", run.number, self.index, self.attempts, error)
+        self.history.goes_on(error, falls_back=falls_back)
+        return 0
+
+    def begin_timeout(self):
+        """Begin the timeout of an attempt, which its limiter has let in."""
+        try:
+            self.limit_attempt(now_of(self.run), False)
+            self.bound()
+        except BaseException as error:
+            self.run.break_down(error)
+
+    cdef int bound(self) except -1:
+        """Have `cleanup_timeout` bound an attempt at a cleanup."""
+        cdef Run run = self.run
+        if run.number == POST and run.plan.cleanup_timeout is not None:
+            self.deadline = run.bounded(self.deadline if self.wants_timer else None, now_of(run))
+            self.wants_timer = True
+        return 0
+
+    cdef int limit_attempt(self, double now, bint waits) except -1:
+        """Set the deadline of an attempt that is not a plain first one."""
+        deadline = deadline_of(self.limits(), self.began, now, waits, self.covers())
+        if deadline is not None:
+            self.deadline = deadline
+            self.wants_timer = True
+        return 0
+
+    cdef object limits(self):
+        return (<tuple>self.run.work[self.index])[1]
+
+    cdef bint covers(self) except -1:
+        """Return True while the fallback is called."""
+        return self.history is not None and self.history.covered is not None
+
+    cdef object limit(self):
+        """Return the seconds that the attempt had, and what to say when they are over."""
+        cut_off = self.run.cut_off(self.deadline)
+        if cut_off is not None:
+            return cut_off
+        return limit_of(self.limits(), self.began, self.started, self.deadline, self.covers())
 
     cdef object settle_attempt(self, limits, error):
         """Return what an attempt leaves."""
@@ -745,13 +850,18 @@ cdef class Driver:
         try:
             if self.expired:
                 self.expired = False
+                earlier = None if self.history is None else self.history.last
                 error, timed_out = after_timeout(
-                    error, limits, self.task, self.requests, run.is_stopping(), run.cut_off(self.deadline)
+                    error, self.limit()[1], self.task, self.requests, run.is_stopping(), earlier
                 )
             self.timed_out = timed_out
             if error is not None:
                 hide_engine(error)
                 error = self.unasked(limits, error)
+            if self.history is not None or (<tuple>run.work[self.index])[7] is True:
+                error = settled(
+                    limits, self.attempts, self.history, error, run.has_cancelled(error)
+                )
         except BaseException as broken:
             # It is what the run ends with, and nothing that the function raised is lost.
             run.break_down(broken)
@@ -761,10 +871,10 @@ cdef class Driver:
     cdef object unasked(self, limits, error):
         """Return the failure that a cancellation is which nobody asked for: a library has
         cancelled the future that the function waited for. What cancels its `asyncio.Task` is
-        left as it is, and never retried."""
+        left as it is, and nothing follows it."""
         cdef Run run = self.run
         if (
-            limits.retries
+            (limits.retries or limits.fallback is not None)
             and is_cancellation(error)
             and not run.is_stopping()
             and self.task.cancelling() <= self.cancelling
@@ -781,29 +891,57 @@ cdef class Driver:
         return 0
 
     cdef object follow(self, limits, error):
-        """Return the error of a function that is not to be tried again, None if it is."""
+        """Return the error of a function that nothing is to follow, None if something is."""
         try:
-            delay, last = after_failure(limits, self.attempts, error, self.run.aborted)
-            if delay is not None and not self.run.may_try_again(delay):
-                return last
+            return self.what_follows(limits, error)
         except BaseException as broken:
             self.run.break_down(broken)
             chain(broken, error)
             return error
-        if delay is not None:
-            self.error = error
-            self.delay = delay
-            return None
-        if last is not error:
+
+    cdef object what_follows(self, limits, error):
+        cdef Run run = self.run
+        history = self.history
+        if history is None:
+            history = self.history = History()
+        elif history.covered is not None:
+            return error
+        left = None
+        if limits.total_timeout is not None:
+            cut_off_at = self.deadline if self.timed_out else None
+            left = time_left(limits, self.began, now_of(run), cut_off_at)
+        following = after_failure(
+            limits, self.attempts, history.backoffs, left, error, run.aborted
+        )
+        if following.error is not error:
             self.timed_out = False
-        return last
+        history.backoffs = following.backoffs
+        if following.delay is not None and not run.may_try_again(following.delay):
+            following = following._replace(delay=None)
+        history.is_due = following.delay is not None
+        if following.suppressed is not None and run.watch is not None:
+            run.tell(
+                "retry_suppressed", run.number, self.index, self.attempts, following.suppressed,
+                error,
+            )
+        if following.delay is not None:
+            self.delay = following.delay
+        elif following.falls_back:
+            name = (<tuple>run.work[self.index])[6]
+            self.call = partial(fallback_call, limits.fallback, error, name)
+            self.falls_back = True
+            self.delay = 0
+        else:
+            return following.error
+        self.error = error
+        return None
 
     cdef object begin_pause(self):
         """Wait before the next attempt: return what to wait for."""
         cdef Run run = self.run
         error = self.error
         self.pausing = True
-        if run.watch is not None:
+        if run.watch is not None and not self.falls_back:
             run.tell("retry_scheduled", run.number, self.index, self.attempts, self.delay, error)
         try:
             if self.task._must_cancel:
@@ -830,7 +968,7 @@ cdef class Driver:
         """Set the timer of a timeout: only what suspends can take long."""
         cdef Run run = self.run
         self.wants_timer = False
-        if (<tuple>run.work[self.index])[5] == 0 or self.deadline == -INFINITY:
+        if self.deadline == -INFINITY:
             self.time_out()
             return 0
         try:
@@ -867,31 +1005,22 @@ cdef class Driver:
 
     def tell_timeout(self):
         cdef Run run = self.run
-        timeout = run.cut_off(self.deadline) or (<tuple>run.work[self.index])[5]
-        run.tell("timeout_expired", run.number, self.index, self.attempts, timeout)
+        run.tell("timeout_expired", run.number, self.index, self.attempts, self.limit()[0])
 
     cdef int end_function(self, Run run, value, error, bint pausing) except -1:
         """Take note of how the function has ended."""
-        cdef Py_ssize_t attempts = self.attempts
-        cdef bint timed_out = self.timed_out
         cdef tuple gates
-        if attempts:
-            self.attempts = 0
-            self.timed_out = False
-            self.cancelling = 0
-        if error is not None:
-            try:
-                run.failed(self.index, error, attempts or 1, timed_out, pausing)
-            except BaseException as broken:
-                chain(broken, error)
-                raise
+        if value is not None and type(value) is FINISH:
+            attempts = self.attempts or 1
+            run.ends_early(self.index, value, attempts, self.take_history())
             return 0
+        if error is not None or self.attempts > 1 or run.watch is not None:
+            self.end_attempts(run, value, error, pausing)
+            if error is not None:
+                return 0
+        self.attempts = 0
         if value is not None:
-            if run.values is None:
-                run.values = {}
-            run.values[run.plan.key(run.number, self.index)] = value
-        if attempts > 1 or run.watch is not None:
-            run.write("succeeded", run.number, self.index, attempts, value)
+            run.keep(self.index, value)
         gates = <tuple>(<tuple>run.work[self.index])[3]
         if len(gates) and not run.aborted:
             run.feed(gates)
@@ -967,6 +1096,28 @@ cdef class Driver:
         if not run.pumping and run.is_ready():
             run.pump()
         return None
+    cdef object take_history(self):
+        """Return what came before the last attempt, and forget the attempts."""
+        history, self.history = self.history, None
+        self.attempts = 0
+        self.timed_out = False
+        self.cancelling = 0
+        return history
+
+    cdef int end_attempts(self, Run run, value, error, bint pausing) except -1:
+        """Take note of a function that is not a plain success."""
+        cdef Py_ssize_t attempts = self.attempts
+        cdef bint timed_out = self.timed_out
+        history = self.take_history()
+        if error is None:
+            run.write("succeeded", run.number, self.index, attempts, value, history)
+            return 0
+        try:
+            run.failed(self.index, error, attempts or 1, timed_out, pausing, history)
+        except BaseException as broken:
+            chain(broken, error)
+            raise
+        return 0
 
     cdef object resume(self, How how, exception):
         """Go on after a suspension."""
@@ -986,11 +1137,12 @@ cdef class Driver:
             self.pausing = False
             self.pause = None
             self.serial = 0
-            error, self.error = self.error, None
             if how == SEND:
                 how = CALL
             else:
                 # The attempt that failed is the last one then. What came is a cancellation.
+                error, self.error = self.error, None
+                self.call = None
                 return self.finish(None, error, True)
         return self.step(how, exception)
 
@@ -1031,8 +1183,8 @@ cdef class Driver:
     cpdef bint has_expired(self) noexcept:
         return self.expired
 
-    cpdef Py_ssize_t attempts_made(self) noexcept:
-        return self.attempts or 1
+    cpdef tuple attempts_made(self):
+        return self.attempts or 1, self.history
 
     def discard(self):
         """Let go of everything before the first step, or of a function that was given up."""
@@ -1143,14 +1295,33 @@ cdef object call_otherwise(Driver driver, tuple work):
 
 cdef int set_deadline(Driver driver) except -1:
     cdef Run run = driver.run
+    cdef tuple work = <tuple>run.work[driver.index]
+    cdef double now = now_of(run)
+    driver.started = now
+    if driver.history is None:
+        driver.began = now
+        if work[5] is not None:
+            driver.deadline = now + <double>work[5] if work[5] else -INFINITY
+            driver.wants_timer = True
+        if work[7] is not True:
+            return 0
+    if work[1].limiter is None or driver.covers():
+        if driver.history is not None:
+            driver.limit_attempt(now, False)
+        return 0
+    if driver.history is not None:
+        driver.limit_attempt(now, True)
+    name, phase = run.plan.names[driver.index], PHASES[run.number]
+    driver.call = partial(
+        limited_call, work[1].limiter, work, name, phase, driver.begin_timeout
+    )
+    return 0
+
+
+cdef double now_of(Run run) except? -1:
     if run.clock is None:
         run.clock = clock_of(run.loop)
-    now = time_names["monotonic"]() if run.clock is time else run.clock()
-    driver.deadline = <double>now + <double>(<tuple>run.work[driver.index])[5]
-    if run.number == POST:
-        driver.deadline = run.bounded(driver.deadline, now)
-    driver.wants_timer = True
-    return 0
+    return time_names["monotonic"]() if run.clock is time else run.clock()
 
 
 cdef object next_step(Driver driver):

@@ -14,7 +14,6 @@ event loop to start it, a callback when it is done and another pass to wake the 
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 import time
 from asyncio import CancelledError, Task, current_task
@@ -30,19 +29,37 @@ from typing import Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .common.order import PHASES, POST, PRE
-from .engine.attempts import after_failure, after_timeout
-from .engine.calls import as_coroutine, cancel, code_of, refuse_coroutine
+from .engine.attempts import (
+    AT_ONCE,
+    History,
+    after_failure,
+    after_timeout,
+    deadline_of,
+    limit_of,
+    moment,
+    settled,
+    time_left,
+)
+from .engine.calls import (
+    as_coroutine,
+    cancel,
+    code_of,
+    fallback_call,
+    limited_call,
+    refuse_coroutine,
+)
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
 from .engine.plan import OUTCOME, RESOURCE, Plan, Work
 from .engine.record import Record, unasked_cancellation
 from .engine.resources import Resource
-from .engine.run import RunBase, Setbacks
+from .engine.run import Losses, RunBase, Setbacks
 from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
 from .engine.variables import Contexts
 from .engine.watch import Watch
+from .finish import Finish
 from .tasks import TaskFunction
 
 if sys.version_info < (3, 12):
@@ -98,6 +115,7 @@ class Run(RunBase):
         "aborted",
         "cleanup_ends",
         "clock",
+        "closed",
         "context",
         "contexts",
         "ctx",
@@ -111,6 +129,7 @@ class Run(RunBase):
         "interrupted",
         "last",
         "loop",
+        "losses",
         "mapping",
         "number",
         "opened",
@@ -167,9 +186,11 @@ class Run(RunBase):
         self.suspended: dict[Driver, None] = {}
         self.pumping = False
         self.untouched: Any = None  # references to what no function has taken hold of
-        self.aborted = False  # nothing of this phase is opened or called any more
+        self.closed = False  # nothing of this phase is opened any more
+        self.aborted = False  # nothing of it is called any more either
+        self.losses: Losses | None = None
         self.uncalled: Sequence[int] = ()
-        self.due: set[int] | None = None  # the tasks to clean up; None is all
+        self.due: set[int] | None = None  # whose functions are due in this phase; None is all
         self.deadlines: Deadlines | None = None
         self.cleanup_ends: float | None = None  # by the loop's clock, once it has begun
         self.clock: Any = None  # see `clock_of`, once a timeout asks for it
@@ -214,7 +235,7 @@ class Run(RunBase):
         self.phase = self.plan.phases[number]
         self.opened = 0
         self.waiting = self.queue = None
-        self.aborted = False
+        self.closed = self.aborted = False
 
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
@@ -239,14 +260,14 @@ class Run(RunBase):
         """
         while not self.pending and not self.deferred:
             phase = self.phase
-            if self.opened < len(phase.stages) and not self.aborted:
+            if self.opened < len(phase.stages) and not self.closed:
                 stage = phase.stages[self.opened]
                 if self.due is not None:
                     stage = tuple(index for index in stage if index in self.due)
                 ready, pending = iter(stage), len(stage)
                 self.opened += 1  # no call from here on: a stage is opened once, or not at all
                 self.ready, self.pending = ready, pending
-            elif phase.gates and self.waiting is None and not self.aborted:
+            elif phase.gates and self.waiting is None and not self.closed:
                 self.waiting = list(phase.waits)
                 self.queue = deque()
                 self.entered = []
@@ -256,7 +277,7 @@ class Run(RunBase):
                 return
             else:
                 number = self.number
-                if self.aborted or self.watch is not None:
+                if self.closed or self.record is not None:
                     number = self.leave_phase()
                 self.enter_phase(number + 1)
 
@@ -471,13 +492,13 @@ class Driver(DriverBase):
                         work = run.phase.work[index]
                         task.set_name(work[2])
                 called = True
-                call, limits, _, feeds, kind, timeout, _ = work
+                call, limits, _, feeds, kind, timeout, _, special = work
                 if kind and kind is RESOURCE and self.shared and run.number == POST:
                     self.release()
                     run.clean_up(index)
                     return
                 error = value = None
-                if limits is not None and (timeout is not None or run.watch is not None):
+                if limits is not None and (timeout is not None or special or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
                 while True:
                     try:
@@ -529,7 +550,12 @@ class Driver(DriverBase):
                             run.failed(index, error)
                         else:
                             run.failed(
-                                index, error, attempts.number, attempts.timed_out, attempts.pausing
+                                index,
+                                error,
+                                attempts.number,
+                                attempts.timed_out,
+                                attempts.pausing,
+                                attempts.history,
                             )
                     except BaseException as broken:
                         chain(broken, error)
@@ -537,9 +563,27 @@ class Driver(DriverBase):
                     error = None
                 else:
                     if value is not None:
+                        if type(value) is Finish:
+                            if attempts is None:
+                                run.ends_early(index, value)
+                            else:
+                                run.ends_early(index, value, attempts.number, attempts.history)
+                            if self.holding is not None:
+                                if run.ready is not NONE_READY and not run.pumping:
+                                    run.pump()
+                                yield from self.hold()
+                                if self.run is None:
+                                    return
+                                work = run.phase.work[index]
+                                called = False  # in this phase
+                            elif not shared:
+                                return
+                            attempts = None
+                            continue
                         run.keep(index, value)
                     if attempts is not None and (attempts.number > 1 or run.watch is not None):
-                        run.write("succeeded", run.number, index, attempts.number, value)
+                        history = attempts.history
+                        run.write("succeeded", run.number, index, attempts.number, value, history)
                     if feeds and not run.aborted:
                         run.feed(feeds)
                     run.pending -= 1
@@ -751,8 +795,9 @@ class Driver(DriverBase):
     def has_expired(self) -> bool:
         return self.attempts is not None and self.attempts.expired
 
-    def attempts_made(self) -> int:
-        return 1 if self.attempts is None else self.attempts.number
+    def attempts_made(self) -> tuple[int, History | None]:
+        attempts = self.attempts
+        return (1, None) if attempts is None else (attempts.number, attempts.history)
 
     # The rest of what asyncio.Task asks of a coroutine.
 
@@ -892,36 +937,43 @@ class LoneDriver(Driver):
 
 
 class Attempts:
-    """The attempts at one function that has a timeout or retries, or that somebody watches."""
+    """The attempts at one function that has limits, or that somebody watches."""
 
     __slots__ = (
+        "awaited",
+        "began",
         "cancelling",
         "deadline",
         "driver",
-        "ends",
         "error",
         "expired",
+        "history",
         "limits",
         "number",
         "pause",
         "pausing",
         "requests",
         "serial",
+        "started",
         "timed_out",
         "watch",
     )
+
+    started: float  # the last attempt, if it is not the first
+    awaited: float  # the deadline for which a timer was set
+    requests: int  # to cancel the asyncio.Task, when the timer fired
 
     def __init__(self, driver: Driver, limits: TaskFunction[Any]) -> None:
         self.driver = driver
         self.limits = limits
         self.number = 0
         self.error: BaseException | None = None  # what left the last attempt
+        self.history: History | None = None  # from the first failure on
         self.timed_out = False
         self.expired = False
-        self.requests = 0  # to cancel the asyncio.Task, when the timer fired
         self.cancelling = 0  # requests that earlier attempts have left open
+        self.began = 0.0  # the first attempt
         self.deadline: float | None = None  # wanted, but no timer is set yet
-        self.ends = math.inf  # the deadline of the attempt
         self.serial = 0  # of the timer that is set
         self.pausing = False
         self.pause: asyncio.Future[None] | None = None
@@ -936,7 +988,7 @@ class Attempts:
     @coroutine
     def make(self, work: Work) -> Generator[Any, None, Any]:
         """Try until an attempt succeeds, and return its value, or none is left: see `error`."""
-        call, _, _, _, kind, timeout, name = work
+        call, _, _, _, kind, timeout, name, special = work
         driver = self.driver
         run = driver.run
         while self.error is None or (yield from self.pause_before_next()):
@@ -947,18 +999,22 @@ class Attempts:
             driver.__qualname__ = name
             if self.watch is not None:
                 run.tell("attempt_started", *self.place())
-            if timeout is not None:
-                try:
+            more = special or self.history is not None
+            try:
+                if more:
+                    self.begin(work)
+                elif timeout is not None:
                     if run.clock is None:
                         run.clock = clock_of(run.loop)
-                    now = time.monotonic() if run.clock is time else run.clock()
-                    self.ends = self.deadline = now + timeout
-                    if run.number == POST:
-                        self.ends = self.deadline = run.bounded(self.deadline, now)
-                except BaseException as exception:
-                    run.break_down(exception)
+                    self.began = now = time.monotonic() if run.clock is time else run.clock()
+                    self.deadline = now + timeout if timeout else AT_ONCE
+            except BaseException as exception:
+                run.break_down(exception)
             try:
-                if kind is True:
+                if more and (awaitable := self.other_call(work)) is not None:
+                    driver.coroutine = awaitable
+                    value = yield from awaitable
+                elif kind is True:
                     value = driver.call_plain(work)
                 elif kind:
                     value = yield from driver.call_otherwise(work)
@@ -968,29 +1024,17 @@ class Attempts:
                         awaitable = driver.as_coroutine(awaitable)
                     driver.coroutine = awaitable
                     driver.__qualname__ = awaitable.__qualname__
-                    value = yield from awaitable  # type: ignore[misc]
+                    value = yield from awaitable
             except BaseException as exception:
                 if type(exception) is GeneratorExit and not driver.is_stepped():
                     raise
                 error = exception
             left = error
+            self.deadline = None
+            self.serial = 0
             try:
-                if timeout is not None:
-                    self.deadline = None
-                    self.serial = 0
-                    if self.expired:
-                        self.expired = False
-                        error, self.timed_out = after_timeout(
-                            error,
-                            self.limits,
-                            driver.task,
-                            self.requests,
-                            run.is_stopping(),
-                            run.cut_off(self.ends),
-                        )
-                if error is not None:
-                    hide_engine(error)
-                    error = self.unasked(error)
+                if error is not None or more or self.expired:
+                    error = self.settle(special, error)
                 if self.watch is not None:
                     run.tell(
                         "attempt_finished",
@@ -1011,14 +1055,81 @@ class Attempts:
             error = None
         return None
 
+    def begin(self, work: Work) -> None:
+        """Set the deadline of an attempt that is not a plain first one."""
+        limits, history, run = self.limits, self.history, self.driver.run
+        self.started = now = self.now()
+        covers = history is not None and history.covered is not None
+        if history is None:
+            self.began = now
+            self.deadline = None if work[5] is None else moment(now, work[5])
+        else:
+            waits = limits.limiter is not None and not covers
+            self.deadline = deadline_of(limits, self.began, now, waits, covers)
+        if run.number == POST:
+            self.deadline = run.bounded(self.deadline, now)
+
+    def other_call(self, work: Work) -> Any:
+        """Return the coroutine of what is called in place of the function, if anything is."""
+        driver, limits, history = self.driver, self.limits, self.history
+        run = driver.run
+        if history is not None and history.covered is not None:
+            return fallback_call(limits.fallback, history.covered, work[6], run.ctx)
+        if limits.limiter is None:
+            return None
+        name, phase = run.plan.names[driver.index], PHASES[run.number]
+        return limited_call(limits.limiter, work, name, phase, self.begin_timeout, run.ctx)
+
+    def begin_timeout(self) -> None:
+        """Begin the timeout of an attempt, which its limiter has let in."""
+        try:
+            now = self.now()
+            deadline = deadline_of(self.limits, self.began, now, False, False)
+            self.deadline = self.driver.run.bounded(deadline, now)
+        except BaseException as error:
+            self.driver.run.break_down(error)
+
+    def now(self) -> float:
+        run = self.driver.run
+        if run.clock is None:
+            run.clock = clock_of(run.loop)
+        now: float = time.monotonic() if run.clock is time else run.clock()
+        return now
+
+    def settle(self, special: bool, error: BaseException | None) -> BaseException | None:
+        """Return what an attempt leaves."""
+        driver, limits, history = self.driver, self.limits, self.history
+        run = driver.run
+        if self.expired:
+            self.expired = False
+            earlier = None if history is None else history.last
+            stopping = run.is_stopping()
+            error, self.timed_out = after_timeout(
+                error, self.limit()[1], driver.task, self.requests, stopping, earlier
+            )
+        if error is not None:
+            hide_engine(error)
+            error = self.unasked(error)
+        if special or history is not None:
+            error = settled(limits, self.number, history, error, run.has_cancelled(error))
+        return error
+
+    def limit(self) -> tuple[float, str]:
+        """Return the seconds that the attempt had, and what to say when they are over."""
+        covers = self.history is not None and self.history.covered is not None
+        started = self.began if self.number == 1 else self.started
+        if (cut_off := self.driver.run.cut_off(self.awaited)) is not None:
+            return cut_off  # type: ignore[no-any-return]
+        return limit_of(self.limits, self.began, started, self.awaited, covers)
+
     def unasked(self, error: BaseException) -> BaseException:
         """Return the failure that a cancellation is which nobody asked for: a library has
         cancelled the future that the function waited for. What cancels its `asyncio.Task` is
-        left as it is, and never retried."""
+        left as it is, and nothing follows it."""
         driver = self.driver
         run = driver.run
         if (
-            self.limits.retries
+            (self.limits.retries or self.limits.fallback is not None)
             and is_cancellation(error)
             and not run.is_stopping()
             and driver.task.cancelling() <= self.cancelling
@@ -1026,45 +1137,67 @@ class Attempts:
             return unasked_cancellation(run.plan, run.number, driver.index, error)
         return error
 
+    def what_follows(self) -> tuple[float | None, bool]:
+        """Return the seconds before the next attempt, if there is one, and whether the fallback
+        is called."""
+        limits, history, run = self.limits, self.history, self.driver.run
+        error: Any = self.error
+        if history is None:
+            history = self.history = History()
+        elif history.covered is not None:
+            return None, False
+        left = None
+        if limits.total_timeout is not None:
+            cut_off_at = self.awaited if self.timed_out else None
+            left = time_left(limits, self.began, self.now(), cut_off_at)
+        following = after_failure(limits, self.number, history.backoffs, left, error, run.aborted)
+        if following.error is not error:
+            self.error = following.error
+            self.timed_out = False
+        history.backoffs = following.backoffs
+        if following.delay is not None and not run.may_try_again(following.delay):
+            following = following._replace(delay=None)
+        history.is_due = following.delay is not None
+        if following.suppressed is not None and self.watch is not None:
+            run.tell("retry_suppressed", *self.place(), following.suppressed, error)
+        return following.delay, following.falls_back
+
     @coroutine
     def pause_before_next(self) -> Generator[Any, None, bool]:
-        """Wait as long as the next attempt has to, and return True if there is to be one."""
+        """Wait as long as the next attempt has to, and return True if there is to be one, or the
+        fallback."""
         driver = self.driver
         run, task = driver.run, driver.task
-        assert self.error is not None
+        error: Any = self.error
         try:
-            delay, error = after_failure(self.limits, self.number, self.error, run.aborted)
-            if delay is not None and not run.may_try_again(delay):
-                delay = None
+            delay, falls_back = self.what_follows()
         except BaseException as broken:
             run.break_down(broken)
-            chain(broken, self.error)
+            chain(broken, error)
             return False
-        if error is not self.error:
-            self.error = error
-            self.timed_out = False
-        if delay is None:
+        if delay is None and not falls_back:
             return False
         driver.coroutine = None
         driver.__qualname__ = run.phase.work[driver.index][6]
-        if self.watch is not None:
+        if delay is not None and self.watch is not None:
             run.tell("retry_scheduled", *self.place(), delay, error)
-        error = None  # type: ignore[assignment]  # whose traceback leads here
+        error = None  # whose traceback leads here
         loop = run.loop
         self.pausing = True
         try:
-            if task._must_cancel:
+            leftover = task._must_cancel
+            if leftover:
                 # The attempt that is over asked for it, or a group inside of it.
                 try:
                     yield None
                 except CancelledError:
                     if run.is_stopping():
                         return False
-            if delay > 0:
+            if delay:
                 self.pause = loop.create_future()
                 self.set_timer(loop.time() + delay)
                 yield from self.pause
-            else:
+            elif leftover or not falls_back:
                 yield None
         except CancelledError:
             return False
@@ -1073,6 +1206,10 @@ class Attempts:
             self.serial = 0
         self.pausing = False
         self.cancelling = task.cancelling()
+        assert self.error is not None and self.history is not None
+        if falls_back and self.watch is not None:
+            run.tell("fell_back", *self.place(), self.error)
+        self.history.goes_on(self.error, falls_back=falls_back)
         return True
 
     def place(self) -> tuple[int, int, int]:
@@ -1091,12 +1228,12 @@ class Attempts:
             run.tell("attempt_suspended", *self.place())
         if self.deadline is None:
             return
-        deadline, self.deadline = self.deadline, None
-        if self.limits.timeout == 0 or deadline == -math.inf:
+        self.awaited, self.deadline = self.deadline, None
+        if self.awaited == AT_ONCE:
             self.time_out()
         else:
             try:
-                self.set_timer(deadline)
+                self.set_timer(self.awaited)
             except BaseException as error:
                 run.break_down(error)
 
@@ -1121,8 +1258,7 @@ class Attempts:
         self.requests = task.cancelling()
         if self.watch is not None:
             context = run.context if driver.context is None else driver.context
-            timeout = run.cut_off(self.ends) or self.limits.timeout
-            context.copy().run(run.tell, "timeout_expired", *self.place(), timeout)
+            context.copy().run(run.tell, "timeout_expired", *self.place(), self.limit()[0])
         cancel(task, run.break_down)
 
 

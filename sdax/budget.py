@@ -30,6 +30,9 @@ class RetryBudget:
     - `ttl`: how many seconds what was deposited and withdrawn counts. (It expires in tenths.)
     - `clock`: a function that returns the time in seconds, for tests.
 
+    sdax calls the methods for functions that have it as their `retry_budget`. Call them yourself
+    for whatever else calls the same service. Attempts that are cancelled count for nothing.
+
     A budget belongs to one process. A copy, also one that went through pickle, has the same
     settings, and nothing was deposited or withdrawn yet.
 
@@ -37,9 +40,8 @@ class RetryBudget:
     field and the value, for settings that cannot work.
 
     >>> budget = RetryBudget(ratio=0.1)
-    >>> budget.deposit()  # before a first attempt
-    >>> if budget.try_withdraw():
-    ...     print("another attempt is allowed")
+    >>> task_func(load_user, timeout=1.0, retries=3, retry_budget=budget)
+    >>> task_func(load_orders, timeout=1.0, retries=3, retry_budget=budget)
     """
 
     ratio: float = 0.2
@@ -62,7 +64,7 @@ class RetryBudget:
         object.__setattr__(self, "_window", _Window(self.ttl, self.clock()))
 
     def deposit(self) -> None:
-        """Pay in for a first attempt."""
+        """Pay in for a first attempt that has ended."""
         now, window = self.clock(), self._window
         with window.lock:
             window.move_to(now)
@@ -79,6 +81,16 @@ class RetryBudget:
             allowed = self._left() >= 1
             window.withdrawals[-1] += allowed
         return allowed
+
+    def give_back(self) -> None:
+        """Return the price of a retry that was cancelled, if it still counts."""
+        now, window = self.clock(), self._window
+        with window.lock:
+            window.move_to(now)
+            for number in reversed(range(SLICES)):
+                if window.withdrawals[number]:
+                    window.withdrawals[number] -= 1
+                    break
 
     @property
     def balance(self) -> float:

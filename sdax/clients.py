@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeAlias
 
+from .common.checks import checked_seconds
 from .common.groups import iter_leaves
 from .common.text import shown
 
@@ -53,10 +54,11 @@ def retry_after(exception: BaseException) -> float | None:
     """Return the seconds that an answer asks to wait before the next attempt, or None.
 
     Read are the header `Retry-After` (seconds, or a date) of httpx, aiohttp and botocore, AWS's
-    `x-amz-retry-after`, and gRPC's trailers: `grpc-retry-pushback-ms`, and the `RetryInfo` of
-    `grpc-status-details-bin`. A date is compared with the answer's own `Date`, so that clocks
-    which differ do no harm. The result is negative if a gRPC server asks not to be called again.
-    Of a group it is the largest of the leaves, or negative if one is.
+    `x-amz-retry-after`, gRPC's trailers (`grpc-retry-pushback-ms`, and the `RetryInfo` of
+    `grpc-status-details-bin`), and the `retry_after` of a `RetryableException`. A date is compared
+    with the answer's own `Date`, so that clocks which differ do no harm. The result is negative if
+    a gRPC server asks not to be called again. Of a group it is the largest of the leaves, or
+    negative if one is.
 
     Nothing that an attribute of the exception raises gets out. Raises `TypeError` if the argument
     is not an exception.
@@ -356,7 +358,14 @@ _TEMPORARY: Final[dict[tuple[str, str], bool | Callable[[Any], bool]]] = {
     ("grpc", "RpcError"): _grpc_error,
 }
 
+
+def _own_word(error: Any) -> float | None:
+    asked = error.retry_after
+    return None if asked is None else checked_seconds("retry_after", asked)
+
+
 _ASKED_FOR: Final[dict[tuple[str, str], Callable[[Any], float | None]]] = {
+    ("sdax", "RetryableException"): _own_word,
     ("httpx", "HTTPStatusError"): lambda error: _asked_in(error.response.headers),
     ("aiohttp", "ClientResponseError"): lambda error: _asked_in(error.headers or {}),
     ("botocore", "ClientError"): lambda error: _asked_in(

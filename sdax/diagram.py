@@ -21,6 +21,9 @@ ORDERS: Final = {
     "dependency": "execute in dependency order",
 }
 
+NOT_REQUIRED: Final = "not required"
+KEEPS_GOING: Final = "keeps going after a failure"
+
 # Mermaid gives a meaning, inside quotes too, to quotes, backticks, tags, entities, what looks like
 # a directive or a style, and Markdown's marks: only what is harmless everywhere stays as it is.
 _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
@@ -47,13 +50,12 @@ def outline_of_graph(tasks: Tasks, dependencies: Dependencies, options: Options)
         if required := dict.fromkeys(dependencies[task.name]):
             row += ("depends on " + ", ".join(map(one_line, required)),)
         rows.append(row)
-    head = _head(counts, tasks, options)
-    return "\n".join([head, *in_columns(rows)])
+    return "\n".join([_head(counts, tasks, options), *in_columns(rows)])
 
 
-def levels_to_mermaid(levels: Levels, execute_order: str) -> str:
+def levels_to_mermaid(levels: Levels, options: Options) -> str:
     """Draw tasks in levels: a subgraph for each level, and an arrow from each to the next."""
-    lines = _flowchart(order_of_execute(_all_of(levels), execute_order))
+    lines = _flowchart(_all_of(levels), options)
     number = 0
     for position, (level, tasks) in enumerate(levels.items()):
         lines.append(f'    subgraph level{position}["level {digits(level)}"]')
@@ -66,10 +68,10 @@ def levels_to_mermaid(levels: Levels, execute_order: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, execute_order: str) -> str:
+def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, options: Options) -> str:
     """Draw tasks in a graph: an arrow from each task to those that depend on it."""
     numbers = {task.name: number for number, task in enumerate(tasks)}
-    lines = _flowchart(order_of_execute(tasks, execute_order))
+    lines = _flowchart(tasks, options)
     lines += (f"    {_node(number, task)}" for number, task in enumerate(tasks))
     for name, number in numbers.items():
         for required in dict.fromkeys(dependencies[name]):
@@ -91,7 +93,8 @@ def _all_of(levels: Levels) -> Tasks:
     return [task for tasks in levels.values() for task in tasks]
 
 
-def _flowchart(title: str) -> list[str]:
+def _flowchart(tasks: Tasks, options: Options) -> list[str]:
+    title = ", ".join(_manners(tasks, options))
     return [*(["---", f"title: {title}", "---"] if title else []), "flowchart TD"]
 
 
@@ -110,22 +113,36 @@ def _phases(task: AsyncTask[Any, Any]) -> str:
     shown = (
         phase + described_limits(function) for phase, function in functions.items() if function
     )
-    return ", ".join(shown) or "(no phase)"
+    described = ", ".join(shown) or "(no phase)"
+    return described if task.required else f"{described}, {NOT_REQUIRED}"
 
 
 def described_limits(function: TaskFunction[Any]) -> str:
-    """Return a function's timeout and retries, in parentheses, or nothing if it has neither."""
+    """Return a function's limits, in parentheses, or nothing if it has none."""
     limits: list[str] = []
     if function.timeout is not None:
         limits.append(f"timeout {function.timeout:.15g} s")
     if function.retries:
         limits.append(counted(function.retries, "retry", "retries"))
+    if function.total_timeout is not None:
+        limits.append(f"{function.total_timeout:.15g} s in all")
+    if function.limiter is not None:
+        limits.append("limiter")
+    if function.retry_budget is not None and function.retries:
+        limits.append("retry budget")
+    if function.fallback is not None:
+        limits.append("fallback")
     return f" ({', '.join(limits)})" if limits else ""
 
 
 def _head(counts: str, tasks: Tasks, options: Options) -> str:
-    order = order_of_execute(tasks, options.execute_order)
     limit, seconds = options.max_concurrency, options.cleanup_timeout
-    concurrency = "" if limit is None else f"at most {digits(limit)} at a time"
-    cleanup = "" if seconds is None else f"cleanup within {seconds:.15g} s"
-    return ", ".join(filter(None, [counts, order, concurrency, cleanup]))
+    concurrency = () if limit is None else (f"at most {digits(limit)} at a time",)
+    cleanup = () if seconds is None else (f"cleanup within {seconds:.15g} s",)
+    return ", ".join([counts, *_manners(tasks, options), *concurrency, *cleanup])
+
+
+def _manners(tasks: Tasks, options: Options) -> list[str]:
+    """Say how tasks run, as far as their places do not show it."""
+    order = order_of_execute(tasks, options.execute_order)
+    return [*([order] if order else []), *([KEEPS_GOING] if options.keeps_going else [])]

@@ -64,18 +64,22 @@ class ObservedRun:
 
 
 class TaskInfo(NamedTuple):
-    """A task of the run's processor: its name, and its level, or else what it depends on."""
+    """A task of the run's processor: its name, its level, or else what it depends on, and whether
+    it is `required`."""
 
     name: Hashable
     level: int | None
     depends_on: tuple[Hashable, ...] | None
+    required: bool = True
 
 
 class Cause(NamedTuple):
-    """Why functions were cancelled or skipped: this task failed in this phase."""
+    """Why functions were cancelled or skipped: this task failed in this phase, or `finished` the
+    run in it, by returning `Finish`."""
 
     task: TaskInfo
     phase: str
+    finished: bool = False
 
 
 @_event
@@ -131,11 +135,13 @@ class TaskStarted(NamedTuple):
 
 @_event
 class TaskFinished(NamedTuple):
-    """The function of a task in a phase has ended for good, after so many attempts.
+    """The function of a task in a phase has ended for good, after so many attempts, of which the
+    call of its fallback is not one.
 
     `cause` says why a `CANCELLED` one was cancelled; None is the cancellation of the caller. A
     function whose `asyncio.Task` the loop's task factory did not make, or which other code
-    cancelled before its first step, was never called: it has this event alone.
+    cancelled before its first step, was never called: it has this event alone. The failure of a
+    task that is not `required`, in `pre_execute` or `execute`, is not the run's.
     """
 
     run: ObservedRun
@@ -152,8 +158,10 @@ class TaskFinished(NamedTuple):
 class TaskSkipped(NamedTuple):
     """The function of a task in a phase will not be called.
 
-    `cause` is the failure because of which; None is the cancellation of the caller, or a run by
-    phases that was left before it came to this one.
+    `cause` is the failure because of which, or the function that ended the run; None is the
+    cancellation of the caller, or a run by phases that was left before it came to this one. If a
+    task depends on several failures, it is the one that came first. It is the task's own
+    `pre_execute` if that has failed and the run has gone on.
     """
 
     run: ObservedRun
@@ -195,7 +203,8 @@ class AttemptResumed(NamedTuple):
 
 @_event
 class AttemptFinished(NamedTuple):
-    """An attempt has ended: `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`."""
+    """An attempt has ended: `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`. `value`
+    is what the function returned, a `Finish` included."""
 
     run: ObservedRun
     task: TaskInfo
@@ -219,8 +228,41 @@ class RetryScheduled(NamedTuple):
 
 
 @_event
+class RetrySuppressed(NamedTuple):
+    """An attempt has failed in a way that deserves another one, and there is none.
+
+    `reason` says why: `retry_after`, `total_timeout` or the retry budget.
+    """
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempt: int
+    reason: str
+    exception: BaseException
+
+
+@_event
+class FellBack(NamedTuple):
+    """The last attempt has failed for good, and the fallback is about to be called.
+
+    The call is told as one more attempt, whose number is `attempts` + 1. `exception` is what the
+    fallback covers up.
+    """
+
+    run: ObservedRun
+    task: TaskInfo
+    phase: str
+    attempts: int
+    exception: BaseException
+
+
+@_event
 class TimeoutExpired(NamedTuple):
-    """An attempt has taken longer than its timeout (seconds), and is now cancelled."""
+    """An attempt has taken longer than it may, and is now cancelled.
+
+    `timeout` are the seconds that it had: its timeout, or what was left of `total_timeout`.
+    """
 
     run: ObservedRun
     task: TaskInfo
@@ -233,7 +275,8 @@ class TimeoutExpired(NamedTuple):
 class CancellationRequested(NamedTuple):
     """All functions of the phase that are suspended are now cancelled; no more are called.
 
-    `cause` is the failure that asks for it; None is the cancellation of the caller. Where the
+    `cause` is the failure that asks for it, or the function that ended the run by returning
+    `Finish`; None is the cancellation of the caller. Where the
     loop's task factory starts each function later, this may come before `PhaseStarted`: the
     phase has called none yet, and perhaps never will.
     """
@@ -256,6 +299,8 @@ Event: TypeAlias = (
     | AttemptResumed
     | AttemptFinished
     | RetryScheduled
+    | RetrySuppressed
+    | FellBack
     | TimeoutExpired
     | CancellationRequested
 )

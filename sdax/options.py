@@ -11,6 +11,7 @@ from .events import Observer, Observers, checked_observers
 
 LevelOrder: TypeAlias = Literal["at once", "level"]
 ExecuteOrder: TypeAlias = Literal["at once", "dependency"]
+OnFailure: TypeAlias = Literal["cancel", "keep going"]
 
 
 class CommonOptions(TypedDict, total=False):
@@ -18,6 +19,7 @@ class CommonOptions(TypedDict, total=False):
 
     max_concurrency: int | None
     observer: Observers | None
+    on_failure: OnFailure
     cleanup_timeout: float | None
 
 
@@ -37,18 +39,25 @@ class GraphOptions(CommonOptions, total=False):
 class Options:
     """The options of a builder, checked: they go as they are through builder and processor.
 
-    `execute_order` is `"at once"`, or the order in which `execute` runs too.
+    `execute_order` is `"at once"`, or the order in which `execute` runs too. `on_failure` is
+    `"cancel"` or `"keep going"`.
     """
 
     execute_order: str = "at once"
     max_concurrency: int | None = None
     observer: tuple[Observer, ...] | None = field(default=None, hash=False)  # of any kind
+    on_failure: str = "cancel"
     cleanup_timeout: float | None = None  # seconds for all cleanup of a run together
 
     @property
     def execute_in_order(self) -> bool:
         """Whether `execute` runs level by level, or in dependency order."""
         return self.execute_order != "at once"
+
+    @property
+    def keeps_going(self) -> bool:
+        """Whether a run calls after a failure what does not depend on it."""
+        return self.on_failure == "keep going"
 
 
 NO_OPTIONS: Final = Options()
@@ -72,6 +81,7 @@ def checked_options(in_order: str, given: Any) -> Options:
         _checked_order(options.execute_order, in_order),
         checked_limit("max_concurrency", options.max_concurrency),
         None if observer is None else checked_observers(observer),
+        _checked_on_failure(options.on_failure),
         _checked_seconds("cleanup_timeout", options.cleanup_timeout),
     )
 
@@ -87,6 +97,13 @@ def rechecked(options: Any, in_order: str) -> Options:
             f"got {shown(options)}"
         )
     return checked_options(in_order, {name: getattr(options, name) for name in _NAMES})
+
+
+def _checked_on_failure(on_failure: Any) -> str:
+    for known in ("cancel", "keep going"):
+        if isinstance(on_failure, str) and on_failure == known:
+            return known
+    raise ValueError(f"on_failure must be 'cancel' or 'keep going', got {shown(on_failure)}")
 
 
 def _checked_seconds(name: str, seconds: float | None) -> float | None:

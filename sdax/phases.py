@@ -67,9 +67,12 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         """Run the next phase to its end, and tell whether one is left.
 
         What fails in it is kept until the block is left: see `has_failures`. After a failed
-        `pre_execute` the next phase is the cleanup. Raises `RuntimeError` after the block was
-        left and while another call runs; `asyncio.CancelledError` if the caller is cancelled,
-        once all functions of the phase have ended.
+        `pre_execute` the next phase is the cleanup, unless the run keeps going. After a function
+        that returned `Finish` the next phase is the cleanup as well.
+
+        Raises `RuntimeError` after the block was left and while another call runs;
+        `asyncio.CancelledError` if the caller is cancelled, once all functions of the phase have
+        ended.
         """
         if self._closed:
             raise RuntimeError("run_next: the run is closed; open another one")
@@ -119,7 +122,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         return bool(self.failures())
 
     def failures(self) -> list[Exception]:
-        """Return the exceptions of all failures so far, in the order in which they failed."""
+        """Return the exceptions of all failures of the run so far, in the order in which they
+        failed: not those of tasks that are not required."""
         record = self._run and self._run.record
         return [failure.exception for failure in record.failures] if record else []
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, Generic, NoReturn, Self, Unpack, cast
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    Self,
+    Unpack,
+    cast,
+)
 
 from frozendict import frozendict
 
 from ._impl import Run
+from .common.checks import explained, no_attribute
 from .common.generic import K, KeyedByDefault, T
 from .common.text import counted, nearest, shown
 from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
@@ -22,6 +34,7 @@ from .options import (
     GraphOptions,
     LevelOptions,
     LevelOrder,
+    OnFailure,
     Options,
     checked_options,
     rechecked,
@@ -31,6 +44,14 @@ from .replacing import Stub, replaced_tasks
 from .report import RunReport
 from .states import UnknownTaskError
 from .tasks import AsyncTask
+
+# What else one may call what a processor does, and what a builder does not.
+_MEANT: Final = dict.fromkeys(
+    ("run", "execute", "process", "start", "invoke", "run_tasks"),
+    "; did you mean process_tasks(ctx)?",
+)
+_UNBUILT: Final = dict.fromkeys(("process_tasks", "open", *_MEANT), "; did you forget .build()?")
+_LEVELS: Final = "; for levels use AsyncTaskProcessor.builder()"
 
 
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
@@ -67,12 +88,18 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         """The seconds that all cleanup of a run may take together; None sets no limit."""
         return self._options.cleanup_timeout
 
+    @property
+    def on_failure(self) -> OnFailure:
+        """What a run does after a failure: `"cancel"` everything, or `"keep going"` with all that
+        does not depend on what has failed."""
+        return cast("OnFailure", self._options.on_failure)
+
     async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
         """Run every task once with `ctx`, and return the report of the run.
 
         `pre_execute` goes up, level by level or as dependencies are met, then all of `execute`
         at once, then `post_execute` the same way down, for every task that started, whatever
-        happened.
+        happened. A function that returns `Finish` ends the run early, with success.
 
         `observer`, or each of several, is called with every event of the run (see
         `sdax.observe`); without one, the processor's own are, if it was built with any. `()`
@@ -143,6 +170,13 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         same: Self = make(tuple(zip(tasks, (place for _, place in added), strict=True)), *rest)
         return same
 
+    def _parts(self, observer: Observers | None) -> Parts:
+        observers = self._observer if observer is None else checked_observers(observer)
+        if observers:
+            observed = partial(self._observed_run, observers=observers)
+            return Parts(observed, self._plain_report, observers)
+        return Parts(partial(Run, self._plan), self._plain_report, ())
+
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
         if self._infos is None:
             self._set_once(_infos=tuple(self._describe_tasks()))
@@ -160,6 +194,11 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {shown(name)}")
+
+    if not TYPE_CHECKING:  # or every attribute would be right
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _MEANT)
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         """Yield what observers are told of each task, in the order in which they were added."""
@@ -181,6 +220,19 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return hash(self._identity())
 
 
+class Parts(NamedTuple):
+    """What starts runs without `process_tasks`: see `parts_of`."""
+
+    make_run: Callable[[Any], Run]  # gets the context; called where variables are copied
+    report: RunReport[Any]  # of every run that has nothing to report but successes
+    observers: tuple[Observer, ...]
+
+
+def parts_of(processor: TaskProcessor[Any, Any], observer: Observers | None) -> Parts:
+    """Return what makes runs of a processor; `observer` is as for `process_tasks`."""
+    return processor._parts(observer)  # pyright: ignore[reportPrivateUsage]
+
+
 class AsyncTaskProcessor(TaskProcessor[T, K]):
     """Tasks in levels, ready to run: immutable, and shared by as many runs as one likes.
 
@@ -190,7 +242,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
     >>> report = await processor.process_tasks(ctx)
 
     `levels` maps each level to its tasks, in the order in which they were added;
-    `execute_order` and `max_concurrency` are what the builder was given.
+    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
     """
 
     __slots__ = ("levels",)
@@ -215,6 +267,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            keeps_going=options.keeps_going,
             cleanup_timeout=options.cleanup_timeout,
         )
         self._set_up(added, options, plan)
@@ -242,7 +295,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, level in self._added:
-            yield TaskInfo(task.name, level, None)
+            yield TaskInfo(task.name, level, None, task.required)
 
     def __repr__(self) -> str:
         counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
@@ -253,12 +306,14 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return levels_to_mermaid(self.levels, self.execute_order)
+        return levels_to_mermaid(self.levels, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the levels: tasks, phases, timeouts and retries.
+        """Return an outline of the levels: tasks, phases, timeouts and retries, and what is not
+        required.
 
-        The first line says in which order `execute` runs, if more than one task has it.
+        The first line says in which order `execute` runs, if more than one task has it, and
+        whether a run keeps going after a failure.
 
         >>> print(processor)
         1 level, 1 task
@@ -281,7 +336,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     ... )
 
     `dependencies` maps each task's name to the names that it depends on, `tasks` to the task;
-    `execute_order` and `max_concurrency` are what the builder was given.
+    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
     """
 
     __slots__ = ("dependencies", "tasks")
@@ -305,6 +360,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             tasks,
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
+            keeps_going=options.keeps_going,
             cleanup_timeout=options.cleanup_timeout,
         )
         self._set_up(added, options, plan)
@@ -325,7 +381,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
         for task, depends_on in self._added:
-            yield TaskInfo(task.name, None, depends_on)
+            yield TaskInfo(task.name, None, depends_on, task.required)
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))
@@ -337,12 +393,14 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
-        return graph_to_mermaid(self.tasks.values(), self.dependencies, self.execute_order)
+        return graph_to_mermaid(self.tasks.values(), self.dependencies, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the graph: tasks, phases, limits, and what each depends on.
+        """Return an outline of the graph: tasks, phases, limits, what is not required, and what
+        each depends on.
 
-        The first line says in which order `execute` runs, if more than one task has it.
+        The first line says in which order `execute` runs, if more than one task has it, and
+        whether a run keeps going after a failure.
 
         >>> print(processor)
         2 tasks, 1 dependency
@@ -350,6 +408,21 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
           Users     execute  depends on Database
         """
         return outline_of_graph(self.tasks.values(), self.dependencies, self._options)
+
+
+def _not_in_levels(_: object, named: dict[str, Any]) -> str | None:
+    if "depends_on" not in named:
+        return None
+    return (
+        "add_task: a task in levels has a level, not depends_on; for dependencies use "
+        "AsyncDagTaskProcessor.builder()"
+    )
+
+
+def _not_in_a_graph(_: object, named: dict[str, Any]) -> str | None:
+    if "level" not in named:
+        return None
+    return f"add_task: a task in a graph has depends_on, not a level{_LEVELS}"
 
 
 class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
@@ -361,6 +434,10 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
 
+    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: the rest
+    of its level runs, then `execute` of all tasks whose own `pre_execute` succeeded. What stands in
+    higher levels is skipped. All failures are raised after the last cleanup.
+
     `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
     each cleanup that waits is cancelled, and each that has not begun may run up to its first
     suspension. Both are failures, "cut off by cleanup_timeout".
@@ -370,6 +447,12 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         self._options = checked_options("level", options)
         self._added: dict[K, tuple[AsyncTask[T, K], int]] = {}
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _UNBUILT)
+
+    @explained(_not_in_levels)
     def add_task(self, task: AsyncTask[T, K], level: int) -> Self:
         """Add a task at a level (any integer; lower levels start first) and return the builder.
 
@@ -405,6 +488,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     are called as places come free, in order. `observer`, or each of several, is called with every
     event of each run that is not given one of its own (see `sdax.observe`).
 
+    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: all that
+    does not depend on what has failed runs, and the rest is skipped. All failures are raised after
+    the last cleanup.
+
     `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
     each cleanup that waits is cancelled, and each that has not begun may run up to its first
     suspension. Both are failures, "cut off by cleanup_timeout".
@@ -414,6 +501,12 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         self._options = checked_options("dependency", options)
         self._added: dict[K, tuple[AsyncTask[T, K], tuple[K, ...]]] = {}
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _UNBUILT)
+
+    @explained(_not_in_a_graph)
     def add_task(self, task: AsyncTask[T, K], depends_on: Iterable[K] = ()) -> Self:
         """Add a task and the names of the tasks it depends on, and return the builder.
 
@@ -484,7 +577,8 @@ def _check_level(task: AsyncTask[Any, Any], level: object) -> None:
 
 def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...]:
     if isinstance(depends_on, (str, bytes)) or not isinstance(depends_on, Iterable):
-        hint = f"; did you mean ({shown(depends_on)},)?" if isinstance(depends_on, str) else ""
+        hint = _LEVELS if isinstance(depends_on, int) else ""
+        hint = f"; did you mean ({shown(depends_on)},)?" if isinstance(depends_on, str) else hint
         raise TypeError(
             f"add_task: depends_on of task {shown(task.name)} must be a collection of names, "
             f"got {shown(depends_on)}{hint}"

@@ -94,7 +94,7 @@ def _replaced(task: Task, stub: Stub, names: Sequence[Hashable]) -> Task:
                 f"replaced: task {shown(task.name)} has no {shown(phase)}"
                 f"{nearest(phase, list(phases))}"
             )
-    changes = {
+    changes: dict[str, Any] = {
         phase: _function(phases[phase], function, f"{phase} of task {shown(task.name)}")
         for phase, function in functions.items()
     }

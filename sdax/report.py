@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic
 
 from .common.generic import K
 from .common.order import PHASES
@@ -18,6 +18,7 @@ from .states import (
     TaskFailure,
     TaskReport,
     UnknownTaskError,
+    explain_attribute,
 )
 from .table import table_of
 
@@ -35,7 +36,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
     >>> report["UserData"].execute.value
     """
 
-    __slots__ = ("_durations", "_phases", "_plan", "_tasks", "_values")
+    __slots__ = ("_durations", "_finished_by", "_phases", "_plan", "_tasks", "_values")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         values: Mapping[int, Any] | None,
         phases: Mapping[int, PhaseReport] | None,
         durations: Durations | None = None,
+        finished_by: Hashable | None = None,
     ) -> None:
         if type(plan) is not Plan:
             raise TypeError(f"a RunReport is made by a run, out of its plan; got {shown(plan)}")
@@ -50,6 +52,12 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         self._values = values
         self._phases = phases
         self._durations = durations
+        self._finished_by = finished_by
+
+    @property
+    def finished_by(self) -> K | None:
+        """The name of the task that ended the run early, by returning `Finish`, or None."""
+        return self._finished_by  # type: ignore[return-value]
 
     @property
     def ok(self) -> bool:
@@ -103,7 +111,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         return len(self._plan.names)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Unpickled, (dict(self), self.failures, self._durations)
+        return _Unpickled, (dict(self), self.failures, self._durations, self._finished_by)
 
     def __repr__(self) -> str:
         return f"<RunReport of {counted(len(self), 'task')}>"
@@ -119,7 +127,10 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
           UserData  pre_execute   succeeded  2
           UserData  execute       failed     1         ConnectionError: no route
         """
-        return table_of(self)
+        return table_of(self, self._finished_by)
+
+    if not TYPE_CHECKING:
+        __getattr__ = explain_attribute
 
     def _phases_noted(self) -> Iterable[PhaseReport]:
         """Return at least what is not a plain success."""
@@ -145,10 +156,12 @@ class _Unpickled(RunReport[K]):
         tasks: dict[K, TaskReport],
         failures: tuple[TaskFailure, ...],
         durations: Durations | None,
+        finished_by: Hashable | None = None,
     ) -> None:
         self._tasks = tasks
         self._failures = failures
         self._durations = durations
+        self._finished_by = finished_by
 
     @property
     def failures(self) -> tuple[TaskFailure, ...]:
@@ -167,6 +180,24 @@ class _Unpickled(RunReport[K]):
 
     def _phases_noted(self) -> Iterable[PhaseReport]:
         return (each for task in self._tasks.values() for each in task)
+
+
+def changed_report(
+    report: RunReport[K], change: Callable[[Any], Any], failures: tuple[TaskFailure, ...]
+) -> RunReport[K]:
+    """Return a report with other values and exceptions: what `change` makes of each."""
+    tasks = {
+        name: TaskReport(
+            *(
+                each._replace(value=change(each.value), exception=change(each.exception))
+                for each in task
+            )
+        )
+        for name, task in report.items()
+    }
+    seconds, phases = report.duration, report.phase_durations
+    durations = None if seconds is None or phases is None else Durations(seconds, phases)
+    return _Unpickled(tasks, failures, durations)
 
 
 def report_of_nothing() -> RunReport[Any]:

@@ -29,6 +29,12 @@ TWO_FORMS: Final = (
     "context that returns an async context manager"
 )
 
+# What to do instead of a limit that needs a function which ends.
+_INSTEAD: Final = {
+    "limiter": "open it in the function, with 'async with', before or around the 'yield'",
+    "fallback": "catch the exception in the function, and yield something else",
+}
+
 
 def resource(
     name: K,
@@ -36,7 +42,8 @@ def resource(
     *,
     execute: TaskFunction[T] | Function[T] | None = None,
     cleanup_timeout: float | None = None,
-    **limits: Unpack[Limits],
+    required: bool = True,
+    **limits: Unpack[Limits[T]],
 ) -> AsyncTask[T, K]:
     """Make a task of one function that sets something up, holds it, and cleans up after itself.
 
@@ -46,6 +53,7 @@ def resource(
       yields (or that `__aenter__` returns) is the value of `pre_execute`.
     - `execute`: an async function or a `TaskFunction`, as for any task.
     - `cleanup_timeout`: seconds that the cleanup may take; None means no limit.
+    - `required`: with False, a failed set-up does not fail the run, as for any task.
     - `timeout`, `retries` and the other limits are those of the set-up. A retry begins anew, with
       a new generator.
 
@@ -57,7 +65,7 @@ def resource(
     after itself: nothing is due later.
 
     Raises `TypeError` for a function of another kind, and `ValueError` or `TypeError` for limits
-    that cannot work.
+    that cannot work, as `limiter` and `fallback`.
 
     >>> async def database(ctx):
     ...     async with pool.acquire() as ctx.connection, ctx.connection.transaction():
@@ -68,11 +76,15 @@ def resource(
     if cleanup_timeout is not None:
         field = f"cleanup_timeout of resource {shown(name)}"
         cleanup_timeout = checked_number(field, cleanup_timeout)
+    for limit, instead in _INSTEAD.items():
+        if limits.get(limit) is not None:
+            raise ValueError(f"resource {shown(name)} takes no {limit}; {instead}")
     return AsyncTask(
         name,
         TaskFunction(ResourceSetUp(function), **limits),
         execute,
         TaskFunction(ResourceCleanUp(function), timeout=cleanup_timeout),
+        required=required,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Generic, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, cast
 
+from .common.checks import no_attribute
 from .common.generic import V_co
 from .common.text import nearest, shown, shown_fields
 
@@ -30,6 +31,9 @@ class PhaseReport(NamedTuple, Generic[V_co]):
 
     `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
     (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
+    `attempts_failed` are the exceptions of the attempts before the last, and before the one that
+    succeeded. `fell_back` is True if the fallback was called: if it succeeded, `value` is what it
+    returned, and `exception` is that of the last attempt, which it covers up.
 
     A report cannot know which type a function's value has, but you can say it:
 
@@ -41,6 +45,8 @@ class PhaseReport(NamedTuple, Generic[V_co]):
     attempts: int = 0
     value: V_co = cast(V_co, None)
     exception: BaseException | None = None
+    attempts_failed: tuple[Exception, ...] = ()
+    fell_back: bool = False
 
     def __repr__(self) -> str:
         return shown_fields(self)
@@ -52,6 +58,17 @@ class TaskReport(NamedTuple):
     pre_execute: PhaseReport
     execute: PhaseReport
     post_execute: PhaseReport
+
+
+def explain_attribute(self: object, name: str) -> NoReturn:
+    """Say where the attributes of a phase are; Python asks for nothing that is there."""
+    what = "each phase" if isinstance(self, TaskReport) else "each phase of a task"
+    where = f"; {what} has its own, such as report[name].execute.{name}"
+    raise no_attribute(self, name, dict.fromkeys(PhaseReport._fields, where))
+
+
+if not TYPE_CHECKING:  # or every attribute would be right
+    TaskReport.__getattr__ = explain_attribute
 
 
 class TaskFailure(NamedTuple):

@@ -26,10 +26,11 @@ _short: Final = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = WIDEST_RESULT
 
 
-def table_of(report: Mapping[Any, TaskReport]) -> str:
+def table_of(report: Mapping[Any, TaskReport], finished_by: Hashable | None = None) -> str:
     """Show how many phases ended in which state, and each phase that has a function in a line.
 
-    Of many it shows the first 50, failures before all others.
+    Of many it shows the first 50, failures before all others. The first line says who has
+    finished the run early, if anybody has.
     """
     entries: list[Entry] = []
     for name, task in report.items():
@@ -42,7 +43,8 @@ def table_of(report: Mapping[Any, TaskReport]) -> str:
     if len(entries) > MOST_ROWS:
         entries.sort(key=lambda entry: 4 if entry[2] is None else _RANKS[entry[2].state])
     shown, left = entries[:MOST_ROWS], entries[MOST_ROWS:]
-    lines = [_described(counted(len(report), "task"), entries)]
+    head = _described(counted(len(report), "task"), entries)
+    lines = [head if finished_by is None else f"{head}, finished by {one_line(finished_by)}"]
     if shown:
         lines += in_columns([_HEAD, *(_row(*entry) for entry in shown)])
     if left:
@@ -60,11 +62,13 @@ def _row(name: Hashable, phase: str, report: PhaseReport | None) -> tuple[str, .
     if report is None:
         return one_line(name), phase, "", "", ""
     attempts = str(report.attempts) if report.attempts else ""
+    if report.fell_back:
+        attempts += ", fallback"
     return one_line(name), phase, report.state, attempts, _result(report)
 
 
 def _result(report: PhaseReport) -> str:
-    if report.exception is not None:
+    if report.exception is not None and report.state != "succeeded":
         return _shortened(_brief_exception(report.exception))
     return "" if report.value is None else _shortened(one_line(_brief(report.value)))
 

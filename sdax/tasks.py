@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import FrozenInstanceError, dataclass, fields
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from typing import (
     TYPE_CHECKING,
     Any,
+    Final,
     Generic,
     Literal,
     TypeAlias,
@@ -21,20 +21,35 @@ from typing import (
     overload,
 )
 
+from .budget import RetryBudget
 from .common.checks import (
     SPLIT_GENERATOR,
     USE_RESOURCE,
     checked_number,
+    checked_seconds,
+    explained,
     is_async,
     is_async_generator,
     is_generator,
-    runs_later,
 )
 from .common.generic import K, K_co, KeyedByDefault, T, T_contra
-from .common.groups import iter_leaves
-from .common.text import shown
+from .common.text import nearest, shown
 from .engine.group import SdaxTaskGroup
 from .engine.threads import call_in_thread
+from .limits import (
+    Fallback,
+    Limiter,
+    Retryable,
+    RetryAfter,
+    are_of,
+    check_budget,
+    check_fallback,
+    check_limiter,
+    check_retry_after,
+    checked_kinds,
+    pickled_kinds,
+    unpickled_kinds,
+)
 from .states import Outcome
 
 __all__ = [
@@ -64,17 +79,28 @@ OutcomeFunction: TypeAlias = Callable[[T, Outcome], Awaitable[Any]]
 HoldingFunction: TypeAlias = Callable[
     [T], AsyncIterator[Any] | AbstractAsyncContextManager[Any, Any]
 ]
-Retryable: TypeAlias = tuple[type[Exception], ...] | type[Exception] | Callable[[Exception], bool]
+
+_KINDS = ("retryable_exceptions", "fallback_exceptions")
 
 
 class RetryableException(Exception):
     """Raise this, or a subclass, to ask for another attempt.
 
-    It is one of the exceptions that `TaskFunction` retries by default:
+    It is one of the exceptions that `TaskFunction` retries by default. `retry_after` says how many
+    seconds to wait at least; None, the default, leaves that to the backoff, and a negative number
+    means that there must be no further attempt. Raises `TypeError` or `ValueError` for a
+    `retry_after` that is not a number.
 
     >>> async def fetch(ctx):
-    ...     raise RetryableException("the service is starting")
+    ...     raise RetryableException("the service is starting", retry_after=2.0)
     """
+
+    retry_after: float | None = None
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        super().__init__(*args)
+        if retry_after is not None:
+            self.retry_after = checked_seconds("RetryableException.retry_after", retry_after)
 
 
 RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
@@ -82,6 +108,16 @@ RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
     ConnectionError,
     RetryableException,
 )
+
+# What other libraries call the limits of a function.
+_LIMIT_ELSEWHERE: Final = {
+    "attempts": "retries",
+    "backoff": "backoff_factor",
+    "delay": "initial_delay",
+    "max_retries": "retries",
+    "retry": "retries",
+    "retry_on": "retryable_exceptions",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +134,31 @@ class TaskFunction(Generic[T_contra]):
     - `retryable_exceptions`: exception types that earn another attempt, or a plain predicate
       that is asked with the exception. A group is retried when all its leaves are.
     - `has_task_group_argument`: call `function(ctx, group)` with an `SdaxTaskGroup`.
+    - `total_timeout`: seconds that all attempts and the pauses between them may take together,
+      from the first call. If the next pause would reach it, there is no further attempt.
+    - `retry_after`: a function that gets the exception before a retry and returns the seconds that
+      the service asks to wait, or None for the usual delay (see `sdax.clients.retry_after`). If
+      they are negative, more than `max_delay`, or more than what is left of `total_timeout`, there
+      is no further attempt. After such a delay the backoff starts anew.
+    - `limiter`: an async context manager, such as an `asyncio.Semaphore`, or a function of the
+      context that returns one. Each attempt runs inside it. The wait for it counts for
+      `total_timeout`, but not for `timeout`.
+    - `fallback`: an async or plain function of the context and the exception. It is called once,
+      when the last attempt has failed, and the value that it returns is the function's. `timeout`
+      bounds it. It is never called after a cancellation, and not allowed in `post_execute`.
+    - `fallback_exceptions`: the exceptions for which the fallback is called, as in
+      `retryable_exceptions`, which is the default.
+    - `retry_budget`: a `RetryBudget`. Each first attempt deposits and each retry withdraws. If
+      nothing is left, there is no further attempt.
     - `has_outcome_argument`: call `function(ctx, outcome)` with an `Outcome`, which says how the
       run has gone; for `post_execute` alone.
+
+    The order is `fallback(total_timeout(retries(limiter(timeout(function)))))`.
 
     Raises `TypeError` or `ValueError`, with the field and the value, for what cannot work, such
     as a generator function.
 
-    >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1)
+    >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1, total_timeout=5.0)
     """
 
     function: Function[T_contra] | GroupFunction[T_contra] | OutcomeFunction[T_contra]
@@ -115,6 +169,12 @@ class TaskFunction(Generic[T_contra]):
     retryable_exceptions: Retryable = RETRYABLE_BY_DEFAULT
     has_task_group_argument: bool = False
     max_delay: float | None = None
+    total_timeout: float | None = None
+    retry_after: RetryAfter | None = None
+    limiter: Limiter[T_contra] | None = field(default=None, hash=False)  # may not be hashable
+    fallback: Fallback[T_contra] | None = None
+    fallback_exceptions: Retryable | None = None
+    retry_budget: RetryBudget | None = None
     has_outcome_argument: bool = False
 
     def __post_init__(self) -> None:
@@ -125,10 +185,10 @@ class TaskFunction(Generic[T_contra]):
             )
         if is_generator(self.function):
             raise _generator_refused("TaskFunction.function", self.function)
-        for field in ("has_task_group_argument", "has_outcome_argument"):
-            if not isinstance(getattr(self, field), bool):
+        for name in ("has_task_group_argument", "has_outcome_argument"):
+            if not isinstance(getattr(self, name), bool):
                 raise TypeError(
-                    f"TaskFunction.{field} must be a bool, got {shown(getattr(self, field))}"
+                    f"TaskFunction.{name} must be a bool, got {shown(getattr(self, name))}"
                 )
         if self.has_task_group_argument and self.has_outcome_argument:
             raise ValueError(
@@ -136,11 +196,11 @@ class TaskFunction(Generic[T_contra]):
                 "an asyncio.TaskGroup in the function that takes the outcome"
             )
         set_once = object.__setattr__
-        for field in ("timeout", "max_delay"):
-            if getattr(self, field) is not None:
-                self._set_number(field)
-        for field in ("initial_delay", "backoff_factor"):
-            self._set_number(field)
+        for name in ("timeout", "max_delay", "total_timeout"):
+            if getattr(self, name) is not None:
+                self._set_number(name)
+        for name in ("initial_delay", "backoff_factor"):
+            self._set_number(name)
         if self.backoff_factor == 0:
             raise ValueError(
                 f"TaskFunction.backoff_factor must be greater than 0, got {self.backoff_factor!r}"
@@ -152,7 +212,7 @@ class TaskFunction(Generic[T_contra]):
             raise ValueError(
                 f"TaskFunction.retries must not be negative, got {shown(self.retries)}"
             )
-        retryable = _checked_retryable(self.retryable_exceptions)
+        retryable = checked_kinds("TaskFunction.retryable_exceptions", self.retryable_exceptions)
         set_once(self, "retryable_exceptions", retryable)
         if self.retries and retryable == ():
             raise ValueError(
@@ -160,41 +220,68 @@ class TaskFunction(Generic[T_contra]):
                 f"could never happen; name an exception type or leave retries at 0"
             )
 
-    def _set_number(self, field: str) -> None:
-        number = checked_number(f"TaskFunction.{field}", getattr(self, field))
-        object.__setattr__(self, field, number)
+        self._check_limits_over_all_attempts()
 
-    # Pickle's protocols 0 to 2 make an OSError of TimeoutError and of ConnectionError. So the
-    # state has the exceptions that are built in by their names.
+    def _check_limits_over_all_attempts(self) -> None:
+        if self.total_timeout == 0 and self.retries:
+            raise ValueError(
+                f"TaskFunction.total_timeout is 0, so retries={shown(self.retries)} could never "
+                f"happen; give it some seconds or leave retries at 0"
+            )
+        for given, check in (
+            (self.retry_after, check_retry_after),
+            (self.limiter, check_limiter),
+            (self.fallback, check_fallback),
+            (self.retry_budget, check_budget),
+        ):
+            if given is not None:
+                check(given)
+        if self.fallback_exceptions is not None:
+            kinds = checked_kinds("TaskFunction.fallback_exceptions", self.fallback_exceptions)
+            object.__setattr__(self, "fallback_exceptions", kinds)
+            if self.fallback is None:
+                raise ValueError(
+                    f"TaskFunction.fallback_exceptions is {shown(kinds)}, but there is no "
+                    f"fallback; pass fallback=, a function of the context and the exception"
+                )
+        if self.fallback is not None and self._covered() == ():
+            raise ValueError(
+                "TaskFunction.fallback could never be called, because no exception is named for "
+                "it; name an exception type in fallback_exceptions"
+            )
+
+    def _set_number(self, name: str) -> None:
+        number = checked_number(f"TaskFunction.{name}", getattr(self, name))
+        object.__setattr__(self, name, number)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {field.name: getattr(self, field.name) for field in fields(self)}
-        kinds = self.retryable_exceptions
-        if isinstance(kinds, tuple):
-            state["retryable_exceptions"] = tuple(_name_if_built_in(kind) for kind in kinds)
-        return state
+        return {name: pickled_kinds(v) if name in _KINDS else v for name, v in state.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kinds = state["retryable_exceptions"]
-        if isinstance(kinds, tuple):
-            kinds = tuple(vars(builtins)[k] if isinstance(k, str) else k for k in kinds)
-        for name, value in {**state, "retryable_exceptions": kinds}.items():
-            object.__setattr__(self, name, value)
+        # What was pickled by an earlier version has fewer fields.
+        state = {field.name: field.default for field in fields(self)} | state
+        for name, value in state.items():
+            set_to = unpickled_kinds(value) if name in _KINDS else value
+            object.__setattr__(self, name, set_to)
+
+    def _covered(self) -> Any:
+        kinds = self.fallback_exceptions
+        return self.retryable_exceptions if kinds is None else kinds
 
     def is_retryable(self, exception: BaseException) -> bool:
-        """Tell whether the exception earns another attempt, were one left."""
-        kinds = self.retryable_exceptions
-        if not isinstance(kinds, tuple):
-            # No generator here: a StopIteration of the predicate's would not get through.
-            for leaf in iter_leaves(exception):
-                if not isinstance(leaf, Exception) or not _answer(kinds(leaf)):
-                    return False
-            return True
-        if isinstance(exception, kinds):
-            return True
-        if not isinstance(exception, BaseExceptionGroup):
+        """Return True if the exception is worth another attempt, if one is left."""
+        kinds: Any = self.retryable_exceptions
+        return are_of(kinds, exception, "TaskFunction.retryable_exceptions")
+
+    def is_covered(self, exception: BaseException) -> bool:
+        """Return True if there is a fallback, and it is called for such an exception."""
+        if self.fallback is None:
             return False
-        return all(isinstance(leaf, kinds) for leaf in iter_leaves(exception))
+        if self.fallback_exceptions is None:
+            return self.is_retryable(exception)
+        kinds: Any = self.fallback_exceptions
+        return are_of(kinds, exception, "TaskFunction.fallback_exceptions")
 
     def backoff(self, retry: int) -> float:
         """Return the seconds before retry number `retry` (from 0), before the random factor.
@@ -224,8 +311,13 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     of it, so it must cope with a `pre_execute` that got only half way. A function without limits
     may be given as it is; it becomes a `TaskFunction`.
 
-    Raises `TypeError` for an unhashable name or a phase that is not a function, and `ValueError`
-    for a task with no phase at all.
+    With `required=False`, the run does not need this task. If its `pre_execute` or `execute` fails,
+    everything else goes on, and what depends on the task must do without it. Its own `execute` is
+    skipped after a failed `pre_execute`, and its cleanup runs as ever. The failure is in the report
+    and in the log. A failure of its cleanup is a failure of the run.
+
+    Raises `TypeError` for an unhashable name, for a phase that is not a function and for a
+    `required` that is not a bool, and `ValueError` for a task with no phase at all.
 
     >>> AsyncTask("Database", pre_execute=TaskFunction(connect, timeout=2.0), post_execute=close)
     """
@@ -234,6 +326,7 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     pre_execute: TaskFunction[T_contra] | None = None
     execute: TaskFunction[T_contra] | None = None
     post_execute: TaskFunction[T_contra] | None = None
+    required: bool = True
 
     if TYPE_CHECKING:
 
@@ -243,6 +336,7 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
             pre_execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
             execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
             post_execute: TaskFunction[T_contra] | Function[T_contra] | None = None,
+            required: bool = True,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -250,6 +344,10 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
             hash(self.name)
         except Exception as error:
             raise TypeError(f"AsyncTask.name must be hashable, got {shown(self.name)}") from error
+        if not isinstance(self.required, bool):
+            raise TypeError(
+                f"required of task {shown(self.name)} must be a bool, got {shown(self.required)}"
+            )
         given = {
             "pre_execute": self.pre_execute,
             "execute": self.execute,
@@ -258,12 +356,26 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
         phases = {phase: _as_task_function(self.name, phase, each) for phase, each in given.items()}
         for phase, function in phases.items():
             object.__setattr__(self, phase, function)
+        cleanup = phases["post_execute"]
+        if cleanup is not None and cleanup.fallback is not None:
+            raise ValueError(
+                f"post_execute of task {shown(self.name)} must not have a fallback, got "
+                f"{shown(cleanup.fallback)}: it could only hide that something was not released"
+            )
         _check_halves(self.name, phases)
         if not any(phases.values()) and type(self) is not _Join:
             raise ValueError(
                 f"task {shown(self.name)} has no phase; give it a pre_execute, an execute or a "
                 f"post_execute, or make an empty node with join({shown(self.name)})"
             )
+
+    def __getstate__(self) -> list[Any]:
+        return [getattr(self, each.name) for each in fields(self)]
+
+    def __setstate__(self, state: list[Any]) -> None:
+        object.__setattr__(self, "required", True)  # an earlier version did not have it
+        for each, value in zip(fields(self), state, strict=False):
+            object.__setattr__(self, each.name, value)
 
 
 def _check_halves(name: Any, phases: dict[str, TaskFunction[Any] | None]) -> None:
@@ -324,12 +436,12 @@ class _Join(AsyncTask[Any, K_co]):
     __slots__ = ()
 
 
-class Limits(TypedDict, total=False):
+class Limits(TypedDict, Generic[T], total=False):
     """The keyword arguments that `task_func` and its kin share: the fields of `TaskFunction`.
 
     It is a type for helpers of your own:
 
-    >>> def call_service(function: Callable[[T], Awaitable[Any]], **limits: Unpack[Limits]):
+    >>> def call_service(function: Callable[[T], Awaitable[Any]], **limits: Unpack[Limits[T]]):
     ...     limits.setdefault("timeout", 2.0)
     ...     return task_func(function, **limits)
     """
@@ -340,6 +452,12 @@ class Limits(TypedDict, total=False):
     backoff_factor: float
     retryable_exceptions: Retryable
     max_delay: float | None
+    total_timeout: float | None
+    retry_after: RetryAfter | None
+    limiter: Limiter[T] | None
+    fallback: Fallback[T] | None
+    fallback_exceptions: Retryable | None
+    retry_budget: RetryBudget | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +514,7 @@ def task_func(
     function: Function[T],
     *,
     has_outcome_argument: Literal[False] = False,
-    **limits: Unpack[Limits],
+    **limits: Unpack[Limits[T]],
 ) -> TaskFunction[T]: ...
 
 
@@ -405,7 +523,7 @@ def task_func(
     function: OutcomeFunction[T],
     *,
     has_outcome_argument: Literal[True],
-    **limits: Unpack[Limits],
+    **limits: Unpack[Limits[T]],
 ) -> TaskFunction[T]: ...
 
 
@@ -413,7 +531,7 @@ def task_func(
     function: Function[T] | OutcomeFunction[T],
     *,
     has_outcome_argument: bool = False,
-    **limits: Unpack[Limits],
+    **limits: Unpack[Limits[T]],
 ) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function; keyword arguments as `TaskFunction`'s.
 
@@ -422,7 +540,7 @@ def task_func(
     return TaskFunction(function, has_outcome_argument=has_outcome_argument, **limits)
 
 
-def task_outcome_func(function: OutcomeFunction[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_outcome_func(function: OutcomeFunction[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function that takes the context and an `Outcome`.
 
     It is for `post_execute` alone: the outcome says how the run has gone until then.
@@ -434,7 +552,7 @@ def task_outcome_func(function: OutcomeFunction[T], **limits: Unpack[Limits]) ->
     return TaskFunction(function, has_outcome_argument=True, **limits)
 
 
-def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of a plain function: called in the event loop, without a coroutine.
 
     For what is quick: it holds up everything else, and a timeout cannot interrupt it.
@@ -450,7 +568,7 @@ def task_thread_func(
     *,
     abandon_on_cancel: bool = False,
     executor: Executor | None = None,
-    **limits: Unpack[Limits],
+    **limits: Unpack[Limits[T]],
 ) -> TaskFunction[T]:
     """Make a `TaskFunction` of a blocking function: run in a thread, with the context variables.
 
@@ -483,7 +601,7 @@ def task_thread_func(
     return TaskFunction(ThreadFunction(function, abandon_on_cancel, executor), **limits)
 
 
-def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits]) -> TaskFunction[T]:
+def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function that takes the context and a task group.
 
     The group is new for each attempt. What the function creates in it is awaited before the
@@ -500,19 +618,51 @@ def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits]) -> Tas
 task_group_task = task_group_func
 
 
+def _no_such_limit(_: object, named: dict[str, Any]) -> str | None:
+    names = [field.name for field in fields(TaskFunction)]
+    for name in named:
+        if name not in names:
+            meant = _LIMIT_ELSEWHERE.get(name)
+            hint = f"; did you mean {meant!r}?" if meant else nearest(name, names)
+            return f"TaskFunction has no argument {shown(name)}{hint}"
+    return None
+
+
+def _no_such_phase(given: tuple[Any, ...], named: dict[str, Any]) -> str | None:
+    if len(given) > 1:
+        return (
+            f"task: say in which phase the function of task {shown(given[0])} is: pre_execute=, "
+            f"execute= or post_execute="
+        )
+    names = [field.name for field in fields(AsyncTask)]
+    for name in named:
+        if name in Limits.__annotations__:
+            return (
+                f"task has no argument {shown(name)}, which belongs to a function: "
+                f"execute=task_func(..., {name}=...)"
+            )
+        if name not in names:
+            return f"task has no argument {shown(name)}{nearest(name, names)}"
+    return None
+
+
+@explained(_no_such_phase)
 def task(
     name: K,
     *,
     pre_execute: TaskFunction[T] | Function[T] | None = None,
     execute: TaskFunction[T] | Function[T] | None = None,
     post_execute: TaskFunction[T] | Function[T] | None = None,
+    required: bool = True,
 ) -> AsyncTask[T, K]:
     """Make a task with at least one phase: an async function, or one with limits (`task_func`).
 
-    >>> task("Flags", execute=load_flags)
+    With `required=False`, the run goes on without the task if it fails (see `AsyncTask`).
+
+    >>> task("Flags", execute=load_flags, required=False)
     >>> task("User", pre_execute=task_func(load_user, timeout=2.0), post_execute=forget_user)
     """
-    return AsyncTask(name, pre_execute, execute, post_execute)
+    return AsyncTask(name, pre_execute, execute, post_execute, required)
 
 
 def join(name: K) -> AsyncTask[Any, K]:
@@ -545,6 +695,8 @@ def _refuse_change(self: object, name: str, value: object) -> None:
     raise FrozenInstanceError(f"{type(self).__name__} is immutable: cannot set {shown(name)}")
 
 
+setattr(TaskFunction, "__init__", explained(_no_such_limit)(TaskFunction.__init__))  # noqa: B010
+
 # What dataclass() generates for frozen classes with slots fails with a TypeError on Python 3.11
 # where typing sets __orig_class__, as in TaskFunction[Context](...).
 for _frozen in (
@@ -556,47 +708,3 @@ for _frozen in (
     ResourceCleanUp,
 ):
     setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
-
-
-def _answer(answer: Any) -> Any:
-    """Return what a predicate said, but for a coroutine, which is always true and says nothing."""
-    if asyncio.iscoroutine(answer):
-        answer.close()
-        raise TypeError(
-            f"the predicate of TaskFunction.retryable_exceptions must be a plain function, but it "
-            f"returned {shown(answer)}"
-        )
-    return answer
-
-
-def _name_if_built_in(kind: type[Exception]) -> type[Exception] | str:
-    return kind.__name__ if vars(builtins).get(kind.__name__) is kind else kind
-
-
-def _checked_retryable(
-    retryable: Any,
-) -> tuple[type[Exception], ...] | Callable[[Exception], bool]:
-    if isinstance(retryable, type):
-        retryable = (retryable,)
-    elif isinstance(retryable, (list, set, frozenset)):
-        retryable = tuple(retryable)
-    if isinstance(retryable, tuple):
-        for kind in retryable:
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                raise TypeError(
-                    f"TaskFunction.retryable_exceptions must hold subclasses of Exception, "
-                    f"got {shown(kind)}"
-                )
-        return retryable
-    if callable(retryable):
-        if runs_later(retryable):
-            raise TypeError(
-                f"TaskFunction.retryable_exceptions must be a plain predicate, for nobody awaits "
-                f"or iterates what it returns, got {shown(retryable)}; define it with 'def', "
-                f"without 'yield'"
-            )
-        return retryable  # type: ignore[no-any-return]
-    raise TypeError(
-        f"TaskFunction.retryable_exceptions must be a tuple of exception types or a "
-        f"predicate, got {shown(retryable)}"
-    )

@@ -237,12 +237,24 @@ class Set(NamedTuple):
     faults_cancelled: bool = False  # each fault with one cancellation at each point, too
     two_faults: bool = False  # and each two functions that raise
     zoo: bool = False  # and each function raises each exception of the zoo
+    keeps_going: bool = False  # after a failure
+    spared: bool = False  # each task in turn is not required
 
     def workflows(self) -> Iterator[Workflow]:
         for small in self.small:
             for pace in self.paces:
                 for factory in self.factories:
-                    yield replace(small.workflow(pace), factory=factory)
+                    workflow = replace(small.workflow(pace), factory=factory)
+                    yield from self.variants(replace(workflow, keeps_going=self.keeps_going))
+
+    def variants(self, workflow: Workflow) -> Iterator[Workflow]:
+        if not self.spared:
+            yield workflow
+            return
+        for number, node in enumerate(workflow.nodes):
+            nodes = [*workflow.nodes]
+            nodes[number] = replace(node, required=False)
+            yield replace(workflow, nodes=tuple(nodes))
 
 
 def quick_sets() -> list[Set]:
@@ -255,6 +267,15 @@ def quick_sets() -> list[Set]:
         Set("3 tasks in levels", in_levels(3, ("pep",)), [Pace.LIMITED]),
         Set("graphs of 3", in_graphs(3, ("pep",), IN_ORDER), [Pace.SLEEPING], twice=False),
         Set("2 tasks, the zoo", in_levels(2, ("pep",)), MIXED, twice=False, zoo=True),
+        Set("2 tasks, keep going", in_levels(2, ("pep",)), MIXED, twice=False, keeps_going=True),
+        Set(
+            "graphs of 3, keep going",
+            in_graphs(3, ("pep",), IN_ORDER),
+            MIXED,
+            twice=False,
+            keeps_going=True,
+        ),
+        Set("2 tasks, one not required", in_levels(2, ("pep",)), MIXED, twice=False, spared=True),
     ]
 
 
@@ -292,6 +313,63 @@ def full_sets() -> list[Set]:
         Set("graphs of 4", in_graphs(4, ("pep", ".ep"), IN_ORDER), MIXED, twice=False),
         Set("graphs of 4, cancelled twice", in_graphs(4, ("pep",), IN_ORDER), SLEEPING),
         Set("graphs of 4, execute at once", in_graphs(4, ("pep",), AT_ONCE), MIXED, twice=False),
+        Set(
+            "2 tasks, keep going",
+            in_levels(2, MOST_UNLIKE),
+            PACES,
+            twice=False,
+            faults_cancelled=True,
+            two_faults=True,
+            keeps_going=True,
+        ),
+        Set(
+            "3 tasks, keep going",
+            in_levels(3, ("pep", ".ep")),
+            MIXED,
+            twice=False,
+            two_faults=True,
+            keeps_going=True,
+        ),
+        Set(
+            "graphs of 3, keep going",
+            in_graphs(3, ("pep", ".ep"), IN_ORDER),
+            MIXED,
+            twice=False,
+            two_faults=True,
+            keeps_going=True,
+        ),
+        Set(
+            "graphs of 4, keep going",
+            in_graphs(4, ("pep",), AT_ONCE),
+            MIXED,
+            twice=False,
+            keeps_going=True,
+        ),
+        Set(
+            "2 tasks, one not required",
+            in_levels(2, MOST_UNLIKE),
+            PACES,
+            twice=False,
+            faults_cancelled=True,
+            two_faults=True,
+            spared=True,
+        ),
+        Set(
+            "graphs of 3, one not required",
+            in_graphs(3, ("pep", ".ep"), IN_ORDER),
+            MIXED,
+            twice=False,
+            two_faults=True,
+            spared=True,
+        ),
+        Set(
+            "graphs of 3, one not required, keep going",
+            in_graphs(3, ("pep",), IN_ORDER),
+            MIXED,
+            twice=False,
+            keeps_going=True,
+            spared=True,
+        ),
     ]
 
 

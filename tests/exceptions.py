@@ -58,6 +58,8 @@ def make_exception(error: Error, label: str) -> BaseException:
             return FatalError(label)
         case Error.FATAL_GROUP:
             return BaseExceptionGroup(label, [FatalError(label), ConnectionError(label)])
+        case Error.ASKING:
+            return RetryableException(label, retry_after=2)
         case Error.FROZEN:
             return Frozen(label)
         case Error.SLOTTED:

@@ -33,7 +33,7 @@ _LOOP_TURN = asyncio.Handle._run.__code__
 
 # Where an `Exception` may be swallowed: a note, a tidy traceback, a text and a line in the log are
 # not worth a run.
-_DECORATIONS = {"hide_engine", "_add_note", "add_note", "shown", "call_exception_handler"}
+_DECORATIONS = {"hide_engine", "_add_note", "add_note", "_warn", "shown", "call_exception_handler"}
 
 
 _IN_PYTHON: set[CodeType] = set()

@@ -62,10 +62,16 @@ class Broken(Exception):
 
 
 def task(
-    name: Any, pre: Phase = None, execute: Phase = None, post: Phase = None
+    name: Any,
+    pre: Phase = None,
+    execute: Phase = None,
+    post: Phase = None,
+    *,
+    required: bool = True,
 ) -> AsyncTask[Any, Any]:
     """A task of plain functions, or of `TaskFunction`s where limits matter."""
-    return AsyncTask(name, *(_task_function(phase) for phase in (pre, execute, post)))
+    phases = (_task_function(phase) for phase in (pre, execute, post))
+    return AsyncTask(name, *phases, required=required)
 
 
 def _task_function(phase: Phase) -> TaskFunction[Any] | None:
@@ -80,9 +86,9 @@ def task_in(
     return AsyncTask(name, **{**phases, phase: _task_function(function)})
 
 
-def build(*levels: Iterable[AsyncTask[Any, Any]]) -> AsyncTaskProcessor[Any, Any]:
+def build(*levels: Iterable[AsyncTask[Any, Any]], **options: Any) -> AsyncTaskProcessor[Any, Any]:
     """A processor of levels 1, 2, 3 ..., each given as its tasks."""
-    builder = AsyncTaskProcessor.builder()
+    builder = AsyncTaskProcessor.builder(**options)
     for level, tasks in enumerate(levels, 1):
         for member in tasks:
             builder.add_task(member, level)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from sdax import State
+from sdax import Finish, State
 from sdax.observe import (
     AttemptFinished,
     AttemptResumed,
@@ -15,9 +15,11 @@ from sdax.observe import (
     CancellationRequested,
     Cause,
     Event,
+    FellBack,
     PhaseFinished,
     PhaseStarted,
     RetryScheduled,
+    RetrySuppressed,
     RunFinished,
     RunStarted,
     TaskFinished,
@@ -30,7 +32,15 @@ PHASES = ("pre_execute", "execute", "post_execute")
 SHORT = dict(zip(PHASES, ("pre", "execute", "post"), strict=True))
 FAILED = (State.FAILED, State.TIMED_OUT)
 
-OUTLINE = (TaskFinished, TaskSkipped, CancellationRequested, RetryScheduled, TimeoutExpired)
+OUTLINE = (
+    TaskFinished,
+    TaskSkipped,
+    CancellationRequested,
+    RetryScheduled,
+    RetrySuppressed,
+    FellBack,
+    TimeoutExpired,
+)
 
 Place: TypeAlias = tuple[Hashable, str]
 
@@ -87,6 +97,8 @@ _WHAT: dict[type, str] = {
     AttemptResumed: "resumed",
     AttemptFinished: "",
     RetryScheduled: "retry",
+    RetrySuppressed: "no retry",
+    FellBack: "falls back",
     TimeoutExpired: "timeout",
     CancellationRequested: "cancelled",
 }
@@ -164,6 +176,8 @@ _ATTEMPT_EVENTS = (
     AttemptResumed,
     AttemptFinished,
     RetryScheduled,
+    RetrySuppressed,
+    FellBack,
     TimeoutExpired,
 )
 
@@ -175,7 +189,9 @@ _FOLLOWS: dict[type | None, tuple[type, ...]] = {
     AttemptSuspended: (AttemptResumed, TimeoutExpired),
     TimeoutExpired: (AttemptResumed,),
     AttemptResumed: (AttemptSuspended, AttemptFinished),
-    AttemptFinished: (RetryScheduled, TaskFinished),
+    AttemptFinished: (RetryScheduled, RetrySuppressed, FellBack, TaskFinished),
+    RetrySuppressed: (FellBack, TaskFinished),
+    FellBack: (AttemptStarted,),
     RetryScheduled: (AttemptStarted, TaskFinished),
     TaskFinished: (),
     TaskSkipped: (),
@@ -192,9 +208,16 @@ def _attempt_rules(events: Iterable[Event]) -> Iterator[str]:
         before: Any = None
         attempt = 0
         expired = False
+        fell_back = False
         for event in own:
             if type(event) not in _FOLLOWS[None if before is None else type(before)]:
                 yield f"{place}: {line(event)} after {before and line(before)}"
+            if isinstance(event, FellBack):
+                if fell_back or event.attempts != attempt:
+                    yield f"{place}: {line(event)} after attempt {attempt}"
+                fell_back = True
+            elif isinstance(event, (RetryScheduled, RetrySuppressed)) and fell_back:
+                yield f"{place}: {line(event)} after the fallback"
             if isinstance(event, AttemptStarted):
                 attempt += 1
                 expired = False
@@ -209,16 +232,22 @@ def _attempt_rules(events: Iterable[Event]) -> Iterator[str]:
             before = event
         if not isinstance(before, (TaskFinished, TaskSkipped)):
             yield f"{place} did not finish"
-        if isinstance(before, TaskFinished) and before.attempts != max(attempt, 1):
+        if isinstance(before, TaskFinished) and before.attempts != max(attempt - fell_back, 1):
             yield f"{place}: {line(before)}, but there were {attempt}"
 
 
 def _cause_rules(events: Iterable[Event]) -> Iterator[str]:
-    """What is cancelled or skipped names the failure, if there was one, that was first."""
+    """What is cancelled names the failure, if there was one, that was first of those that the run
+    could not go on after, or who has finished the run. What is skipped names that too, or a
+    failure after which the run has gone on."""
     failure: Cause | None = None
+    survived: dict[Cause, bool] = {}  # and whether what depends on it is skipped
     stopped: dict[str, Cause | None] = {}
     for event in events:
-        if isinstance(event, CancellationRequested):
+        if isinstance(event, AttemptFinished):
+            if isinstance(event.value, Finish) and event.phase != "post_execute" and not stopped:
+                failure = failure or Cause(event.task, event.phase, finished=True)
+        elif isinstance(event, CancellationRequested):
             if event.phase in stopped or event.phase == "post_execute":
                 yield f"{line(event)} once more, or in cleanup"
             stopped[event.phase] = failure
@@ -226,14 +255,46 @@ def _cause_rules(events: Iterable[Event]) -> Iterator[str]:
                 yield f"{line(event)}, but the failure is {failure}"
         elif isinstance(event, TaskSkipped):
             cause = next(iter(stopped.values()), None)
-            if event.cause != cause:
+            own = Cause(event.task, "pre_execute")
+            if event.phase == "execute" and own in survived:
+                if event.cause != own:
+                    yield f"{line(event)}, but its own pre_execute has failed"
+            elif event.cause in survived:
+                if not survived[event.cause] or not _depends(event, event.cause):
+                    yield f"{line(event)}, but it does not depend on that"
+            elif event.cause != cause or not stopped:
                 yield f"{line(event)}, but the failure is {cause}"
         elif isinstance(event, TaskFinished):
             wanted = stopped.get(event.phase) if event.state is State.CANCELLED else None
             if event.cause != wanted:
                 yield f"{line(event)}, but the failure is {wanted}"
-            if event.state in FAILED and failure is None and not stopped:
+            if event.state in FAILED and _survives(event):
+                survived[Cause(event.task, event.phase)] = event.task.required
+            elif event.state in FAILED and failure is None and not stopped:
                 failure = Cause(event.task, event.phase)
+
+
+def _survives(event: TaskFinished) -> bool:
+    """Return True for a failure after which the run goes on."""
+    keeps_going = event.run.processor.on_failure == "keep going"
+    spared = keeps_going or not event.task.required
+    return spared and event.phase != "post_execute" and isinstance(event.exception, Exception)
+
+
+def _depends(event: TaskSkipped, cause: Cause) -> bool:
+    """Return True if a task stands above another one, or depends on it, directly or not."""
+    infos = {info.name: info for info in event.run.tasks}
+    if cause.task.level is not None:
+        assert event.task.level is not None
+        return event.task.level > cause.task.level
+    left = [event.task.name]
+    for name in left:
+        left += [each for each in infos[name].depends_on or () if each not in left]
+    return cause.task.name in left[1:]
+
+
+def _place_of(event: Any) -> Place | None:
+    return (event.task.name, event.phase) if hasattr(event, "task") else None
 
 
 def _report_rules(events: Sequence[Event]) -> Iterator[str]:
@@ -242,15 +303,34 @@ def _report_rules(events: Sequence[Event]) -> Iterator[str]:
     if not isinstance(last, RunFinished) or last.report is None:
         return
     told: dict[Place, tuple[Any, ...]] = {}
+    failed: dict[Place, list[BaseException]] = {}
+    covered: dict[Place, BaseException] = {}
     for event in events:
-        if isinstance(event, TaskSkipped):
-            told[event.task.name, event.phase] = (State.SKIPPED, 0, None, None)
+        place: Any = _place_of(event)
+        if isinstance(event, RetryScheduled):
+            failed.setdefault(place, []).append(event.exception)
+        elif isinstance(event, FellBack):
+            covered[place] = event.exception
+        elif isinstance(event, TaskSkipped):
+            told[place] = (State.SKIPPED, 0, None, None, (), False)
         elif isinstance(event, TaskFinished):
             # The report keeps no more than an Exception.
             kept = event.exception if isinstance(event.exception, Exception) else None
-            told[event.task.name, event.phase] = (event.state, event.attempts, event.value, kept)
+            if event.state not in FAILED and kept is None:
+                kept = covered.get(place)
+            earlier = failed.get(place, [])
+            if len(earlier) == event.attempts:  # it was cancelled in the pause after that
+                earlier.pop()
+            told[place] = (
+                event.state,
+                event.attempts,
+                event.value,
+                kept,
+                tuple(earlier),
+                place in covered,
+            )
     for info in last.run.tasks:
         for phase, reported in zip(PHASES, last.report[info.name], strict=True):
-            wanted = told.get((info.name, phase), (State.ABSENT, 0, None, None))
+            wanted = told.get((info.name, phase), (State.ABSENT, 0, None, None, (), False))
             if tuple(reported) != wanted:
                 yield f"{info.name} {phase}: the report says {reported}, the events {wanted}"

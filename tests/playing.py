@@ -30,15 +30,19 @@ from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
     AsyncTaskProcessor,
+    Finish,
+    RetryBudget,
     SdaxExecutionError,
     TaskFunction,
     TaskReport,
     join,
 )
 from sdax.observe import Observer
+from sdax.options import OnFailure
 from virtual_clock import DeadlockError, PassCountingLoop, SpinningError, SteppingLoop
 from workflows import (
     PHASES,
+    SHARED,
     Behaviour,
     CancelCaller,
     CancelOther,
@@ -88,7 +92,7 @@ class Event(NamedTuple):
     time: float
     place: Place
     attempt: int
-    what: str  # "call", "resume", "swallow", "return", "raise", "cancelled"
+    what: str  # "call", "resume", "swallow", "return", "finish", "raise", "cancelled"
     detail: object = None
 
 
@@ -132,6 +136,12 @@ class Observation:
         context = error.__context__ if error is not None else None
         return context if isinstance(context, SdaxExecutionError) else None
 
+    @property
+    def finished_by(self) -> Hashable | None:
+        """Who has ended the run early, as the report says."""
+        report = self.report if self.failure is None else self.failure.report
+        return getattr(report, "finished_by", None)
+
     def calls(self) -> list[Event]:
         return [event for event in self.trace if event.what == "call"]
 
@@ -165,16 +175,20 @@ def using(engine: ModuleType) -> Iterator[None]:
 def on_engine(workflow: Workflow, added: Added) -> Start:
     """Let `observe` play on the engine that `sdax.processor` has at the moment."""
     observer = _observer(workflow.watcher)
+    on_failure: OnFailure = "keep going" if workflow.keeps_going else "cancel"
     if workflow.is_graph:
         graph_builder = AsyncDagTaskProcessor.builder(
             execute_order="dependency" if workflow.in_order else "at once",
             max_concurrency=workflow.places,
+            on_failure=on_failure,
         )
         for (task, _), node in zip(added, workflow.nodes, strict=True):
             graph_builder.add_task(task, node.depends_on)
         return partial(graph_builder.build().process_tasks, observer=observer)
     builder = AsyncTaskProcessor.builder(
-        execute_order="level" if workflow.in_order else "at once", max_concurrency=workflow.places
+        execute_order="level" if workflow.in_order else "at once",
+        max_concurrency=workflow.places,
+        on_failure=on_failure,
     )
     for task, level in added:
         builder.add_task(task, level)
@@ -207,7 +221,7 @@ def on_reference(workflow: Workflow, added: Added, models: list[Reference] | Non
         graph = {node.name: node.depends_on for node in workflow.nodes}
 
     def start(ctx: Any) -> Awaitable[Mapping[Hashable, TaskReport]]:
-        model = Reference(added, RANDOM_FACTOR, graph, workflow.in_order)
+        model = Reference(added, RANDOM_FACTOR, graph, workflow.in_order, workflow.keeps_going)
         if models is not None:
             models.append(model)
         return model.process_tasks(ctx)
@@ -241,6 +255,9 @@ class Player:
         self.loop = loop
         self.ctx = object()
         self.plays = 0
+        # It pays as it should within one play, and all expires before the next.
+        allowed = workflow.budget / 1e9
+        self.budget = RetryBudget(0.5, allowed, 1e9, clock=lambda: self.plays * 1e10)
         self.reset(Disturbance())
         self.start = prepare(workflow, [(self.task(node), node.level) for node in workflow.nodes])
 
@@ -260,6 +277,7 @@ class Player:
         self.progress: list[int] = []
         self.heard_by: int | None = None
         self.gave_up = False
+        self.semaphore = asyncio.Semaphore(1)
         self.shared_error = make_exception(Error.SHARED, "")
         self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
 
@@ -458,7 +476,9 @@ class Player:
             for phase in PHASES
             if (behaviour := getattr(node, phase)) is not None
         }
-        return AsyncTask(node.name, **functions) if functions else join(node.name)
+        if not functions:
+            return join(node.name)
+        return AsyncTask(node.name, **functions, required=node.required)
 
     def task_function(self, place: Place, behaviour: Behaviour) -> TaskFunction[Any]:
         options: dict[str, Any] = {}
@@ -466,6 +486,20 @@ class Player:
             options["retryable_exceptions"] = Exception
         elif behaviour.retryable is Retryable.PREDICATE:
             options["retryable_exceptions"] = _is_connection_error
+        if behaviour.asks:
+            options["retry_after"] = partial(self.asked, place, behaviour)
+        if behaviour.limiter is not None:
+            options["limiter"] = partial(self.limiter, behaviour)
+        if behaviour.fallback is not None:
+            options["fallback"] = self.fallback(place, behaviour)
+        if behaviour.covers is not None:
+            options["fallback_exceptions"] = {
+                Retryable.DEFAULT: OSError,
+                Retryable.EVERYTHING: Exception,
+                Retryable.PREDICATE: _is_connection_error,
+            }[behaviour.covers]
+        if behaviour.budgeted:
+            options["retry_budget"] = self.budget
         return TaskFunction(
             self.function(place, behaviour),
             timeout=behaviour.timeout,
@@ -473,9 +507,44 @@ class Player:
             initial_delay=behaviour.initial_delay,
             backoff_factor=behaviour.backoff_factor,
             max_delay=behaviour.max_delay,
+            total_timeout=behaviour.total_timeout,
             has_task_group_argument=behaviour.shape is Shape.GROUP,
             **options,
         )
+
+    def asked(self, place: Place, behaviour: Behaviour, error: Exception) -> float | None:
+        return behaviour.asks[min(self.attempts[place], len(behaviour.asks)) - 1]
+
+    def limiter(self, behaviour: Behaviour, ctx: object) -> Any:
+        seconds = behaviour.limiter
+        assert seconds is not None
+        return self.semaphore if seconds == SHARED else _Door(seconds)
+
+    def fallback(self, place: Place, behaviour: Behaviour) -> Callable[..., Any]:
+        script = behaviour.fallback
+        assert script is not None
+
+        def begin(ctx: object, error: object) -> int:
+            self.attempts[place] += 1
+            task = asyncio.current_task()
+            assert task is not None
+            if ctx is not self.ctx or not isinstance(error, Exception):
+                self.problems.append(f"the fallback of {place} was called with {ctx!r}, {error!r}")
+            attempt = self.attempts[place]
+            self.note(place, attempt, "call", (VARIABLE.get(), task.cancelling()))
+            return attempt
+
+        async def play(ctx: object, error: object) -> object:
+            attempt = begin(ctx, error)
+            return await self.play_script(place, attempt, script, own_task=True)
+
+        def play_at_once(ctx: object, error: object) -> object:
+            attempt = begin(ctx, error)
+            for step in script.steps:
+                self.take_instantly(place, step)
+            return self.end(place, attempt, script)
+
+        return play_at_once if behaviour.plain_fallback else play
 
     def function(self, place: Place, behaviour: Behaviour) -> Callable[..., Any]:
         def begin(ctx: object) -> tuple[int, Script]:
@@ -606,8 +675,9 @@ class Player:
 
     def end(self, place: Place, attempt: int, script: Script) -> object:
         if isinstance(script.ending, Return):
-            self.note(place, attempt, "return", script.ending.value)
-            return script.ending.value
+            value = script.ending.value
+            self.note(place, attempt, "finish" if script.ending.finish else "return", value)
+            return Finish(value) if script.ending.finish else value
         error = make_exception(script.ending.error, f"{place.name}.{place.phase}#{attempt}")
         if script.ending.error is Error.SHARED:
             error = self.shared_error
@@ -678,6 +748,20 @@ def _meddle(by_await: bool) -> None:
         else:
             coroutine.send(None)
         raise AssertionError("a coroutine that runs was stepped")
+
+
+class _Door:
+    """A limiter that takes so many seconds to get in."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def __aenter__(self) -> None:
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 class _Awaitable:

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from workflows import (
     PHASES,
+    SHARED,
     Arrangement,
     Behaviour,
     CancelCaller,
@@ -111,7 +112,18 @@ class _Author:
         disturbance, debug = self.disturbance(), self.one_in(30)
         places = self.choose.randint(1, 3) if not self.settled and self.one_in(4) else None
         watcher = self.choose.choice(tuple(Watcher)) if self.one_in(3) else Watcher.NONE
-        return Workflow(nodes, disturbance, factory, debug, self.arrangement, watcher, places)
+        budget = self.choose.randint(0, 2)
+        return Workflow(
+            nodes,
+            disturbance,
+            factory,
+            debug,
+            self.arrangement,
+            watcher,
+            places,
+            keeps_going=self.one_in(3),
+            budget=budget,
+        )
 
     def graph(self) -> tuple[Node, ...]:
         self.names = tuple(f"T{number}" for number in range(self.choose.randint(1, 7)))
@@ -130,10 +142,10 @@ class _Author:
         return tuple(nodes)
 
     def node(self, name: str, level: int) -> Node:
-        phases = {phase: self.behaviour() for phase in PHASES if not self.one_in(3)}
+        phases = {phase: self.behaviour(phase) for phase in PHASES if not self.one_in(3)}
         if not phases:
-            phases["execute"] = self.behaviour()
-        return Node(name, level, **phases)
+            phases["execute"] = self.behaviour("execute")
+        return Node(name, level, **phases, required=not self.one_in(5))
 
     def disturbance(self) -> Disturbance:
         kind = self.choose.randint(0, 9)
@@ -153,7 +165,7 @@ class _Author:
             return Disturbance(cancel_at_pass=(first, first + self.choose.randint(0, 5)))
         return Disturbance()
 
-    def behaviour(self) -> Behaviour:
+    def behaviour(self, phase: str) -> Behaviour:
         if self.one_in(3):
             # Most functions of most programs: nothing special.
             steps = self.steps(self.choose.randint(0, 1))
@@ -181,7 +193,38 @@ class _Author:
                 max_delay=self.seconds() if self.one_in(4) else None,
                 retryable=self.choose.choice(tuple(Retryable)),
             )
-        return behaviour
+        return self.limited(behaviour, phase) if self.one_in(2) else behaviour
+
+    def limited(self, behaviour: Behaviour, phase: str) -> Behaviour:
+        """Add limits over all attempts."""
+        retries = behaviour.retries
+        if retries and self.one_in(3):
+            asks = tuple(self.asked() for _ in range(self.choose.randint(1, retries)))
+            behaviour = replace(behaviour, asks=asks)
+        total = None
+        if self.one_in(3):
+            zero = self.zero_timeouts and not retries and self.one_in(4)
+            total = 0 if zero else self.seconds() * self.choose.choice((1, 2, 4))
+        limiter = None
+        if self.one_in(3) and behaviour.timeout != 0 and total != 0:
+            limiter = self.seconds()
+            if not self.settled:
+                limiter = self.choose.choice((SHARED, SHARED, 0.0, limiter))
+        behaviour = replace(
+            behaviour, total_timeout=total, limiter=limiter, budgeted=self.one_in(4)
+        )
+        if phase == "post_execute" or not self.one_in(2):
+            return behaviour
+        plain = self.one_in(3)
+        fallback = self.script(Shape.PLAIN if plain else Shape.ASYNC_DEF)
+        covers = self.choose.choice((None, *Retryable))
+        return replace(behaviour, fallback=fallback, plain_fallback=plain, covers=covers)
+
+    def asked(self) -> float | None:
+        """What a service asks for after an attempt."""
+        if self.one_in(8):
+            return -1.0
+        return self.choose.choice((None, self.seconds()))
 
     def timeout(self) -> float | None:
         if self.zero_timeouts and self.one_in(4):
@@ -242,7 +285,7 @@ class _Author:
 
     def ending(self, shape: Shape) -> Ending:
         if not self.fails():
-            return Return(self.choose.choice((None, 1, 2)))
+            return Return(self.choose.choice((None, 1, 2)), finish=self.one_in(20))
         if not self.one_in(3):
             return Raise(self.choose.choice((Error.VALUE, Error.CONNECTION, Error.RETRYABLE)))
         errors = [
@@ -278,7 +321,8 @@ class _Author:
                 alone = slept = True
             elif not isinstance(step, (SetVariable, Meddle)):
                 alone = False
-        if isinstance(ending, Raise) and not alone:
+        stops = isinstance(ending, Raise) or ending.finish
+        if stops and not alone:
             settled.append(Sleep(self.seconds()))
         elif steps and isinstance(steps[-1], CancelSelf) and self.one_in(2):
             settled.pop()  # never felt

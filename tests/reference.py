@@ -21,17 +21,23 @@ import anyio
 from exceptions import is_cancellation
 from sdax import (
     AsyncTask,
+    Finish,
     SdaxExecutionError,
     SdaxTaskGroup,
     TaskCancelledError,
     TaskFailure,
     TaskFunction,
+    flatten_exceptions,
 )
 from sdax.states import PhaseReport, State, TaskReport
 
 PRE, EXECUTE, POST = PHASES = ("pre_execute", "execute", "post_execute")
 
-Report = dict[Hashable, TaskReport]
+
+class Report(dict[Hashable, TaskReport]):
+    """What became of each task, and who ended the run early, by returning `Finish`."""
+
+    finished_by: Hashable | None = None
 
 
 class Ending(NamedTuple):
@@ -42,6 +48,8 @@ class Ending(NamedTuple):
     error: BaseException | None = None
     timed_out: bool = False
     waiting: bool = False  # for the next attempt, when it was cancelled
+    earlier: tuple[Any, ...] = ()  # what the attempts before raised
+    covered: Exception | None = None  # what the last attempt raised, if this is the fallback
 
 
 Graph = Mapping[str, Iterable[Hashable]]  # what each task depends on
@@ -51,7 +59,7 @@ class Reference:
     """A processor for one run: `process_tasks(ctx)` returns or raises what the contract says.
 
     Tasks are in levels; where there is a graph, that counts, and the levels do not. Either orders
-    `execute` too, if that is to be.
+    `execute` too, if that is to be. A run that keeps going is stopped by no failure.
 
     `failed_at` has the time at which each function failed, by task name and phase: where two
     failed at the same time, the contract does not say which comes first.
@@ -63,10 +71,14 @@ class Reference:
         random_factor: float,
         graph: Graph | None = None,
         execute_in_order: bool = False,
+        keeps_going: bool = False,
     ) -> None:
         self.added = list(added)
         self.graph = graph
         self.execute_in_order = execute_in_order
+        self.keeps_going = keeps_going
+        self.broken = False  # in a run that keeps going: a task of this phase has failed
+        self.finished_by: Hashable | None = None
         self.closed: list[AsyncTask[Any, Any]] = []  # in a phase of a graph: waits for others
         self.done: set[Hashable] = set()  # and those which nobody need wait for any more
         self.waits_for: dict[Hashable, set[Hashable]] = {}
@@ -93,17 +105,18 @@ class Reference:
             return await self.process_graph(self.graph, ctx)
         levels = sorted({level for _, level in self.added})
         for level in levels:
-            if not self.stopped:
+            if not self.stopped and not self.broken:
                 members = self.members(level)
                 # Those with a pre_execute start when that is called, see run_function().
                 self.started.update(task.name for task in members if not has(task, PRE))
                 await self.run_phase(PRE, members, ctx)
+        self.broken = False
         together = [self.members(level) for level in levels]
         if not self.execute_in_order:
             together = [[task for task, _ in self.added]]
         for members in together:
-            if not self.stopped:
-                await self.run_phase(EXECUTE, members, ctx)
+            if not self.stopped and not self.broken:
+                await self.run_phase(EXECUTE, list(filter(self.is_prepared, members)), ctx)
         for level in reversed(levels):
             due = [task for task in self.members(level) if task.name in self.started]
             await self.run_phase(POST, due, ctx)
@@ -122,7 +135,7 @@ class Reference:
             if self.execute_in_order:
                 await self.run_graph(EXECUTE, upwards, ctx)
             else:
-                await self.run_phase(EXECUTE, tasks, ctx)
+                await self.run_phase(EXECUTE, list(filter(self.is_prepared, tasks)), ctx)
         await self.run_graph(POST, downwards, ctx)
         return self.result()
 
@@ -156,8 +169,12 @@ class Reference:
                     self.closed.remove(task)
                     if self.phase == PRE and not has(task, PRE):
                         self.started.add(task.name)
-                    due = self.phase != POST or task.name in self.started
-                    if has(task, self.phase) and due:
+                    due = {
+                        PRE: True,
+                        EXECUTE: self.is_prepared(task),
+                        POST: task.name in self.started,
+                    }
+                    if has(task, self.phase) and due[self.phase]:
                         opened.append(task)
                     else:
                         self.done.add(task.name)
@@ -170,6 +187,11 @@ class Reference:
                         context=self.variables.copy(),
                     )
                 )
+
+    def is_prepared(self, task: AsyncTask[Any, Any]) -> bool:
+        """Tell whether `execute` may follow: the task has started, and nothing of it has failed."""
+        succeeded = self.reports[task.name, PRE].state in (State.SUCCEEDED, State.ABSENT)
+        return succeeded and task.name in self.started
 
     def members(self, level: int) -> list[AsyncTask[Any, Any]]:
         return [task for task, its_level in self.added if its_level == level]
@@ -214,100 +236,193 @@ class Reference:
         ending = await self.attempts(task, getattr(task, self.phase), ctx)
         self.running.discard(current)
         report = self.reports[task.name, self.phase] = self.judge(task, ending)
-        if self.phase == POST or (report.state is State.SUCCEEDED and not self.stopped):
+        succeeded = report.state is State.SUCCEEDED or not task.required
+        if self.phase == POST or (succeeded and not self.stopped):
             self.done.add(task.name)
             self.open(ctx)
 
     async def attempts(
         self, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
     ) -> Ending:
-        attempt = 0
+        now = asyncio.get_running_loop().time
+        until = None if function.total_timeout is None else now() + function.total_timeout
+        attempt = backoffs = 0
+        earlier: list[BaseException] = []
         current = asyncio.current_task()
         assert current is not None
         while True:
             attempt += 1
             requests = current.cancelling()
-            ending = await self.attempt(attempt, task, function, ctx)
+            last = earlier[-1] if earlier else None
+            ending = await self.attempt(task, function, ctx, until, last)
+            ending = ending._replace(attempts=attempt, earlier=tuple(earlier))
+            self.settle(function, attempt, ending.error)
             if not self.is_stopping() and current.cancelling() <= requests:
                 # Nobody has cancelled the asyncio.Task, so that it may be retried.
                 ending = ending._replace(error=unasked(ending.error))
             error = ending.error
-            if (
-                error is None
-                or self.is_stopping()
-                or attempt > function.retries
-                or not is_retryable(function, error)
-            ):
+            if error is None or self.is_stopping() or not isinstance(error, Exception):
+                return ending
+            pause = None
+            if attempt <= function.retries and is_of(function.retryable_exceptions, error):
+                pause, backoffs = self.pause(function, backoffs, error)
+                cut_off = ending.timed_out and until is not None and now() >= until
+                if pause is not None and until is not None:
+                    pause = pause if pause < until - now() and not cut_off else None
+                budget = function.retry_budget
+                if pause is not None and budget is not None and not budget.try_withdraw():
+                    pause = None
+            kinds = function.fallback_exceptions or function.retryable_exceptions
+            covered = pause is None and function.fallback is not None and is_of(kinds, error)
+            if pause is None and not covered:
                 return ending
             try:
-                if current._must_cancel:  # type: ignore[attr-defined]
+                leftover = current._must_cancel  # type: ignore[attr-defined]
+                if leftover:
                     # What the attempt has asked for itself, and not felt, ends with it.
                     with suppress(CancelledError):
                         await asyncio.sleep(0)
                 if self.is_stopping():
-                    return ending._replace(waiting=True)
-                await asyncio.sleep(delay(function, attempt - 1) * self.random_factor)
+                    raise CancelledError
+                if pause is not None or leftover:
+                    await asyncio.sleep(pause or 0)
             except CancelledError:
+                if pause is not None:
+                    self.settle(function, attempt + 1, CancelledError(), stopping=True)
                 return ending._replace(waiting=True)
+            if covered:
+                ending = await self.attempt(task, function, ctx, None, error, error)
+                return ending._replace(attempts=attempt, earlier=tuple(earlier), covered=error)
+            earlier.append(error)
+
+    def settle(
+        self,
+        function: TaskFunction[Any],
+        attempt: int,
+        error: BaseException | None,
+        *,
+        stopping: bool = False,
+    ) -> None:
+        """Pay into the retry budget, or take back what a cancelled retry has paid."""
+        budget = function.retry_budget
+        if budget is None:
+            return
+        cancelled = (stopping or self.is_stopping()) and is_cancellation(error)
+        if attempt == 1 and not cancelled:
+            budget.deposit()
+        elif attempt > 1 and cancelled:
+            budget.give_back()
+
+    def pause(
+        self, function: TaskFunction[Any], backoffs: int, error: BaseException
+    ) -> tuple[float | None, int]:
+        """Return the seconds before another attempt, None for never, and how many backoffs there
+        have been now since the last delay that was asked for."""
+        asked = asked_for(function, error)
+        if asked is None:
+            return delay(function, backoffs) * self.random_factor, backoffs + 1
+        if asked < 0 or (function.max_delay is not None and asked > function.max_delay):
+            return None, 0
+        return asked + function.initial_delay * (self.random_factor - 0.5), 0
 
     async def attempt(
-        self, attempt: int, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
+        self,
+        task: AsyncTask[Any, Any],
+        function: Any,
+        ctx: Any,
+        until: float | None,
+        last: BaseException | None,
+        covered: BaseException | None = None,
     ) -> Ending:
+        """Call a function inside of its limiter, or, to cover an error, its fallback."""
         left: BaseException | None = None
+        has_limiter = function.limiter is not None and covered is None
+        now = asyncio.get_running_loop().time
+
+        def deadline() -> float | None:
+            ends = [] if until is None else [until]
+            if function.timeout is not None:
+                ends.append(now() + function.timeout)
+            return min(ends, default=None)
+
         try:
-            async with _Limit(self, function.timeout):
-                try:
-                    if function.has_task_group_argument:
-                        async with SdaxTaskGroup() as group:
-                            value = await function.function(ctx, group)  # type: ignore[call-arg]
-                    else:
-                        awaitable = function.function(ctx)  # type: ignore[call-arg]
-                        if not inspect.isawaitable(awaitable):
-                            raise TypeError(f"{self.phase} of {task.name!r} is not awaitable")
-                        value = await awaitable
-                except BaseException as error:
-                    left = error
-                    raise
+            async with _Limit(self, until if has_limiter else deadline()) as limit:  # noqa: SIM117
+                async with limiter_of(function, ctx) if has_limiter else nullcontext():
+                    if has_limiter:
+                        with suppress(RuntimeError):  # it has just expired
+                            limit.reschedule(deadline())
+                    try:
+                        if covered is not None:
+                            value = function.fallback(ctx, covered)
+                            if inspect.isawaitable(value):
+                                value = await value
+                        elif function.has_task_group_argument:
+                            async with SdaxTaskGroup() as group:
+                                value = await function.function(ctx, group)
+                        else:
+                            awaitable = function.function(ctx)
+                            if not inspect.isawaitable(awaitable):
+                                raise TypeError(f"{self.phase} of {task.name!r} is not awaitable")
+                            value = await awaitable
+                    except BaseException as error:
+                        left = error
+                        raise
         # In the frame of the call: a StopIteration would not leave a coroutine as it is.
         except BaseException as error:
             timed_out = isinstance(error, TimeoutError) and error is not left
-            return Ending(attempt, None, error, timed_out)
-        return Ending(attempt, value)
+            if timed_out and last is not None:
+                error.__context__ = last
+            return Ending(1, None, error, timed_out)
+        return Ending(1, value)
 
     def judge(self, task: AsyncTask[Any, Any], ending: Ending) -> PhaseReport:
-        attempts, value, error, timed_out, waiting = ending
+        attempts, value, error, timed_out, waiting, earlier, covered = ending
+        fell_back = covered is not None
+        if error is None and isinstance(value, Finish):
+            if self.phase == POST:
+                error = TypeError("Finish")
+            elif not self.stopped:
+                self.finished_by = task.name
+                self.stop()
+            value = value.value
         if error is None:
-            return PhaseReport(State.SUCCEEDED, attempts, value)
+            return PhaseReport(State.SUCCEEDED, attempts, value, covered, earlier, fell_back)
         if waiting and self.is_stopping():
-            return PhaseReport(State.CANCELLED, attempts, None, error)
+            return PhaseReport(State.CANCELLED, attempts, None, error, earlier)
         if self.is_stopping() and is_cancellation(error):
-            return PhaseReport(State.CANCELLED, attempts)
+            return PhaseReport(State.CANCELLED, attempts, None, covered, earlier, fell_back)
         error = unasked(error)
         assert error is not None
         state = State.TIMED_OUT if timed_out else State.FAILED
+        kept = None
         if isinstance(error, Exception):
             now = asyncio.get_running_loop().time()
+            kept = error
+            report = PhaseReport(state, attempts, None, kept, earlier, fell_back)
+            if not task.required and self.phase != POST:
+                return report
             self.failed_at[task.name, self.phase] = now
-            self.failures.append(TaskFailure(task.name, self.phase, attempts, error))
-            report = PhaseReport(state, attempts, None, error)
+            self.failures.append(TaskFailure(task.name, self.phase, attempts - fell_back, error))
+            if self.keeps_going and self.phase != POST:
+                self.broken = True
+                return report
+        elif self.fatal is None:
+            self.fatal = error
         else:
-            if self.fatal is None:
-                self.fatal = error
-            else:
-                self.surplus.append(error)
-            report = PhaseReport(state, attempts)
+            self.surplus.append(error)
         self.stop()
-        return report
+        return PhaseReport(state, attempts, None, kept, earlier, fell_back)
 
     def result(self) -> Report:
         """Return the report, or raise: what is no `Exception` first, then a cancellation."""
         loop = asyncio.get_running_loop()
         for error in self.surplus:
             loop.call_exception_handler({"message": "surplus", "exception": error})
-        report = {
-            task.name: TaskReport(*(self.reports[task.name, phase] for phase in PHASES))
+        report = Report(
+            (task.name, TaskReport(*(self.reports[task.name, phase] for phase in PHASES)))
             for task, _ in self.added
-        }
+        )
+        report.finished_by = self.finished_by
         failure = None
         if self.failures:
             failure = SdaxExecutionError.from_failures(
@@ -342,9 +457,8 @@ class _Limit(asyncio.Timeout):
     `asyncio.timeout()` counts from its beginning instead, and knows of no groups.
     """
 
-    def __init__(self, model: Reference, timeout: float | None) -> None:
-        now = asyncio.get_running_loop().time()
-        super().__init__(None if timeout is None else now + timeout)
+    def __init__(self, model: Reference, deadline: float | None) -> None:
+        super().__init__(deadline)
         self.model = model
         self.requests: int | None = None
 
@@ -374,16 +488,31 @@ def has(task: AsyncTask[Any, Any], phase: str) -> bool:
     return getattr(task, phase) is not None
 
 
-def is_retryable(function: TaskFunction[Any], error: BaseException) -> bool:
-    """Tell whether another attempt may follow; of a group, all leaves must allow it."""
+def is_of(kinds: Any, error: BaseException) -> bool:
+    """Tell whether an error is of these kinds; of a group, all leaves must be."""
     if isinstance(error, BaseExceptionGroup):
-        return all(is_retryable(function, member) for member in error.exceptions)
+        return all(is_of(kinds, member) for member in error.exceptions)
     if not isinstance(error, Exception):
         return False
-    retryable = function.retryable_exceptions
-    if isinstance(retryable, tuple):
-        return isinstance(error, retryable)
-    return bool(retryable(error))
+    return isinstance(error, kinds) if isinstance(kinds, tuple) else bool(kinds(error))
+
+
+def asked_for(function: TaskFunction[Any], error: BaseException) -> float | None:
+    """Seconds that a service asks to wait; of a group the most, where never is more than all."""
+    leaves = flatten_exceptions(error)
+    answers = [function.retry_after and function.retry_after(leaf) for leaf in leaves]  # type: ignore[arg-type]
+    found = [
+        getattr(leaf, "retry_after", None) if answer is None else answer
+        for leaf, answer in zip(leaves, answers, strict=True)
+    ]
+    asked = [each for each in found if each is not None]
+    return min(asked) if any(each < 0 for each in asked) else max(asked, default=None)
+
+
+def limiter_of(function: TaskFunction[Any], ctx: Any) -> Any:
+    """The limiter of one attempt."""
+    limiter: Any = function.limiter
+    return limiter if hasattr(limiter, "__aenter__") else limiter(ctx)
 
 
 def delay(function: TaskFunction[Any], retry: int) -> float:

@@ -25,6 +25,7 @@ from workflows import (
     Node,
     Raise,
     Retryable,
+    Return,
     Script,
     Sleep,
     Step,
@@ -132,6 +133,10 @@ class Fault(Enum):
     INTERRUPT = "raises KeyboardInterrupt"
     TIME_OUT = "times out"
     RETRY = "fails once, and is retried"
+    FINISH = "returns Finish"
+    FALL_BACK = "fails, and its fallback is called"
+    WAIT_OUTSIDE = "has a limiter, and maybe waits for it"
+    RUN_OUT_OF_TIME = "fails once, and is cut off by its total_timeout then"
     CANCEL_SELF = "cancels its own asyncio.Task"
     CANCEL_CALLER = "cancels the caller"
     SWALLOW = "swallows its cancellation"
@@ -165,6 +170,8 @@ def _each_with(
             if behaviour is None:
                 continue
             for fault, faulty in make(behaviour):
+                if fault is Fault.FALL_BACK and phase == "post_execute":
+                    continue  # which must not have one
                 nodes = [*workflow.nodes]
                 nodes[number] = replace(node, **{phase: faulty})
                 yield fault, Place(node.name, phase), replace(workflow, nodes=tuple(nodes))
@@ -182,12 +189,12 @@ def _odd(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
 
 
 def with_two_faults(workflow: Workflow) -> Iterator[tuple[Fault, Fault, Workflow]]:
-    """Let each two functions raise, before they suspend and after."""
-    raising = (Fault.RAISE, Fault.INTERRUPT)
+    """Let each two functions raise or return `Finish`, before they suspend and after."""
+    ending = (Fault.RAISE, Fault.INTERRUPT, Fault.FINISH)
     for one, place, faulty in with_faults(workflow):
-        if one in raising:
+        if one in ending:
             for other, other_place, twice_faulty in with_faults(faulty):
-                if other in raising and place < other_place:
+                if other in ending and place < other_place:
                     yield one, other, twice_faulty
 
 
@@ -200,6 +207,7 @@ def _faulty(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
     for before in ((), steps) if steps else ((),):
         yield Fault.RAISE, does(Script(before, Raise(Error.VALUE)))
         yield Fault.INTERRUPT, does(Script(before, Raise(Error.KEYBOARD_INTERRUPT)))
+        yield Fault.FINISH, does(Script(before, Return(1, finish=True)))
         after = steps[len(before) :]
         instants: list[tuple[Fault, Instant]] = [
             (Fault.CANCEL_SELF, CancelSelf()),
@@ -222,5 +230,12 @@ def _faulty(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
                 retryable=Retryable.EVERYTHING,
             ),
         )
+        failing = Script(before, Raise(Error.CONNECTION))
+        yield Fault.FALL_BACK, replace(does(failing), fallback=Script(steps))
+    doors = {0.0} | {step.seconds / 4 for step in steps if isinstance(step, Sleep)}
+    for seconds in sorted(doors):
+        yield Fault.WAIT_OUTSIDE, replace(behaviour, limiter=seconds)
     hanging = Script((Sleep(2 * SHORT_LIMIT),))
+    late = does(Script(steps, Raise(Error.CONNECTION)), hanging)
+    yield Fault.RUN_OUT_OF_TIME, replace(late, retries=1, total_timeout=SHORT_LIMIT)
     yield Fault.TIME_OUT, replace(behaviour, scripts=(hanging,), timeout=SHORT_LIMIT)

@@ -90,7 +90,7 @@ async def test_a_sibling_fails_while_one_waits_for_a_retry() -> None:
     assert now() == 5
     assert error.exceptions == (broken,)
     assert error.report is not None
-    assert error.report["A"].pre_execute == (State.CANCELLED, 1, None, last)
+    assert error.report["A"].pre_execute[:4] == (State.CANCELLED, 1, None, last)
     assert len(flaky.calls) == 1
 
 

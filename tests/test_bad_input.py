@@ -192,6 +192,12 @@ FUNCTION: dict[str, Any] = {
     "backoff_factor": 2.0,
     "retryable_exceptions": (ValueError,),
     "max_delay": 5.0,
+    "total_timeout": 9.0,
+    "retry_after": id,
+    "limiter": asyncio.Lock(),
+    "fallback": failing,
+    "fallback_exceptions": (ValueError,),
+    "retry_budget": sdax.RetryBudget(),
 }
 PHASES: dict[str, Any] = dict.fromkeys(
     ("pre_execute", "execute", "post_execute"), TaskFunction(nothing)
@@ -248,6 +254,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "TaskFunction": lambda: Case(TaskFunction, {**FUNCTION, "has_task_group_argument": False}),
     "TaskFunction.is_retryable": lambda: Case(
         TaskFunction(nothing).is_retryable, {"exception": OSError()}
+    ),
+    "TaskFunction.is_covered": lambda: Case(
+        TaskFunction(nothing, fallback=nothing).is_covered, {"exception": OSError()}
     ),
     "TaskFunction.backoff": lambda: Case(TaskFunction(nothing).backoff, {"retry": 1}),
     **{
@@ -340,13 +349,15 @@ CASES: dict[str, Callable[[], Case]] = {
         {"ratio": 0.2, "min_per_second": 10.0, "ttl": 10.0, "clock": time.monotonic},
     ),
     "RetryBudget.deposit": lambda: Case(sdax.RetryBudget().deposit, {}),
+    "RetryBudget.give_back": lambda: Case(sdax.RetryBudget().give_back, {}),
     "RetryBudget.try_withdraw": lambda: Case(sdax.RetryBudget().try_withdraw, {}),
     "SdaxExecutionError.first": lambda: Case(
         SdaxExecutionError("A", [OSError()]).first, {"kind": OSError}
     ),
     "SdaxTaskGroup": lambda: Case(sdax.SdaxTaskGroup, {}),
     "RetryableException": lambda: Case(
-        lambda message: sdax.RetryableException(message), {"message": "A"}
+        lambda message, retry_after: sdax.RetryableException(message, retry_after=retry_after),
+        {"message": "A", "retry_after": 2.0},
     ),
     "TaskCancelledError": lambda: Case(
         lambda message: sdax.TaskCancelledError(message), {"message": "A"}

@@ -90,6 +90,19 @@ def test_both_together() -> None:
     assert withdrawn(budget) == 13
 
 
+def test_what_is_given_back() -> None:
+    budget, clock = budget_of(0, 0.3)
+    assert withdrawn(budget) == 3
+    clock.now += 5
+    budget.give_back()
+    assert withdrawn(budget) == 1
+    clock.now += 9  # that one still counts
+    assert withdrawn(budget) == 2
+    clock.now += 100
+    budget.give_back()  # nothing that still counts
+    assert withdrawn(budget) == 3
+
+
 def test_deposits_expire() -> None:
     budget, clock = budget_of(1, 0)
     for _ in range(10):

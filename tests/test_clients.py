@@ -114,6 +114,19 @@ def test_groups() -> None:
     assert retry_after(group) is None
 
 
+def test_what_an_exception_of_sdax_asks_for() -> None:
+    assert retry_after(RetryableException("busy")) is None
+    assert retry_after(RetryableException("busy", retry_after=2)) == 2.0
+    assert retry_after(RetryableException("busy", retry_after=-1)) == -1.0
+    group = [RetryableException(retry_after=2), ExceptionGroup("", [RetryableException()])]
+    assert retry_after(ExceptionGroup("", group)) == 2.0
+
+    class OddError(RetryableException):
+        retry_after = "soon"  # type: ignore[assignment]
+
+    assert retry_after(OddError()) is None
+
+
 def test_groups_that_ask_to_wait() -> None:
     httpx = pytest.importorskip("httpx")
     grpc = pytest.importorskip("grpc")

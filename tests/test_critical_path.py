@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -18,6 +19,7 @@ from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
     AsyncTaskProcessor,
+    Finish,
     SdaxExecutionError,
     TaskFunction,
     join,
@@ -40,6 +42,9 @@ class Case:
     failing: frozenset[Place] = frozenset()
     flaky: dict[Place, int] = field(default_factory=dict)
     places: int | None = None
+    optional: frozenset[str] = frozenset()
+    keeps_going: bool = False
+    finishing: frozenset[Place] = frozenset()
 
     def without(self, place: Place) -> Case:
         """The same case, but one function takes no time: it does not sleep, nor fail first."""
@@ -79,12 +84,28 @@ def random_case(seed: int, kind: str, *, failing: bool = False, places: bool = F
     return Case(kind, depends_on, levels, sleeps, fails, flaky, limit)
 
 
+def surviving_case(seed: int, kind: str) -> Case:
+    """A case with tasks that are not required, or that keeps going, or which a function ends."""
+    case = random_case(seed, kind, failing=seed % 4 != 3)
+    random = Random(-seed)
+    names = frozenset(case.levels)
+    optional = names if seed % 4 == 0 else frozenset(random.sample([*case.levels], 1))
+    ending = [place for place in sorted(case.sleeps) if place[1] != "post_execute"]
+    finishing = frozenset(random.sample(ending, min(len(ending), 1)))
+    return replace(
+        case,
+        optional=optional,
+        keeps_going=seed % 4 == 1,
+        finishing=finishing if seed % 4 > 1 else frozenset(),
+    )
+
+
 def function_of(case: Case, place: Place) -> TaskFunction[Any] | None:
     if place not in case.sleeps:
         return None
     attempts = 0
 
-    async def function(ctx: Any) -> None:
+    async def function(ctx: Any) -> Any:
         nonlocal attempts
         attempts += 1
         if case.sleeps[place]:
@@ -93,6 +114,7 @@ def function_of(case: Case, place: Place) -> TaskFunction[Any] | None:
             raise ConnectionError
         if place in case.failing:
             raise ValueError(*place)
+        return Finish(place) if place in case.finishing else None
 
     return TaskFunction(function, retries=2, initial_delay=0.5)
 
@@ -105,10 +127,15 @@ def run_case(case: Case, engine: Any) -> RunSpan:
     if case.kind.endswith("in order"):
         order = "level" if in_levels else "dependency"
     kind = AsyncTaskProcessor if in_levels else AsyncDagTaskProcessor
-    builder = kind.builder(execute_order=order, max_concurrency=case.places)
+    builder = kind.builder(
+        execute_order=order,
+        max_concurrency=case.places,
+        on_failure="keep going" if case.keeps_going else "cancel",
+    )
     for name in case.levels:
         functions = [function_of(case, (name, phase)) for phase in PHASES]
-        task: Any = AsyncTask(name, *functions) if any(functions) else join(name)
+        required = name not in case.optional
+        task: Any = AsyncTask(name, *functions, required) if any(functions) else join(name)
         builder.add_task(task, case.levels[name] if in_levels else case.depends_on[name])
     loop = VirtualClockLoop()
     timeline = Timeline(clock=loop.time)
@@ -167,6 +194,25 @@ def test_without_a_function_a_failing_run_takes_what_was_predicted(kind: str, en
     assert known > 100
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_function_a_run_that_survives_takes_what_was_predicted(
+    kind: str, engine: Any
+) -> None:
+    logging.getLogger("sdax").disabled = True
+    known = 0
+    for seed in range(80):
+        case = surviving_case(seed, kind)
+        path = run_case(case, engine).critical_path()
+        assert holds(path) == pytest.approx(path.duration), case
+        for step in path.steps:
+            if step.without is not None:
+                again = run_case(case.without((str(step.name), step.phase)), engine)
+                assert step.without == pytest.approx(again.duration), (case, step)
+                known += 1
+    logging.getLogger("sdax").disabled = False
+    assert known > 100
+
+
 def test_a_graph_of_the_true_dependencies_takes_what_was_predicted(engine: Any) -> None:
     saving = 0
     for seed in range(60):
@@ -193,11 +239,13 @@ def played(seed: int, engine: Any) -> RunSpan | None:
         timeline = Timeline(clock=lambda: loops[0].time())
         timelines.append(timeline)
         builder: Any
+        on_failure: Any = "keep going" if workflow.keeps_going else "cancel"
         if not workflow.is_graph:
             builder = AsyncTaskProcessor.builder(
                 execute_order="level" if workflow.in_order else "at once",
                 max_concurrency=workflow.places,
                 observer=timeline,
+                on_failure=on_failure,
             )
             for task, level in added:
                 builder.add_task(task, level)
@@ -206,6 +254,7 @@ def played(seed: int, engine: Any) -> RunSpan | None:
                 execute_order="dependency" if workflow.in_order else "at once",
                 max_concurrency=workflow.places,
                 observer=timeline,
+                on_failure=on_failure,
             )
             for (task, _), node in zip(added, workflow.nodes, strict=True):
                 builder.add_task(task, node.depends_on)
@@ -275,6 +324,30 @@ def test_a_path_and_its_table(engine: Any) -> None:
         "     0 s      0%              (the end of the run)\n"
         "as a graph with these dependencies: 3.50 s"
     )
+
+
+def test_a_limit_without_dependencies(engine: Any) -> None:
+    assert str(run_case(fetch(), engine).critical_path()).splitlines()[-1] == (
+        "lower limit as a graph without dependencies: 3.50 s. "
+        "Use critical_path(depends_on={...}) for the real ones."
+    )
+
+
+@pytest.mark.parametrize("number", [1, 2, 9])
+def test_steps_that_take_next_to_no_time_share_a_row(number: int, engine: Any) -> None:
+    short = [f"Short {each}" for each in range(number)]
+    names = ["User", *short]
+    case = Case(
+        "levels",
+        dict.fromkeys(names, ()),
+        {name: level for level, name in enumerate(names)},
+        {(name, "pre_execute"): 10.0 if name == "User" else 0.01 for name in names},
+    )
+    path = run_case(case, engine).critical_path()
+    assert len(path.steps) == 1 + number
+    table = str(path)
+    assert ("Short 0" in table) == (number == 1)
+    assert (f"({number} shorter steps in total)" in table) == (number > 1)
 
 
 def test_pauses_before_retries_hold_a_run(engine: Any) -> None:

@@ -6,7 +6,8 @@ A block of Python is a whole program. Words after `python` in its first line say
 - `typed`: type checkers accept it in their strict mode, with what it continues (`test_typing.py`);
 - `threads`: it uses threads or files, and so real time; all others have a clock that jumps;
 - `exits=143`: it runs in a process of its own, which ends with this status; so may a block of `sh`;
-- `unix`: it runs on Linux and macOS, and not on Windows; so may a block of `sh`.
+- `unix`: it runs on Linux and macOS, and not on Windows; so may a block of `sh`;
+- `server FILE`: it is a part of a server, of this name, that `test_web_chapter.py` runs.
 
 What it prints is in the next block, of `text`, after a paragraph that ends in "prints"; so is what
 a block of `sh` prints. Without such a paragraph a block of Python prints nothing.
@@ -32,7 +33,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import sdax
+import sdax.asgi
 import sdax.clients
+import sdax.many
 import sdax.observe
 import sdax.testing
 from sdax.testing import VirtualClockLoop
@@ -89,8 +92,11 @@ def _printed(following: list[Token]) -> str | None:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = [block for block in BLOCKS if block.words[:1] == ("python",) and block.status is None]
-SCRIPTS = [block for block in BLOCKS if block.words[:1] == ("python",) and block.status is not None]
+PROGRAMS = [
+    block for block in BLOCKS if block.words[:1] == ("python",) and block.words[1:2] != ("server",)
+]
+PYTHON = [block for block in PROGRAMS if block.status is None]
+SCRIPTS = [block for block in PROGRAMS if block.status is not None]
 COMMANDS = [block for block in BLOCKS if block.words[:1] == ("sh",) and block.prints is not None]
 
 
@@ -175,11 +181,12 @@ def test_the_tests_of_guarantees_exist() -> None:
     named = set(re.findall(r"`(\w+\.py)`", page))
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
+    assert set(re.findall(r"\[`(\w+\.py)`\]\(\.\./tests/\1\)", page)) == named
 
 
 @pytest.mark.parametrize(
     "module",
-    [sdax, sdax.clients, sdax.observe, sdax.testing],
+    [sdax, sdax.asgi, sdax.clients, sdax.many, sdax.observe, sdax.testing],
     ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:

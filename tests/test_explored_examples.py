@@ -218,7 +218,7 @@ def test_the_shop_on_a_real_database_and_real_services(
             async with Pool(path, 2) as pool, aiohttp.ClientSession() as http:
                 service = Service(secret, pool, http, url)
                 request = Request(next(numbers), sign(secret, 101))
-                yield Context(service, request, service.traces[request.number])
+                yield Context(service, request)
 
         explored = explore(
             PROCESSOR,
@@ -332,7 +332,7 @@ def test_a_model_of_the_shop(engine: Implementation, tmp_path: Path) -> None:
             http: Any = ModelHttp()
             service = Service(secret, pool, http, URL("http://model"))
             request = Request(1, sign(secret, 101))
-            yield Context(service, request, service.traces[1])
+            yield Context(service, request)
 
     explored = explore(
         PROCESSOR,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import pickle
 import re
@@ -173,3 +174,10 @@ def test_a_function_takes_a_group_or_the_outcome() -> None:
         TaskFunction(finish, has_task_group_argument=True, has_outcome_argument=True)
     with pytest.raises(TypeError, match="has_outcome_argument must be a bool, got 1"):
         TaskFunction(finish, has_outcome_argument=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", ["limiter", "fallback"])
+def test_limits_that_need_a_function_which_ends(limit: str) -> None:
+    given: Any = {limit: finish if limit == "fallback" else asyncio.Semaphore(1)}
+    with pytest.raises(ValueError, match=f"resource 'A' takes no {limit}; "):
+        resource("A", held, **given)

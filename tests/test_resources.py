@@ -27,6 +27,7 @@ from helpers import (
 )
 from sdax import (
     AsyncTaskProcessor,
+    Finish,
     RetryableException,
     SdaxExecutionError,
     State,
@@ -863,3 +864,43 @@ async def test_a_function_of_the_outcome_must_return_an_awaitable() -> None:
     made: Any = TaskFunction(lambda ctx, outcome: 5, has_outcome_argument=True)  # type: ignore
     error = await failure_of(build([task("R", None, None, made)]))
     assert "post_execute of task 'R' must return an awaitable" in str(error.exceptions[0])
+
+
+# --- tasks that are not required, and runs that end early or keep going
+
+
+@soon_or_late
+async def test_one_that_is_not_required(number: int) -> None:
+    trace = Trace()
+
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        await passes(number)
+        raise Broken
+        yield
+
+    report = await build(
+        [resource("R", held, execute=nothing, required=False)], [trace.task("A")]
+    ).process_tasks(None)
+    assert trace == ["A.pre", "A.execute", "A.post"]
+    assert [each.state for each in report["R"]] == [State.FAILED, State.SKIPPED, State.SKIPPED]
+
+
+@soon_or_late
+async def test_its_value_may_end_the_run(number: int) -> None:
+    trace = Trace()
+    processor = build([resource("R", trace.holding("R", number, Finish(7)))], [trace.task("A")])
+    report = await processor.process_tasks(None)
+    assert trace == ["R up", "R ok", "R down"]
+    assert report["R"].pre_execute.value == 7
+    assert report.finished_by == "R"
+
+
+@soon_or_late
+async def test_a_run_that_keeps_going_tells_it_of_failures(number: int) -> None:
+    trace = Trace()
+    builder = AsyncTaskProcessor.builder(on_failure="keep going")
+    builder.add_task(resource("R", trace.holding("R", number), execute=trace.quick("x")), 1)
+    builder.add_task(task("A", trace.failing("A", Broken(), number)), 2)
+    error = await error_of(builder.build().process_tasks(None))
+    assert isinstance(error, SdaxExecutionError)
+    assert trace == ["R up", "A", "x", "R SdaxExecutionError", "R down"]

@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
+import dataclasses
 import functools
 import math
+import pickle
 import re
+import threading
 import types
 from typing import Any
 
+import anyio
 import pytest
 
 from attempts import Flaky
 from helpers import PHASES, nothing, solo
 from sdax import (
     AsyncTask,
+    Limits,
     RetryableException,
+    RetryBudget,
     TaskFunction,
+    task,
     task_func,
     task_group_func,
     task_sync_func,
     task_thread_func,
 )
+
+
+def generator(*_: Any) -> Any:
+    yield
+
+
+async def async_generator(*_: Any) -> Any:
+    yield
+
+
+def seconds(error: Exception) -> float:
+    return 1.0
+
+
+def cover(*_: Any) -> str:
+    return "in its place"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +114,67 @@ from sdax import (
             TypeError,
             "has_task_group_argument must be a bool, got 1",
         ),
+        ({"total_timeout": -1}, ValueError, "total_timeout must be finite and not .* got -1"),
+        ({"total_timeout": math.nan}, ValueError, "total_timeout must be finite .* got nan"),
+        ({"total_timeout": math.inf}, ValueError, "total_timeout must be finite .* got inf"),
+        ({"total_timeout": True}, TypeError, "total_timeout must be a number, got True"),
+        (
+            {"total_timeout": 0, "retries": 2},
+            ValueError,
+            "total_timeout is 0, so retries=2 could never happen",
+        ),
+        ({"retry_after": 2.0}, TypeError, "retry_after must be a function .* got 2.0"),
+        ({"retry_after": nothing}, TypeError, "retry_after must be a plain function"),
+        ({"limiter": 5}, TypeError, "limiter must be an async context manager.* got 5"),
+        (
+            {"limiter": threading.Lock()},
+            TypeError,
+            r"limiter must be an async context .*\('async with', not 'with'\)",
+        ),
+        ({"limiter": nothing}, TypeError, "limiter must be .* decorate it with contextlib"),
+        (
+            {"limiter": contextlib.asynccontextmanager(async_generator)()},
+            TypeError,
+            "limiter is .*which can be entered only once; pass the function that returns it",
+        ),
+        ({"fallback": 0}, TypeError, "fallback must be a function .* got 0; for a fixed value"),
+        ({"fallback": generator}, TypeError, "fallback must be .* without 'yield', got <function"),
+        (
+            {"fallback": async_generator},
+            TypeError,
+            "fallback must be .* without 'yield', got <function",
+        ),
+        (
+            {"fallback_exceptions": OSError},
+            ValueError,
+            "fallback_exceptions is .*OSError.*, but there is no fallback; pass fallback=",
+        ),
+        (
+            {"fallback": nothing, "fallback_exceptions": "OSError"},
+            TypeError,
+            "fallback_exceptions must be a tuple of exception types or a predicate, got 'OSE",
+        ),
+        (
+            {"fallback": nothing, "fallback_exceptions": [KeyboardInterrupt]},
+            TypeError,
+            "fallback_exceptions must hold subclasses of Exception, got <class 'Keyboard",
+        ),
+        (
+            {"fallback": nothing, "fallback_exceptions": nothing},
+            TypeError,
+            "fallback_exceptions must be a plain predicate",
+        ),
+        (
+            {"fallback": nothing, "fallback_exceptions": ()},
+            ValueError,
+            "fallback could never be called, because no exception is named",
+        ),
+        (
+            {"fallback": nothing, "retryable_exceptions": ()},
+            ValueError,
+            "fallback could never be called, because no exception is named",
+        ),
+        ({"retry_budget": 0.2}, TypeError, "retry_budget must be a RetryBudget, got 0.2"),
     ],
 )
 def test_refused_limits(limits: Any, kind: type[Exception], message: str) -> None:
@@ -114,7 +200,11 @@ def test_limits_in_their_order() -> None:
     def predicate(error: Exception) -> bool:
         return True
 
-    function = TaskFunction(nothing, 1, 2, 3, 4, predicate, True, 5)
+    budget = RetryBudget()
+    semaphore = asyncio.Semaphore()
+    function = TaskFunction(
+        nothing, 1, 2, 3, 4, predicate, True, 5, 6, seconds, semaphore, cover, OSError, budget
+    )
     assert function == TaskFunction(
         function=nothing,
         timeout=1,
@@ -124,7 +214,14 @@ def test_limits_in_their_order() -> None:
         retryable_exceptions=predicate,
         has_task_group_argument=True,
         max_delay=5,
+        total_timeout=6,
+        retry_after=seconds,
+        limiter=semaphore,
+        fallback=cover,
+        fallback_exceptions=(OSError,),
+        retry_budget=budget,
     )
+    assert hash(function) != hash(TaskFunction(nothing))
 
 
 def test_defaults() -> None:
@@ -133,6 +230,9 @@ def test_defaults() -> None:
     assert (function.backoff_factor, function.max_delay) == (2.0, None)
     assert function.retryable_exceptions == (TimeoutError, ConnectionError, RetryableException)
     assert function.has_task_group_argument is False
+    assert (function.total_timeout, function.retry_after, function.limiter) == (None, None, None)
+    assert (function.fallback, function.fallback_exceptions) == (None, None)
+    assert function.retry_budget is None
 
 
 @pytest.mark.parametrize("kinds", [[ValueError], {ValueError}, frozenset({ValueError}), ValueError])
@@ -142,15 +242,119 @@ def test_retryable_exceptions_become_a_tuple(kinds: Any) -> None:
     hash(function)
 
 
+class Unhashable(contextlib.nullcontext[None]):
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "limiter",
+    [
+        asyncio.Semaphore(),
+        anyio.CapacityLimiter(1),
+        Unhashable(),
+        lambda ctx: ctx.limiter,
+        contextlib.asynccontextmanager(async_generator),
+    ],
+)
+def test_limiters(limiter: Any) -> None:
+    function: TaskFunction[Any] = TaskFunction(nothing, limiter=limiter)
+    assert function.limiter is limiter
+    assert function == TaskFunction(nothing, limiter=limiter)
+    assert function != TaskFunction(nothing)
+    hash(function)
+
+
+@pytest.mark.parametrize("helper", [task_func, task_sync_func, task_thread_func, task_group_func])
+def test_helpers_take_every_limit(helper: Any) -> None:
+    limits: dict[str, Any] = {
+        "timeout": 1,
+        "retries": 2,
+        "total_timeout": 6,
+        "retry_after": seconds,
+        "limiter": asyncio.Semaphore(),
+        "fallback": cover,
+        "fallback_exceptions": OSError,
+        "retry_budget": RetryBudget(),
+    }
+    assert set(limits) < set(Limits.__annotations__)
+    plain = helper in (task_sync_func, task_thread_func)
+    function = helper(cover if plain else nothing, **limits)
+    for field, value in {**limits, "fallback_exceptions": (OSError,)}.items():
+        assert getattr(function, field) == value
+    fields = {each.name for each in dataclasses.fields(TaskFunction)}
+    assert fields - set(Limits.__annotations__) == {"function", "has_task_group_argument"}
+
+
+def test_no_fallback_for_a_cleanup() -> None:
+    function = TaskFunction(nothing, fallback=cover)
+    task("A", pre_execute=function, execute=function)
+    with pytest.raises(ValueError, match="post_execute of task 'A' must not have a fallback"):
+        task("A", post_execute=function)
+
+
+def test_what_a_fallback_covers() -> None:
+    function = TaskFunction(nothing, fallback=cover)
+    assert function.is_covered(ConnectionError())
+    assert not function.is_covered(KeyError())
+    function = TaskFunction(nothing, fallback=cover, fallback_exceptions=KeyError)
+    assert not function.is_covered(ConnectionError())
+    assert function.is_covered(KeyError())
+    assert function.is_covered(ExceptionGroup("", [KeyError(), KeyError()]))
+    assert not function.is_covered(asyncio.CancelledError())
+    assert not TaskFunction(nothing).is_covered(ConnectionError())
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_of_limits(protocol: int) -> None:
+    function = TaskFunction(
+        nothing,
+        retries=2,
+        total_timeout=6,
+        retry_after=seconds,
+        fallback=cover,
+        fallback_exceptions=(ConnectionError, TimeoutError),
+    )
+    again = pickle.loads(pickle.dumps(function, protocol))
+    assert again == function
+    assert hash(again) == hash(function)
+    budget = RetryBudget(ratio=0.5)
+    functions = [TaskFunction(nothing, retry_budget=budget), TaskFunction(nothing, 1)]
+    again, plain = pickle.loads(pickle.dumps(functions, protocol))
+    assert again.retry_budget.ratio == 0.5
+    assert plain == TaskFunction(nothing, 1)
+
+
+def test_pickle_of_an_earlier_version() -> None:
+    function = TaskFunction(nothing, 1, 2)
+    state = function.__getstate__()
+    for field in ("total_timeout", "limiter", "fallback"):
+        del state[field]
+    again = object.__new__(TaskFunction)
+    again.__setstate__(state)
+    assert again == function
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [("2", TypeError), (True, TypeError), (math.nan, ValueError), ([], TypeError)],
+)
+def test_seconds_that_an_exception_cannot_ask_for(asked: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"RetryableException\.retry_after must be a number"):
+        RetryableException(retry_after=asked)
+
+
+def test_an_exception_that_asks_to_wait() -> None:
+    error = RetryableException("busy", retry_after=2)
+    assert (str(error), error.args, error.retry_after) == ("busy", ("busy",), 2.0)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (again.args, again.retry_after) == (("busy",), 2.0)
+    assert RetryableException("busy").retry_after is None
+    assert RetryableException(retry_after=-1).retry_after == -1.0
+    assert RetryableException(retry_after=10**400).retry_after == math.inf
+    assert RetryableException(retry_after=-(10**400)).retry_after == -math.inf
+
+
 # Generator functions
-
-
-def generator(*_: Any) -> Any:
-    yield
-
-
-async def async_generator(*_: Any) -> Any:
-    yield
 
 
 class Generator:

@@ -121,7 +121,7 @@ async def test_a_failed_child_is_retried_like_any_failure() -> None:
 
     function = task_group_func(fan_out, retries=2, initial_delay=0)
     report = await solo(execute=function).process_tasks(None)
-    assert report["A"].execute == ("succeeded", 3, "value", None)
+    assert report["A"].execute[:4] == ("succeeded", 3, "value", None)
 
 
 async def test_a_group_with_one_failure_that_cannot_be_retried_is_not() -> None:

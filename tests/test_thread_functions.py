@@ -177,7 +177,7 @@ async def test_a_thread_function_that_fails_is_retried() -> None:
 
     function = task_thread_func(flaky, retries=1, initial_delay=0)
     report = await solo(execute=function).process_tasks(None)
-    assert report["A"].execute == ("succeeded", 2, "value", None)
+    assert report["A"].execute[:4] == ("succeeded", 2, "value", None)
 
 
 async def test_the_error_of_a_thread_function_is_its_own() -> None:
@@ -319,7 +319,7 @@ async def test_what_a_thread_returns_after_a_cancellation_counts_for_nothing(gat
     await until(lambda: any(t.cancelling() for t in asyncio.all_tasks()))
     gate.open()
     error: Any = await error_of(run)
-    assert error.report["A"].execute == ("cancelled", 1, None, None)
+    assert error.report["A"].execute[:4] == ("cancelled", 1, None, None)
 
 
 # Unless it is to be abandoned

@@ -478,7 +478,7 @@ async def test_an_attempt_in_time_after_one_that_timed_out() -> None:
         return "in time"
 
     report = await solo(TaskFunction(function, timeout=5, retries=1)).process_tasks(None)
-    assert report["A"].pre_execute == ("succeeded", 2, "in time", None)
+    assert report["A"].pre_execute[:4] == ("succeeded", 2, "in time", None)
     assert now() == 5 + 1 + 2
 
 

@@ -12,6 +12,12 @@ import pytest
 
 from conftest import LoopKind
 from helpers import PHASES, build, task
+from sdax.asgi import ClientDisconnectedError, cancel_on_disconnect
+
+try:
+    from fastapi import Request as HttpRequest  # where FastAPI looks for it
+except ImportError:
+    HttpRequest = Any  # type: ignore[assignment,misc]
 
 pytestmark = pytest.mark.loop_kinds("asyncio", "eager", "uvloop")
 
@@ -28,6 +34,9 @@ class Request:
         self.is_closing = asyncio.Event()
         self.may_close = asyncio.Event()
         self.is_closed = asyncio.Event()
+        self.has_ended = asyncio.Event()  # with the answer to nobody
+        self.body: bytes | None = None
+        self.handler: asyncio.Task[Any] | None = None
         self.events: list[str] = []
 
     async def work(self, phase: str) -> None:
@@ -61,7 +70,7 @@ async def stream(request: Request) -> AsyncIterator[bytes]:
     yield b"done"
 
 
-def with_starlette(request: Request) -> Any:
+def with_starlette(request: Request, **options: Any) -> Any:
     from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse, StreamingResponse
     from starlette.routing import Route
@@ -73,7 +82,38 @@ def with_starlette(request: Request) -> Any:
         await PROCESSOR.process_tasks(request)
         return PlainTextResponse("begun done")
 
-    return Starlette(routes=[Route("/stream", answer_in_parts), Route("/plain", answer)])
+    async def answer_while_watching(http: Any) -> Any:
+        if http.query_params.get("read"):
+            request.body = await http.body()
+        request.handler = asyncio.current_task()
+        await cancel_on_disconnect(http.receive, PROCESSOR.process_tasks(request))
+        return PlainTextResponse("begun done")
+
+    async def answer_nobody(_: Any, error: Exception) -> Any:
+        request.has_ended.set()
+        return PlainTextResponse(str(error), status_code=499)
+
+    return Starlette(
+        routes=[
+            Route("/stream", answer_in_parts),
+            Route("/plain", answer),
+            Route("/watched", answer_while_watching, methods=["GET", "POST"]),
+        ],
+        exception_handlers={ClientDisconnectedError: answer_nobody},
+        **options,
+    )
+
+
+def with_starlette_and_middleware(request: Request) -> Any:
+    """Two middlewares, of which each puts a `receive` of its own in place of the server's."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+
+    async def dispatch(http: Any, call_next: Any) -> Any:
+        return await call_next(http)
+
+    middleware = [Middleware(BaseHTTPMiddleware, dispatch=dispatch)] * 2
+    return with_starlette(request, middleware=middleware)
 
 
 def with_fastapi(request: Request) -> Any:
@@ -84,6 +124,19 @@ def with_fastapi(request: Request) -> Any:
 
     async def dependency() -> AsyncIterator[Request]:
         yield request
+
+    @application.exception_handler(ClientDisconnectedError)
+    async def answer_nobody(_: Any, error: Exception) -> Any:
+        request.has_ended.set()
+        return PlainTextResponse(str(error), status_code=499)
+
+    @application.api_route("/watched", methods=["GET", "POST"])
+    async def answer_while_watching(http: HttpRequest) -> Any:
+        if http.query_params.get("read"):
+            request.body = await http.body()
+        request.handler = asyncio.current_task()
+        await cancel_on_disconnect(http.receive, PROCESSOR.process_tasks(request))
+        return PlainTextResponse("begun done")
 
     given = Depends(dependency)
 
@@ -132,16 +185,19 @@ class Client:
         await self.writer.wait_closed()
 
 
-async def get(port: int, path: str) -> Client:
+async def get(port: int, path: str, body: bytes = b"", length: int | None = None) -> Client:
+    """Send a request with a body, or the beginning of a longer one."""
     client = Client(*await asyncio.open_connection("127.0.0.1", port))
-    client.writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    method, length = "POST" if body else "GET", len(body) if length is None else length
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    client.writer.write(f"{head}Content-Length: {length}\r\n\r\n".encode() + body)
     return client
 
 
-@pytest.fixture(params=[with_starlette, with_fastapi])
+@pytest.fixture(params=[with_starlette, with_starlette_and_middleware, with_fastapi])
 def framework(request: pytest.FixtureRequest) -> Callable[[Request], Any]:
     """One framework after the other, if it is there."""
-    for name in ("uvicorn", request.param.__name__.removeprefix("with_")):
+    for name in ("uvicorn", request.param.__name__.split("_")[1]):
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -150,7 +206,7 @@ def framework(request: pytest.FixtureRequest) -> Callable[[Request], Any]:
     return make
 
 
-@pytest.mark.parametrize("path", ["/plain", "/stream"])
+@pytest.mark.parametrize("path", ["/plain", "/stream", "/watched"])
 async def test_a_run_in_a_request(framework: Any, path: str) -> None:
     request = Request(None)
     request.may_close.set()
@@ -179,6 +235,50 @@ async def test_a_client_that_leaves(framework: Any, held: str, loop_kind: LoopKi
         request.may_close.set()
         await request.is_closed.wait()
     assert request.events[-1] == POST
+
+
+@pytest.mark.parametrize("held", [PRE, EXECUTE, POST])
+async def test_a_client_that_leaves_a_watched_run(framework: Any, held: str) -> None:
+    """The run is cancelled, cleans up, and only then the handler hears of it."""
+    request = Request(held)
+    async with serving(framework(request)) as port:
+        client = await get(port, "/watched")
+        await (request.is_closing if held == POST else request.is_held).wait()
+        await client.leave()
+        await request.is_closing.wait()
+        assert request.handler is not None
+        while not request.handler.cancelling():  # noqa: ASYNC110 - it has no event for that
+            await asyncio.sleep(0.001)
+        assert request.events == [PRE, EXECUTE][: PHASES.index(held) + 1]
+        assert not request.has_ended.is_set()
+        request.may_close.set()
+        await request.has_ended.wait()
+    assert request.events[-1] == POST
+
+
+@pytest.mark.parametrize("path", ["/watched", "/watched?read=1"])
+async def test_a_watched_run_of_a_request_with_a_body(framework: Any, path: str) -> None:
+    """A body that was read before is whole; of one that nobody has read the rest is dropped."""
+    request = Request(EXECUTE)
+    body = b"x" * 1_000_000
+    async with serving(framework(request)) as port:
+        client = await get(port, path, body)
+        await request.is_held.wait()
+        await client.leave()
+        request.may_close.set()
+        await request.has_ended.wait()
+    assert request.body == (body if "read" in path else None)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_body(framework: Any) -> None:
+    request = Request(EXECUTE)
+    async with serving(framework(request)) as port:
+        client = await get(port, "/watched", b"x" * 1000, length=1_000_000)
+        await request.is_held.wait()
+        await client.leave()
+        request.may_close.set()
+        await request.has_ended.wait()
+    assert request.events == [PRE, EXECUTE, POST]
 
 
 async def passes_of_the_loop(seconds: float) -> int:

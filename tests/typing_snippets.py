@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Unpack, assert_type
 
+import sdax
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncDagTaskProcessorBuilder,
@@ -21,10 +22,11 @@ from sdax import (
     AsyncTaskProcessor,
     AsyncTaskProcessorBuilder,
     Done,
+    Finish,
     Limits,
-    Outcome,
     PhaseId,
     PhaseReport,
+    RetryableException,
     RetryBudget,
     RunReport,
     SdaxExecutionError,
@@ -45,6 +47,8 @@ from sdax import (
     task_sync_func,
     task_thread_func,
 )
+from sdax.clients import retry_after
+from sdax.many import Outcome, run_many
 from sdax.testing import (
     Exploration,
     ExploredRun,
@@ -120,7 +124,7 @@ async def manage(ctx: Context) -> AsyncGenerator[int, None]:
     yield ctx.user
 
 
-async def finish(ctx: Context, outcome: Outcome) -> None:
+async def finish(ctx: Context, outcome: sdax.Outcome) -> None:
     assert_type(outcome.failures, tuple[TaskFailure, ...])
 
 
@@ -279,11 +283,48 @@ def values(report: RunReport[str]) -> None:
 
 
 def helper_of_a_users_own(
-    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits[Context]]
 ) -> TaskFunction[Context]:
     limits.setdefault("timeout", 2.0)
     limits.setdefault("time_out", 2.0)  # type: ignore[typeddict-item]
     return task_func(function, **limits)
+
+
+def helper_for_any_context(
+    function: Callable[[Context], Awaitable[Any]], **limits: Unpack[Limits]
+) -> TaskFunction[Context]:
+    return task_func(function, **limits)
+
+
+def cover(ctx: Context, error: Exception) -> int:
+    return 1
+
+
+async def cover_later(ctx: Context, error: Exception) -> int:
+    return 1
+
+
+def cover_other(ctx: Other, error: Exception) -> int:
+    return 1
+
+
+def limits_over_all_attempts(semaphore: asyncio.Semaphore, budget: RetryBudget) -> None:
+    assert_type(
+        TaskFunction(load, total_timeout=5, limiter=semaphore, retry_budget=budget, fallback=cover),
+        TaskFunction[Context],
+    )
+    assert_type(
+        task_func(load, fallback=cover_later, fallback_exceptions=OSError), TaskFunction[Context]
+    )
+    assert_type(task_func(load, fallback=lambda ctx, error: None), TaskFunction[Context])
+    assert_type(task_func(load, limiter=lambda ctx: semaphore), TaskFunction[Context])
+    assert_type(task_func(load, retry_after=retry_after), TaskFunction[Context])
+    task_func(load, retry_after=5)  # type: ignore[arg-type]
+    task_func(load, limiter=5)  # type: ignore[arg-type]
+    task_func(load, fallback=load)  # type: ignore[arg-type]
+    task_func(load, retry_budget=0.2)  # type: ignore[arg-type]
+    TaskFunction[Context](load, fallback=cover_other)  # type: ignore[arg-type]
+    raise RetryableException("busy", retry_after=2.0)
 
 
 async def groups(processor: AsyncTaskProcessor[Context, str]) -> None:
@@ -326,6 +367,25 @@ def stubs(levels: AsyncTaskProcessor[Context, str], graph: AsyncDagTaskProcessor
     assert_type(disturbed(levels, "User.execute#1@1:fail"), AsyncTaskProcessor[Context, str])
 
 
+async def look_up(ctx: Context) -> Finish[int] | None:
+    return Finish(ctx.user) if ctx.user else None
+
+
+def not_needed(report: RunReport[str]) -> None:
+    assert_type(report.finished_by, str | None)
+    assert_type(Finish(7), Finish[int])
+    assert_type(Finish("x").value, str)
+    maybe = task("Cache", pre_execute=look_up, required=False)
+    assert_type(maybe, AsyncTask[Context, str])
+    assert_type(maybe.required, bool)
+    AsyncTask("Cache", execute=task_func(look_up), required=False)
+    task("Cache", execute=load, required="no")  # type: ignore[arg-type]
+    levels = AsyncTaskProcessor[Context, str].builder(on_failure="keep going").build()
+    graph = AsyncDagTaskProcessor[Context, str].builder(on_failure="cancel").build()
+    assert levels.on_failure == "keep going" or graph.on_failure == "cancel"
+    AsyncTaskProcessor[Context].builder(on_failure="ignore")  # type: ignore[arg-type]
+
+
 async def make_context() -> Context:
     return Context()
 
@@ -351,3 +411,48 @@ def explored(levels: AsyncTaskProcessor[Context, str]) -> None:
     explore(levels, context=Other, check=check_later)  # type: ignore[arg-type]
     assert_type(run(make_context()), Context)
     run(make_context)  # type: ignore[arg-type]
+
+
+@dataclass
+class Item:
+    number: int
+
+
+def context_of(item: Item) -> Context:
+    return Context(item.number)
+
+
+async def context_later(item: Item) -> Context:
+    return Context(item.number)
+
+
+def context_with(item: Item, pool: list[str]) -> Context:
+    return Context(item.number)
+
+
+@asynccontextmanager
+async def open_pool() -> AsyncGenerator[list[str], None]:
+    yield []
+
+
+def user_of(ctx: Context, report: RunReport[str]) -> int:
+    return ctx.user
+
+
+async def many(processor: AsyncTaskProcessor[Context, str], items: list[Item]) -> None:
+    async with run_many(processor, [Context()]) as reports:
+        async for outcome in reports:
+            assert_type(outcome, Outcome[Context, RunReport[str]])
+            assert_type(outcome.result(), RunReport[str])
+    async with run_many(processor, items, make_context=context_of, pick=user_of) as users:
+        async for picked in users:
+            assert_type(picked.item, Item)
+            assert_type(picked.value, int)
+            assert_type(picked.error, Exception | None)
+    async with run_many(processor, items, make_context=context_later) as later:
+        assert_type(await anext(later), Outcome[Item, RunReport[str]])
+    async with run_many(
+        processor, items, make_context=context_with, resources=open_pool, pick=user_of
+    ) as pooled:
+        assert_type(await anext(pooled), Outcome[Item, int])
+    run_many(processor, items)  # type: ignore[misc]

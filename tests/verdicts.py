@@ -20,6 +20,8 @@ from workflows import PHASES, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
 
+RETURNS = ("return", "finish")
+
 # Such a script may be cancelled before its first step, and then never shows.
 _IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
 
@@ -69,6 +71,7 @@ def _everything(seen: Observation) -> dict[str, Any]:
         "outcome": describe(seen.outcome),
         "failures": failure and [(*each[:3], describe(each[3])) for each in failure.failures],
         "report": _report(seen, describe),
+        "finished by": seen.finished_by,
         "handled": [
             (context["message"], describe(context.get("exception"))) for context in seen.handled
         ],
@@ -93,6 +96,7 @@ def contracted(seen: Observation) -> dict[str, Hashable]:
         "failures": failure
         and frozenset(Counter((*each[:3], outline(each[3])) for each in failure.failures).items()),
         "report": report and tuple(report.items()),
+        "finished by": seen.finished_by,
         "handled": tuple(outline(context.get("exception")) for context in seen.handled),
         **_surroundings(seen),
     }
@@ -116,7 +120,14 @@ def _report(seen: Observation, show: Any) -> dict[tuple[Any, str], Any] | None:
     if report is None:
         return None
     return {
-        (name, phase): (each.state, each.attempts, each.value, show(each.exception))
+        (name, phase): (
+            each.state,
+            each.attempts,
+            each.value,
+            show(each.exception),
+            tuple(map(show, each.attempts_failed)),
+            each.fell_back,
+        )
         for name, phases in report.items()
         for phase, each in zip(PHASES, phases, strict=True)
     }
@@ -185,15 +196,19 @@ def _behaviours(workflow: Workflow) -> dict[Place, Behaviour]:
     }
 
 
+def _may_fall_back(behaviour: Behaviour) -> bool:
+    return behaviour.fallback is not None
+
+
 def _attempts(workflow: Workflow, seen: Observation) -> Iterator[str]:
     """A function is called once, and again only when that has failed and it has retries left."""
     behaviours = _behaviours(workflow)
     for place, number in Counter(event.place for event in seen.calls()).items():
-        if number > behaviours[place].retries + 1:
+        if number > behaviours[place].retries + 1 + _may_fall_back(behaviours[place]):
             yield f"{place} was called {number} times"
     returned: set[Place] = set()
     for event in seen.trace:
-        if event.what == "return" and behaviours[event.place].shape is Shape.ASYNC_DEF:
+        if event.what in RETURNS and behaviours[event.place].shape is Shape.ASYNC_DEF:
             returned.add(event.place)
         elif event.place in returned:
             yield f"{event.place} went on after it had returned: {event}"
@@ -218,7 +233,9 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         cleaned = place in calls
         if node.pre_execute is not None:
             due = Place(node.name, PRE) in calls
-        elif executed:
+            if node.pre_execute.limiter is not None:
+                due = due or cleaned  # it may have waited for its limiter
+        elif executed and not workflow.keeps_going:
             due = True
         elif workflow.is_graph:
             # All that it depends on was at least called; whether that succeeded, a model knows.
@@ -232,6 +249,9 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
             due = True
         else:
             due = cleaned  # its level may have opened, without anything to call in it
+        limits = node.post_execute
+        if due and limits.limiter is not None and limits.total_timeout is not None:
+            due = cleaned  # time may have been up before it was let in
         if cleaned != due:
             yield f"{place}: due is {due}, and it was {'' if cleaned else 'not '}called"
         if not cleaned:
@@ -240,7 +260,7 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         began = event.what != "call" or behaviour.shape not in _IN_ANOTHER_TASK
         if event.what in ("call", "resume", "swallow") and began:
             yield f"{place} did not end: {event}"
-        limited = behaviour.timeout is not None
+        limited = behaviour.timeout is not None or behaviour.total_timeout is not None
         if event.what == "cancelled" and not (limited or _cancelled_by_functions(workflow)):
             yield f"{place} was cancelled"
 
@@ -259,7 +279,13 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
         level = {PRE: levels[name], EXECUTE: executes, POST: -levels[name]}[phase]
         return PHASES.index(phase), level, added[name]
 
-    calls = [event for event in seen.calls() if event.attempt == 1]
+    behaviours = _behaviours(workflow)
+    calls = [
+        event
+        for event in seen.calls()
+        # A limiter lets functions in when it likes.
+        if event.attempt == 1 and behaviours[event.place].limiter is None
+    ]
     if workflow.is_graph:
         yield from _graph_order(workflow, seen)
     else:
@@ -270,14 +296,24 @@ def _order(workflow: Workflow, seen: Observation) -> Iterator[str]:
         stages = [turn(event)[:2] for event in seen.trace]
         if stages != sorted(stages):
             yield f"stages overlap: {seen.trace}"
-    if any(event.place.phase == EXECUTE for event in calls):
-        behaviours = _behaviours(workflow)
-        for place, event in seen.last_events().items():
-            shape = behaviours[place].shape
-            # A group takes no notice of children that were cancelled.
-            failed = event.what in ("raise", "cancelled") and shape is not Shape.GROUP
-            if place.phase == PRE and (failed or shape is Shape.PLAIN):
-                yield f"execute began although {place} had failed: {event}"
+    executing = {event.place.name for event in calls if event.place.phase == EXECUTE}
+    if executing:
+        for place in _unprepared(workflow, seen):
+            if place.name in executing or not workflow.survives(*place):
+                yield f"execute began although {place} had failed: {seen.last_events()[place]}"
+
+
+def _unprepared(workflow: Workflow, seen: Observation) -> Iterator[Place]:
+    """Yield each `pre_execute` that has failed."""
+    behaviours = _behaviours(workflow)
+    for place, event in seen.last_events().items():
+        shape = behaviours[place].shape
+        # A group takes no notice of children that were cancelled.
+        failed = event.what in ("raise", "cancelled") and shape is not Shape.GROUP
+        if shape is Shape.PLAIN and not _may_fall_back(behaviours[place]):
+            failed = True
+        if place.phase == PRE and failed:
+            yield place
 
 
 def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
@@ -303,17 +339,26 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 if early in last and late in first and last[early] > first[late]:
                     yield f"{late} began before {early} had ended"
                 missing = early in behaviours and early not in last
+                if phase == EXECUTE and workflow.survives(*early):
+                    continue  # its pre_execute may have failed
                 if phase != POST and late in first and missing:
                     yield f"{late} began although {early} was never called"
 
 
 def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
-    """Once a function has failed, nothing of its phase is called, and what waits is cancelled."""
+    """Once a function has failed, or has returned `Finish`, nothing of its phase is called, and
+    what waits is cancelled."""
     behaviours = _behaviours(workflow)
     for number, failure in enumerate(seen.trace):
         place, phase = failure.place, failure.place.phase
         behaviour = behaviours[place]
-        if phase == POST or failure.what != "raise" or behaviour.retries:
+        if phase == POST or failure.what not in ("raise", "finish"):
+            continue
+        if failure.what == "raise" and (behaviour.retries or workflow.survives(*place)):
+            continue
+        if failure.what == "finish" and behaviour.shape is Shape.PLAIN:
+            continue  # it cannot be awaited
+        if _may_fall_back(behaviour):
             continue
         if behaviour.shape in _IN_ANOTHER_TASK:
             continue
@@ -324,6 +369,8 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 continue
             if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
                 continue
+            if event.time == failure.time and "FAILED_GROUP" in repr(behaviours[event.place]):
+                continue  # a TaskGroup that fails at that moment may swallow its cancellation
             if event.what not in ("cancelled", "swallow"):
                 yield f"after {failure}: {event}"
             excused.add(event.place)
@@ -333,8 +380,12 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
     """Nothing that a function raised last is lost, and failures come in the order in which
     they happened."""
     told = [seen.error, *(context.get("exception") for context in seen.handled)]
-    for state, _, _, exception in (_report(seen, lambda exception: exception) or {}).values():
-        if state is State.CANCELLED:  # while it waited for its next attempt
+    optional = {node.name for node in workflow.nodes if not node.required}
+    report = _report(seen, lambda exception: exception) or {}
+    for (name, phase), (state, _, _, exception, *_) in report.items():
+        # While it waited for its next attempt, or was in its fallback, or after that.
+        waited = state in (State.CANCELLED, State.SUCCEEDED)
+        if waited or (name in optional and phase != POST):
             told.append(exception)
     reachable: dict[int, BaseException] = {}
     while told:
@@ -354,6 +405,8 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         gave_up = _may_have_given_up(seen, each, behaviours[place])
         # An asyncio.Task that the user made may fail when its awaiting is just being cancelled.
         theirs = behaviours[place].shape is Shape.TASK
+        # Of what is not required only the report tells, which nobody has after a cancellation.
+        theirs = theirs or (place.name in optional and place.phase != POST and not report)
         if not (retried or cancelled or gave_up or theirs or id(each.exception) in reachable):
             yield f"lost: {describe(each.exception)} of {place}"
     failure = seen.failure
@@ -369,6 +422,7 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         behaviour = behaviours[Place(name, phase)]  # type: ignore[arg-type]
         # One that waited for a retry, or for another asyncio.Task, failed later than it raised.
         later = attempts <= behaviour.retries or behaviour.shape in _IN_ANOTHER_TASK
+        later = later or _may_fall_back(behaviour)
         if id(original) in order and not later:
             numbers.append(order[id(original)])
     if numbers != sorted(numbers):
@@ -378,7 +432,8 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
 def _may_have_given_up(seen: Observation, each: Raised, behaviour: Behaviour) -> bool:
     """Tell whether a function may have waited for its next attempt in a run that was stopped,
     and nothing is left but that stop."""
-    left = each.place.phase != POST and each.attempt <= behaviour.retries
+    followed = each.attempt <= behaviour.retries or _may_fall_back(behaviour)
+    left = each.place.phase != POST and followed
     return left and seen.report is None and seen.failure is None
 
 
@@ -389,14 +444,22 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
     calls = Counter(event.place for event in seen.calls())
     last = seen.last_events()
     behaviours = _behaviours(workflow)
-    for (name, phase), (state, attempts, value, exception) in report.items():
+    for (name, phase), reported in report.items():
+        state, attempts, value, exception, attempts_failed, fell_back = reported
         place = Place(name, phase)
-        if attempts != calls[place]:
-            yield f"{place} was tried {calls[place]} times, the report says {attempts}"
+        limited = place in behaviours and behaviours[place].limiter is not None
+        made = calls[place] - fell_back
+        # An attempt that waits for its limiter has not yet called the function.
+        if attempts < made if limited else attempts != made:
+            yield f"{place} was tried {made} times, the report says {attempts}"
+        if called_off := len(attempts_failed) - max(0, attempts - 1):
+            yield f"{place} has {called_off} exceptions too many for {attempts} attempts"
         called = state not in (State.ABSENT, State.SKIPPED)
-        if called != (place in calls) or (state is State.ABSENT) != (place not in behaviours):
+        if (not limited and called != (place in calls)) or (state is State.ABSENT) != (
+            place not in behaviours
+        ):
             yield f"{place} is reported as {state}"
-        if state is State.SUCCEEDED and place in last and last[place].what == "return":
+        if state is State.SUCCEEDED and place in last and last[place].what in RETURNS:
             wanted = last[place].detail
             if behaviours[place].shape is not Shape.GROUP and value != wanted:
                 yield f"{place} returned {wanted}, the report says {value}"
@@ -404,3 +467,14 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
         fatal = seen.error is not None and not isinstance(seen.error, Exception)
         if failed and exception is None and not fatal:
             yield f"{place} is reported as {state} without an exception"
+    finishers = {
+        place.name
+        for place, event in last.items()
+        if event.what == "finish" and place.phase != POST
+        if behaviours[place].shape not in (Shape.GROUP, Shape.PLAIN)
+    }
+    by = seen.finished_by
+    if by is not None and by not in finishers:
+        yield f"finished by {by}, says the report, but only {finishers} returned Finish"
+    if by is None and seen.error is None and finishers:
+        yield f"finished by nobody, says the report, but {finishers} returned Finish"

@@ -116,9 +116,10 @@ Step: TypeAlias = Yield | Sleep | Wait | Within | Instant
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Return(_Brief):
-    """Return a value."""
+    """Return a value, or a `Finish` of it."""
 
     value: int | None = None
+    finish: bool = False
 
 
 class Error(Enum):
@@ -137,6 +138,7 @@ class Error(Enum):
     GENERATOR_EXIT = "GeneratorExit"
     FATAL = "a class of its own, derived from BaseException"
     FATAL_GROUP = "a group of such a one and ConnectionError"
+    ASKING = "RetryableException that asks to wait for 2 s"
     # The zoo: what refuses to be handled, and what is more than one thing.
     FROZEN = "one that refuses every change"
     SLOTTED = "one of slots"
@@ -196,6 +198,9 @@ class Retryable(Enum):
     PREDICATE = "what a predicate says, which knows ConnectionError"
 
 
+SHARED = -1.0  # a limiter that one function of the workflow at a time is inside of
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Behaviour(_Brief):
     """A function: a script per attempt (the last one for all further ones), and its limits."""
@@ -208,6 +213,13 @@ class Behaviour(_Brief):
     backoff_factor: float = 2.0
     max_delay: float | None = None
     retryable: Retryable = Retryable.DEFAULT
+    total_timeout: float | None = None
+    asks: tuple[float | None, ...] = ()  # seconds, after each attempt; the last for all further
+    limiter: float | None = None  # seconds that it takes to get in, or SHARED
+    fallback: Script | None = None
+    plain_fallback: bool = False  # it does everything in the call
+    covers: Retryable | None = None  # the failures for which there is a fallback
+    budgeted: bool = False  # the workflow's budget has to pay for retries
 
     def script(self, attempt: int) -> Script:
         """Return what attempt number `attempt`, from 1, does."""
@@ -224,6 +236,7 @@ class Node(_Brief):
     execute: Behaviour | None = None
     post_execute: Behaviour | None = None
     depends_on: tuple[str, ...] = ()
+    required: bool = True
 
 
 class Arrangement(Enum):
@@ -274,6 +287,8 @@ class Workflow(_Brief):
     arrangement: Arrangement = Arrangement.LEVELS
     watcher: Watcher = Watcher.NONE
     places: int | None = None  # the most functions that may be suspended at a time
+    keeps_going: bool = False  # after a failure
+    budget: int = 0  # of retries; every second first attempt pays for one more
 
     @property
     def is_graph(self) -> bool:
@@ -283,6 +298,11 @@ class Workflow(_Brief):
     def in_order(self) -> bool:
         """Whether `execute` follows the order of the tasks, too."""
         return self.arrangement in (Arrangement.LEVELS_IN_ORDER, Arrangement.GRAPH_IN_ORDER)
+
+    def survives(self, name: str, phase: str) -> bool:
+        """Return True if the run goes on when this function fails."""
+        required = {node.name: node.required for node in self.nodes}
+        return phase != PHASES[2] and (self.keeps_going or not required[name])
 
     def ancestors(self) -> dict[str, set[str]]:
         """Return all that each task of a graph depends on, directly or not."""

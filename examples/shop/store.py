@@ -72,7 +72,10 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         for _ in range(self.size):
-            self._idle.put_nowait(await aiosqlite.connect(self._path, timeout=30.0))
+            # Many requests write at the same time, and SQLite lets one of them write at a time.
+            connection = await aiosqlite.connect(self._path, timeout=30.0)
+            self._idle.put_nowait(connection)
+            await connection.execute("PRAGMA synchronous = NORMAL")
         return self
 
     async def __aexit__(

@@ -2,24 +2,21 @@
 
 What each level takes or loads, and what its cleanup gives back:
 
-    level 1   Database      take a connection of the pool, see that it lives   commit, give it back
+    level 1   Database      take a connection of the pool, see that it lives     give it back
               Token         check the signature of the user's token
     level 2   FeatureFlags  ask the flag service, for one second at most
               Discount      ask the discount service, again while it is busy
-    level 3   Orders        read the user's orders
+    level 3   Orders        open a cursor on the user's orders and read them     close it
               Answer        (execute) compute the answer, write an audit row
 
 Levels open upwards and are cleaned up downwards, whatever happens in between.
 """
 
-import asyncio
 import hashlib
 import hmac
-import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from functools import wraps
 from typing import Any
 
 import aiohttp
@@ -28,35 +25,21 @@ from aiohttp import web
 from yarl import URL
 
 from sdax import (
-    AsyncTask,
     AsyncTaskProcessor,
     RetryableException,
     SdaxExecutionError,
-    TaskFunction,
     resource,
+    task,
+    task_func,
 )
+from sdax.clients import is_temporary
 from sdax.observe import Observer
 
 from .store import Order, Pool
 
+log = logging.getLogger("shop")
+
 # ---------------------------------------------------------------- what requests share and own
-
-
-@dataclass
-class Trace:
-    """What ran for one request, in order."""
-
-    began: float = field(default_factory=time.perf_counter)
-    events: list[tuple[float, str, str]] = field(default_factory=list)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def note(self, label: str, what: str) -> None:
-        """Add an event."""
-        self.events.append((time.perf_counter() - self.began, label, what))
-
-    def count(self, label: str, what: str) -> int:
-        """Tell how often an event happened."""
-        return sum(event[1:] == (label, what) for event in self.events)
 
 
 @dataclass
@@ -68,9 +51,6 @@ class Service:
     http: aiohttp.ClientSession
     upstream: URL
     observers: tuple[Observer, ...] = ()  # of all runs
-    traces: defaultdict[int, Trace] = field(default_factory=lambda: defaultdict(Trace))
-    in_flight: int = 0
-    peak: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +75,6 @@ class Context:
 
     service: Service
     request: Request
-    trace: Trace
     # The levels see to it that these are set before they are read.
     connection: aiosqlite.Connection = field(init=False)
     user_id: int = field(init=False)
@@ -106,35 +85,23 @@ class Context:
 
 # ---------------------------------------------------------------- the functions of the workflow
 
-Step = Callable[[Context], Awaitable[Any]]
+
+class RefusedError(Exception):
+    """A request that is at fault itself. The client may read the text."""
+
+    status = 400
 
 
-def traced(label: str) -> Callable[[Step], Step]:
-    """Note in the request's trace when a function starts, and how each attempt ends."""
-
-    def decorate(function: Step) -> Step:
-        @wraps(function)
-        async def attempt(ctx: Context) -> Any:
-            ctx.trace.note(label, "starts")
-            try:
-                value = await function(ctx)
-            except BaseException as error:
-                ctx.trace.note(label, type(error).__name__)
-                raise
-            ctx.trace.note(label, "done")
-            return value
-
-        return attempt
-
-    return decorate
-
-
-class UnauthorizedError(Exception):
+class UnauthorizedError(RefusedError):
     """The token is not one that this service has signed."""
 
+    status = 401
 
-class NotFoundError(Exception):
+
+class NotFoundError(RefusedError):
     """There is nothing to answer with."""
+
+    status = 404
 
 
 def sign(secret: bytes, user_id: int) -> str:
@@ -145,7 +112,6 @@ def sign(secret: bytes, user_id: int) -> str:
 async def database(ctx: Context) -> AsyncIterator[None]:
     """Lend the request a connection, in a transaction that ends as the run does."""
     async with ctx.service.pool.connection() as ctx.connection:
-        ctx.trace.note("Database", "taken")
         try:
             await ctx.connection.execute_fetchall("SELECT 1")  # does it live?
             yield
@@ -154,12 +120,10 @@ async def database(ctx: Context) -> AsyncIterator[None]:
             # A cancelled function has left its statement to the connection's thread. This waits
             # for it, and undoes what was not committed.
             await ctx.connection.rollback()
-            ctx.trace.note("Database", "given back")
 
 
-@traced("Token.pre_execute")
 async def check_token(ctx: Context) -> None:
-    """Find out who is asking. It never suspends, so it costs no asyncio.Task."""
+    """Find out who asks. It never waits, so it needs no asyncio.Task."""
     user_id = ctx.request.token.partition(".")[0]
     if not user_id.isdecimal():
         raise UnauthorizedError("malformed token")
@@ -168,7 +132,6 @@ async def check_token(ctx: Context) -> None:
     ctx.user_id = int(user_id)
 
 
-@traced("FeatureFlags.pre_execute")
 async def load_flags(ctx: Context) -> None:
     """Ask the flag service. The workflow gives it a second."""
     question = {"user": ctx.user_id, "request": ctx.request.number}
@@ -177,9 +140,8 @@ async def load_flags(ctx: Context) -> None:
         ctx.flags = await response.json()
 
 
-@traced("Discount.pre_execute")
 async def load_discount(ctx: Context) -> None:
-    """Ask the discount service. What is raised here decides whether it is asked again."""
+    """Ask the discount service. If it is busy or the connection breaks, it is asked again."""
     question = {"user": ctx.user_id, "request": ctx.request.number}
     # POST: a GET over a dropped connection would be repeated by aiohttp itself.
     async with ctx.service.http.post(ctx.service.upstream / "discounts", json=question) as response:
@@ -189,7 +151,6 @@ async def load_discount(ctx: Context) -> None:
         ctx.discount = (await response.json())["percent"]
 
 
-@traced("Orders.pre_execute")
 async def read_user_orders(ctx: Context) -> None:
     """Read the user's orders."""
     rows = await ctx.connection.execute_fetchall(
@@ -200,7 +161,6 @@ async def read_user_orders(ctx: Context) -> None:
         raise NotFoundError(f"user {ctx.user_id} has no orders")
 
 
-@traced("Answer.execute")
 async def answer(ctx: Context) -> dict[str, Any]:
     """Compute the answer; keep it in the audit table."""
     total = sum(order.quantity * order.unit_price_cents for order in ctx.orders)
@@ -221,71 +181,60 @@ PROCESSOR = (
     AsyncTaskProcessor[Context]
     .builder()
     .add_task(
+        # A cancellation does not interrupt cleanup, so it has a limit of its own.
+        resource("Database", database, timeout=30.0, cleanup_timeout=30.0),
         level=1,
-        # Cleanup is never cut short by a cancellation, so it brings its own limit.
-        task=resource("Database", database, timeout=30.0, cleanup_timeout=30.0),
     )
-    .add_task(level=1, task=AsyncTask(name="Token", pre_execute=TaskFunction(check_token)))
+    .add_task(task("Token", pre_execute=check_token), level=1)
+    .add_task(task("FeatureFlags", pre_execute=task_func(load_flags, timeout=1.0)), level=2)
     .add_task(
-        level=2,
-        task=AsyncTask(name="FeatureFlags", pre_execute=TaskFunction(load_flags, timeout=1.0)),
-    )
-    .add_task(
-        level=2,
-        task=AsyncTask(
-            name="Discount",
-            pre_execute=TaskFunction(
+        task(
+            "Discount",
+            pre_execute=task_func(
                 load_discount,
                 timeout=1.0,
                 retries=3,
                 initial_delay=0.02,
-                retryable_exceptions=(
-                    TimeoutError,
-                    RetryableException,
-                    aiohttp.ClientConnectionError,
-                ),
+                retryable_exceptions=is_temporary,
             ),
         ),
+        level=2,
     )
     .add_task(
+        task("Orders", pre_execute=task_func(read_user_orders, timeout=30.0)),
         level=3,
-        task=AsyncTask(name="Orders", pre_execute=TaskFunction(read_user_orders, timeout=30.0)),
     )
-    .add_task(level=3, task=AsyncTask(name="Answer", execute=TaskFunction(answer, timeout=30.0)))
+    .add_task(task("Answer", execute=task_func(answer, timeout=30.0)), level=3)
     .build()
 )
 
 
 # ---------------------------------------------------------------- the endpoint
 
-STATUS_OF: dict[type[Exception], int] = {
-    UnauthorizedError: 401,
-    NotFoundError: 404,
-    TimeoutError: 504,
-}
-
 
 async def handle(service: Service, request: Request) -> Reply:
-    """Answer one request; whatever happens, the workflow has given everything back by then."""
-    trace = service.traces[request.number]
-    service.in_flight += 1
-    service.peak = max(service.peak, service.in_flight)
+    """Answer one request. The workflow has given everything back by then, whatever happened.
+
+    If the client hangs up, this is cancelled. Then nobody needs an answer.
+    """
+    ctx = Context(service, request)
     try:
-        ctx = Context(service, request, trace)
         report = await PROCESSOR.process_tasks(ctx, observer=service.observers)
-    except SdaxExecutionError as failed:
-        task, phase, attempts, error = failed.failures[0]
-        reason = f"{task}.{phase}, attempt {attempts}: {type(error).__name__} {error}".rstrip()
-        return Reply(STATUS_OF.get(type(error), 500), {"error": reason})
-    except asyncio.CancelledError:
-        # The client has gone. Cleanup is over by now, and nobody is left to be answered.
-        trace.note("handle", "CancelledError")
-        raise
-    finally:
-        service.in_flight -= 1
-        trace.ended.set()
+    except SdaxExecutionError as error:
+        return answer_failure(request, error)
     attempts = report["Discount"].pre_execute.attempts
     return Reply(200, report["Answer"].execute.value | {"discount_attempts": attempts})
+
+
+def answer_failure(request: Request, error: SdaxExecutionError) -> Reply:
+    """Tell the client what it may know. The rest is for the log."""
+    for name, phase, attempts, exception in error.failures:
+        log.info("%d: %s.%s, attempt %d: %r", request.number, name, phase, attempts, exception)
+    if (refused := error.first(RefusedError)) is not None:
+        return Reply(refused.status, {"error": str(refused)})
+    if is_temporary(error):
+        return Reply(503, {"error": "a service does not answer; try again later"})
+    return Reply(500, {"error": "internal error"})
 
 
 def application(service: Service) -> web.Application:

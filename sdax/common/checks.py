@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from inspect import CO_ITERABLE_COROUTINE
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
-from .text import shown
+from .text import class_name, nearest_only, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # What to do instead of a phase with a 'yield'.
 _NO_GENERATOR: Final = (
@@ -39,6 +43,19 @@ def checked_number(field: str, value: Any) -> float:
     return number
 
 
+def checked_seconds(field: str, value: Any) -> float:
+    """Return a number, which may be negative or infinite; refuse all else in the field's name."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{field} must be a number of seconds or None, got {shown(value)}")
+    try:
+        number = float.__pos__(value) if isinstance(value, float) else float(int.__pos__(value))
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if math.isnan(number):
+        raise ValueError(f"{field} must be a number of seconds or None, got {shown(value)}")
+    return number
+
+
 def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
     """Return None or an integer of at least this; refuse all else in the field's name."""
     if value is None:
@@ -49,6 +66,38 @@ def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
     if number < least:
         raise ValueError(f"{field} must be at least {least}, got {shown(value)}")
     return number
+
+
+def explained(
+    explain: Callable[[tuple[Any, ...], dict[str, Any]], str | None],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function that is called with wrong arguments say what was meant.
+
+    `explain` gets the arguments if they do not fit. It returns a message, or None for Python's own.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except TypeError as error:
+                traceback = error.__traceback__
+                inside = traceback is not None and traceback.tb_next is not None
+                message = None if inside else explain(args, kwargs)
+                if message is None:
+                    raise
+            raise TypeError(message)
+
+        return call
+
+    return decorate
+
+
+def no_attribute(owner: object, name: str, hints: Mapping[str, str]) -> AttributeError:
+    """Return the error for an attribute that is not there, with a hint if there is one."""
+    hint = hints.get(name) or nearest_only(name, [n for n in dir(type(owner)) if n[0] != "_"])
+    return AttributeError(f"{class_name(owner)} has no attribute {shown(name)}{hint}")
 
 
 def is_async(function: Any) -> bool:

@@ -59,17 +59,22 @@ def nearest(name: Hashable, names: Collection[Hashable]) -> str:
     >>> nearest("Usr", ["User", "Flags"])
     "; did you mean 'User'?"
     """
-    texts: dict[str, Hashable] = {}
-    for each in islice(names, MOST_COMPARED):
-        texts.setdefault(one_line(each).casefold(), each)
-    close = [texts[text] for text in get_close_matches(one_line(name).casefold(), texts)]
-    if close:
-        return f"; did you mean {' or '.join(map(shown, close))}?"
+    if close := nearest_only(name, names):
+        return close
     if not names:
         return "; there are none"
     few = list(map(shown, islice(names, MOST_LISTED)))
     more = ", ..." if len(names) > len(few) else ""
     return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(few)}{more}"
+
+
+def nearest_only(name: Hashable, names: Collection[Hashable]) -> str:
+    """Return what `nearest` does, but nothing if no name is near."""
+    texts: dict[str, Hashable] = {}
+    for each in islice(names, MOST_COMPARED):
+        texts.setdefault(one_line(each).casefold(), each)
+    close = [texts[text] for text in get_close_matches(one_line(name).casefold(), texts)]
+    return f"; did you mean {' or '.join(map(shown, close))}?" if close else ""
 
 
 def digits(number: int) -> str:

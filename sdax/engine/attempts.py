@@ -2,64 +2,257 @@
 
 from __future__ import annotations
 
+import math
 import random
 from asyncio import Task
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from ..common.checks import checked_number
-from ..tasks import TaskFunction
-from .exceptions import chain, hide_engine, is_cancellation, is_exception, set_cause
+from ..common.checks import checked_number, checked_seconds
+from ..common.groups import iter_leaves
+from ..common.text import shown
+from ..limits import answer
+from ..tasks import RetryableException, TaskFunction
+from .calls import StoppedError
+from .exceptions import (
+    add_note,
+    chain,
+    hide_engine,
+    is_cancellation,
+    is_exception,
+    set_cause,
+    set_context,
+)
 
 # Of each delay; a name of its own, so that sdax.testing can put another one in its place.
 uniform: Callable[[float, float], float] = random.uniform
 
 
+AT_ONCE: Final = -math.inf  # a deadline before any other moment
+
+
+class Next(NamedTuple):
+    """What follows a failed attempt.
+
+    After `delay` seconds comes another one. If that is None, `falls_back` says whether the fallback
+    is called, and otherwise `error` is the failure. `backoffs` counts the delays since the last one
+    that a service has asked for. `suppressed` says why there is no further attempt although the
+    error deserves one.
+    """
+
+    error: BaseException
+    delay: float | None = None
+    backoffs: int = 0
+    falls_back: bool = False
+    suppressed: str | None = None
+
+
 def after_timeout(
     error: BaseException | None,
-    limits: TaskFunction[Any],
+    message: str,
     task: Task[Any],
     requests: int,
     stopping: bool,
-    cut_off: float | None,
+    earlier: BaseException | None,
 ) -> tuple[BaseException | None, bool]:
     """Return what an attempt leaves whose timer has fired, and whether it has timed out.
 
     `requests` are the requests to cancel its `asyncio.Task` that were open before the timer's
-    own. `cut_off` are the seconds of the run's `cleanup_timeout`, if that is over. A cancellation
-    that came after it wins, as with `asyncio.timeout()`, and so does that of
-    a run that is stopping.
+    own. A cancellation that came after it wins, as with `asyncio.timeout()`, and so does that of
+    a run that is stopping. `earlier` is what the attempt before it has raised: it must not be lost
+    behind the timeout.
     """
     left = task.uncancel()
     if stopping or left > requests or not is_cancellation(error):
         return error, False
     assert error is not None
     hide_engine(error)
-    timeout = TimeoutError(
-        f"timed out after {limits.timeout} s"
-        if cut_off is None
-        else f"cut off by cleanup_timeout: all cleanup of the run had {cut_off} s"
-    )
+    timeout = TimeoutError(message)
     set_cause(timeout, error)
+    if earlier is not None:
+        set_context(timeout, earlier)
+        # A traceback shows the cause, and the context no more.
+        add_note(timeout, f"the attempt before it raised {shown(earlier)}")
     return timeout, True
 
 
 def after_failure(
-    limits: TaskFunction[Any], attempts: int, error: BaseException, stopping: bool
-) -> tuple[float | None, BaseException]:
-    """Return the seconds to wait before the next attempt, or None to give up, and the error.
+    limits: TaskFunction[Any],
+    attempts: int,
+    backoffs: int,
+    left: float | None,
+    error: BaseException,
+    stopping: bool,
+) -> Next:
+    """Decide what follows attempt number `attempts`, which has left this error.
 
-    It is the error that was given, or what a predicate or a `backoff` of the user's raised.
+    `left` are the seconds that are left of `total_timeout`, None where there is none. The error is
+    replaced by what a function of the user's raises that is asked about it.
     """
-    if stopping or attempts > limits.retries or not is_exception(error):
-        return None, error
+    if stopping or not is_exception(error):
+        return Next(error)
     try:
-        if not limits.is_retryable(error):
-            return None, error
-        delay = checked_number("TaskFunction.backoff()", limits.backoff(attempts - 1))
-        return delay * uniform(0.5, 1.0), error
+        retryable = attempts <= limits.retries and limits.is_retryable(error)
+        following = Next(error)
+        if retryable:
+            following = _retry(limits, backoffs, left, error)
+            if following.delay is not None:
+                return following
+            add_note(error, f"no further attempt: {following.suppressed}")
+        if limits.fallback is None:
+            return following
+        # Nobody is asked twice.
+        known = limits.fallback_exceptions is None and attempts <= limits.retries
+        covered = retryable if known else limits.is_covered(error)
+        return following._replace(falls_back=covered)
     except BaseException as exception:
         raised = exception
     hide_engine(raised)
     chain(raised, error)
-    return None, raised
+    return Next(raised)
+
+
+def _retry(
+    limits: TaskFunction[Any], backoffs: int, left: float | None, error: BaseException
+) -> Next:
+    """Return the delay before the next attempt, or what suppresses it."""
+    asked = _asked_delay(limits, error)
+    longest = limits.max_delay
+    if asked is None:
+        delay = checked_number("TaskFunction.backoff()", limits.backoff(backoffs))
+        delay *= uniform(0.5, 1.0)
+        backoffs += 1
+    else:
+        if not 0 <= asked < math.inf:
+            return Next(error, suppressed="retry_after says that there must be none")
+        if longest is not None and asked > longest:
+            what = f"retry_after asks for {asked:.15g} s, more than max_delay={longest:.15g} s"
+            return Next(error, suppressed=what)
+        delay = asked + limits.initial_delay * (uniform(0.5, 1.0) - 0.5)
+        backoffs = 0
+    if left is not None and delay >= left:
+        total = f"total_timeout={limits.total_timeout:.15g} s"
+        return Next(error, suppressed=f"the pause before it would reach {total}")
+    budget = limits.retry_budget
+    if budget is not None and not budget.try_withdraw():
+        return Next(error, suppressed="its retry budget is spent")
+    return Next(error, delay, backoffs)
+
+
+def _asked_delay(limits: TaskFunction[Any], error: BaseException) -> float | None:
+    """Return the seconds that a service asks to wait, or None.
+
+    Of a group it is the most that a leaf asks for. A leaf that asks never to come back, with a
+    negative number, asks for more than any other.
+    """
+    found: list[float] = []
+    for leaf in iter_leaves(error):
+        asked: Any = None
+        if limits.retry_after is not None:
+            asked = answer(limits.retry_after(leaf), "TaskFunction.retry_after")  # type: ignore[arg-type]
+        if asked is None and issubclass(type(leaf), RetryableException):
+            asked = leaf.retry_after  # type: ignore[attr-defined]
+        if asked is not None:
+            found.append(checked_seconds("what TaskFunction.retry_after returns", asked))
+    return min(found) if any(each < 0 for each in found) else max(found, default=None)
+
+
+class History:
+    """What the attempts at a function have left, from the first failure on."""
+
+    __slots__ = ("backoffs", "covered", "earlier", "is_due")
+
+    def __init__(self) -> None:
+        self.backoffs = 0  # since the last delay that a service has asked for
+        self.is_due = False  # another attempt, which the retry budget has paid for
+        self.earlier: list[Any] = []  # what attempts before the last one raised
+        self.covered: Any = None  # what the fallback covers, which is called now
+
+    @property
+    def last(self) -> BaseException | None:
+        """What the attempt before this one raised."""
+        last: BaseException | None = self.covered
+        return self.earlier[-1] if last is None and self.earlier else last
+
+    def goes_on(self, error: BaseException, *, falls_back: bool) -> None:
+        """Note that something follows the attempt that raised this: another one or the fallback."""
+        self.is_due = False
+        if falls_back:
+            self.covered = error
+        else:
+            self.earlier.append(error)
+
+
+def deadline_of(
+    limits: TaskFunction[Any], began: float, now: float, waits: bool, covers: bool
+) -> float | None:
+    """Return when an attempt is cut off that begins now, None for never.
+
+    `began` is when the first one did. One that `waits` for its limiter has no timeout yet, and one
+    that `covers` another, the call of the fallback, is not bound by `total_timeout`.
+    """
+    timeout = None if waits else limits.timeout
+    deadline = None if timeout is None else moment(now, timeout)
+    if covers or limits.total_timeout is None:
+        return deadline
+    end = moment(began, limits.total_timeout)
+    return end if deadline is None else min(deadline, end)
+
+
+def moment(now: float, seconds: float) -> float:
+    """Return when so many seconds have passed; after none, that is before any other moment."""
+    return now + seconds if seconds else AT_ONCE
+
+
+def limit_of(
+    limits: TaskFunction[Any], began: float, started: float, deadline: float, covers: bool
+) -> tuple[float, str]:
+    """Return the seconds that an attempt had which was cut off at its deadline, and what to say."""
+    total = limits.total_timeout
+    if not covers and total is not None and deadline >= moment(began, total):
+        had = total if started == began else round(began + total - started, 6)
+        return had, f"timed out after total_timeout={total} s"
+    assert limits.timeout is not None
+    what = "the fallback timed out" if covers else "timed out"
+    return limits.timeout, f"{what} after {limits.timeout} s"
+
+
+def time_left(
+    limits: TaskFunction[Any], began: float, now: float, cut_off_at: float | None
+) -> float | None:
+    """Return the seconds that are left of `total_timeout` after an attempt, None without it."""
+    if limits.total_timeout is None:
+        return None
+    end = moment(began, limits.total_timeout)
+    # The timer may be early, by the resolution of the clock.
+    return 0.0 if cut_off_at is not None and cut_off_at >= end else end - now
+
+
+def settled(
+    limits: TaskFunction[Any],
+    attempt: int,
+    history: History | None,
+    error: BaseException | None,
+    cancelled: bool,
+) -> BaseException | None:
+    """Return what an attempt leaves that was made inside of a limiter, pays into a budget, or
+    follows another one."""
+    if type(error) is StoppedError:
+        error = error.stop
+        hide_engine(error)
+    if history is not None and history.covered is not None:
+        if error is not None and not cancelled:
+            chain(error, history.covered)
+    else:
+        settle_with_budget(limits, attempt, cancelled)
+    return error
+
+
+def settle_with_budget(limits: TaskFunction[Any], attempt: int, cancelled: bool) -> None:
+    """Account for an attempt that has ended; one that was cancelled counts for nothing."""
+    budget = limits.retry_budget
+    if budget is not None:
+        if attempt == 1 and not cancelled:
+            budget.deposit()
+        elif attempt > 1 and cancelled:
+            budget.give_back()

@@ -6,11 +6,12 @@ import inspect
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import Any, NoReturn
 
 from ..common.checks import SPLIT_GENERATOR
 from ..common.text import class_name, shown
+from ..limits import limiter_of
 from .group import SdaxTaskGroup
 
 
@@ -23,6 +24,70 @@ class WithTaskGroup:
     async def __call__(self, ctx: Any) -> Any:
         async with SdaxTaskGroup() as group:
             return await self.function(ctx, group)
+
+
+class StoppedError(Exception):
+    """Carries a `StopIteration` out of a coroutine, which would make a `RuntimeError` of it."""
+
+    def __init__(self, stop: StopIteration) -> None:
+        super().__init__(stop)
+        self.stop = stop
+
+
+def limited_call(
+    limiter: Any,
+    work: tuple[Any, ...],
+    name: Any,
+    phase: str,
+    begin_timeout: Callable[[], object],
+    ctx: Any,
+) -> Coroutine[Any, Any, Any]:
+    """Call a function inside its limiter; its timeout begins when that has let it in."""
+    return _named(_call_inside(limiter, work, name, phase, begin_timeout, ctx), work[6])
+
+
+async def _call_inside(
+    limiter: Any, work: Any, name: Any, phase: str, begin_timeout: Any, ctx: Any
+) -> Any:
+    async with limiter_of(limiter, ctx):
+        begin_timeout()
+        del begin_timeout  # it leads to the run
+        try:
+            returned = work[0](ctx)
+        except StopIteration as stop:
+            raise StoppedError(stop) from None
+        if work[4]:
+            if type(returned) is CoroutineType:
+                refuse_coroutine(returned, name, phase)
+            return returned
+        if type(returned) is not CoroutineType:
+            returned = as_coroutine(returned, name, phase)
+        return await returned
+
+
+def fallback_call(
+    function: Any, exception: BaseException, name: str, ctx: Any
+) -> Coroutine[Any, Any, Any]:
+    """Call a fallback, async or not, with what it is to cover."""
+    return _named(_call_fallback(function, exception, ctx), name)
+
+
+async def _call_fallback(function: Any, exception: BaseException, ctx: Any) -> Any:
+    try:
+        value = function(ctx, exception)
+    except StopIteration as stop:
+        raise StoppedError(stop) from None
+    finally:
+        del exception  # the traceback of what is raised leads here
+    return await value if inspect.isawaitable(value) else value
+
+
+def _named(coroutine: Coroutine[Any, Any, Any], name: str) -> Coroutine[Any, Any, Any]:
+    """Have a coroutine of ours show the user's name."""
+    shown_as: Any = coroutine
+    shown_as.__qualname__ = name
+    shown_as.__name__ = name.rpartition(".")[2]
+    return coroutine
 
 
 def as_coroutine(returned: Any, name: Any, phase: str) -> Coroutine[Any, Any, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from .attempts import History
 from .calls import cancel
 from .exceptions import is_cancellation
 from .shelter import sheltered
@@ -47,8 +48,9 @@ class DriverBase:
             """Return True once the timer of an attempt has cancelled it."""
             raise NotImplementedError
 
-        def attempts_made(self) -> int:
-            """Return the number of the attempt that is under way, or was the last one."""
+        def attempts_made(self) -> tuple[int, History | None]:
+            """Return the number of the attempt that is under way, or was the last one, and what
+            the attempts before it have left."""
             raise NotImplementedError
 
     # The end of the loop.
@@ -124,7 +126,8 @@ class DriverBase:
                 error = task.exception()
             if error is None:
                 error = RuntimeError("its asyncio.Task ended without waiting for it")
-            coroutine, made = self.coroutine, self.attempts_made()
+            coroutine = self.coroutine
+            made, history = self.attempts_made()
             was_held = run.has_held(self)
             self.discard()
             if begun:
@@ -133,7 +136,7 @@ class DriverBase:
                 if was_held:
                     run.broke(index, error)
                 else:
-                    run.failed(index, error, made)
+                    run.failed(index, error, made, history=history)
                 if not run.pumping:
                     run.pump()
             else:

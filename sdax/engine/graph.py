@@ -18,7 +18,8 @@ def plan_graph(
     max_concurrency: int | None,
     *,
     execute_in_order: bool,
-    cleanup_timeout: float | None,
+    keeps_going: bool = False,
+    cleanup_timeout: float | None = None,
 ) -> Plan:
     """Plan tasks in a graph: the indices of what each task depends on.
 
@@ -34,6 +35,7 @@ def plan_graph(
             tasks,
             max_concurrency,
             execute_in_order=execute_in_order,
+            keeps_going=keeps_going,
             cleanup_timeout=cleanup_timeout,
         )
     backward = forward.reversed()
@@ -48,7 +50,14 @@ def plan_graph(
         _graph_phase(POST, post, backward).within(cleanup_timeout, tasks),
     )
     places = places_of(max_concurrency)
-    return Plan(tasks, phases, forward.gate_of, places, cleanup_timeout)
+    return Plan(
+        tasks,
+        phases,
+        forward.gate_of,
+        places,
+        keeps_going=keeps_going,
+        cleanup_timeout=cleanup_timeout,
+    )
 
 
 class Gates:

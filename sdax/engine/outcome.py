@@ -27,7 +27,7 @@ class _Pass:
     __await__: Any = staticmethod(partial(iter, (None,)))
 
 
-_PASS: Final[Any] = _Pass()
+PASS: Final[Any] = _Pass()
 
 
 def new_waiter(run: Run) -> Future[None]:
@@ -70,7 +70,7 @@ async def _see_through(run: Run, came: BaseException) -> None:
                 another = None
                 try:
                     passed = True
-                    await (_PASS if run.over or helpless else new_waiter(run))
+                    await (PASS if run.over or helpless else new_waiter(run))
                 except BaseException as exception:
                     another = exception
                 if another is not None:
@@ -141,10 +141,10 @@ def _tell_loop_of_failures(run: Run) -> None:
 
 def report_of(run: Run, record: Record | None) -> RunReport[Any]:
     """Return the report of a run that has this record."""
-    phases = None if record is None else record.phases
-    return RunReport(
-        run.plan, run.values, phases, None if run.watch is None else run.watch.durations()
-    )
+    durations = None if run.watch is None else run.watch.durations()
+    if record is None:
+        return RunReport(run.plan, run.values, None, durations)
+    return RunReport(run.plan, run.values, record.phases, durations, record.finished_by)
 
 
 def _failures(record: Record | None, report: RunReport[Any]) -> SdaxExecutionError | None:

@@ -21,11 +21,12 @@ from .calls import WithTaskGroup, name_of
 from .threads import OwnThreads
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
-# A function as the engine takes it: what to call, its limits (None without timeout and retries:
-# such a function never pays for them), the name of its asyncio.Task, the gates that it feeds,
-# its kind (see below), the timeout among its limits, and the name of the user's function.
+# A function as the engine takes it: what to call, its limits (None if it has none: such a function
+# never pays for them), the name of its asyncio.Task, the gates that it feeds, its kind (see below),
+# the timeout of its first attempt, the name of the user's function, and whether there is more to do
+# around each attempt: it has a limiter or a retry budget, or `cleanup_timeout` bounds it.
 Work: TypeAlias = tuple[
-    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool | str, float | None, str
+    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool | str, float | None, str, bool
 ]
 # An async function is of the kind False, a plain one of the kind True.
 RESOURCE: Final = "resource"  # one half of it
@@ -83,23 +84,20 @@ class Phase:
         return Phase(self.number, tuple(work), self.stages, self.gates, self.onward, self.waits)
 
     def within(self, seconds: float | None, tasks: Sequence[AsyncTask[Any, Any]]) -> Phase:
-        """Return the same phase, in which every function has a timeout of at most so much."""
+        """Return the same phase, in which every attempt asks what is left of these seconds."""
         if seconds is None:
             return self
         phase = self.limited(tasks)
-        phase.work = tuple(
-            entry
-            and (*entry[:5], seconds if entry[5] is None else min(entry[5], seconds), entry[6])
-            for entry in phase.work
-        )
+        phase.work = tuple(entry and (*entry[:7], True) for entry in phase.work)
         return phase
 
     def unopened(self, opened: int, waiting: Sequence[int] | None) -> Iterator[int]:
-        """Yield the tasks that wait in stages from `opened` on, or in gates still `waiting`."""
+        """Yield the tasks that wait in stages from `opened` on, or in gates still `waiting`: all
+        where that is None, and none where it is empty."""
         for stage in self.stages[opened:]:
             yield from stage
         for gate, members in enumerate(self.gates):
-            if waiting is None or waiting[gate]:
+            if waiting is None or (waiting and waiting[gate]):
                 yield from members
 
     def reopened(
@@ -147,7 +145,8 @@ class Plan:
 
     `names` are the task names in the order in which tasks were added; a task is known by its
     index there. `starts_with[i]` is the stage or gate of `pre_execute` with whose opening task i
-    can start. At most `places` functions are suspended at a time.
+    can start. At most `places` functions are suspended at a time. The run does not need the tasks
+    in `optional`, and a failure stops it unless it `keeps_going`.
     """
 
     __slots__ = (
@@ -158,7 +157,9 @@ class Plan:
         "cleanup_timeout",
         "has_timeouts",
         "index_of",
+        "keeps_going",
         "names",
+        "optional",
         "phases",
         "places",
         "starts_with",
@@ -170,6 +171,8 @@ class Plan:
         phases: tuple[Phase, ...],
         starts_with: Sequence[int],
         places: int,
+        *,
+        keeps_going: bool,
         cleanup_timeout: float | None,
     ) -> None:
         self._tasks = tasks
@@ -180,10 +183,16 @@ class Plan:
         self.phases = phases
         # The phases once more, for the compiled engine: it reads tuples faster than attributes.
         self.arrays = tuple((p.work, p.stages, p.gates, p.onward, p.waits) for p in phases)
-        self.has_timeouts = any(work and work[5] is not None for p in phases for work in p.work)
+        self.has_timeouts = cleanup_timeout is not None or any(
+            work and (work[5] is not None or (work[1] is not None and work[1].timeout is not None))
+            for phase in phases
+            for work in phase.work
+        )
         self.cleanup_timeout = cleanup_timeout
         self.starts_with = tuple(starts_with)
         self.places = places
+        self.optional = frozenset(i for i, task in enumerate(tasks) if not task.required)
+        self.keeps_going = keeps_going
 
     @property
     def observed(self) -> Plan:
@@ -191,7 +200,12 @@ class Plan:
         if self._observed is None:
             phases = [phase.limited(self._tasks) for phase in self.phases]
             self._observed = Plan(
-                self._tasks, tuple(phases), self.starts_with, self.places, self.cleanup_timeout
+                self._tasks,
+                tuple(phases),
+                self.starts_with,
+                self.places,
+                keeps_going=self.keeps_going,
+                cleanup_timeout=self.cleanup_timeout,
             )
         return self._observed
 
@@ -218,6 +232,31 @@ class Plan:
             reached = {index for index, at in enumerate(self.starts_with) if not waiting[at]}
         return reached.difference(uncalled)
 
+    def held_up(
+        self, number: int, failed: Sequence[int], opened: int, skipped: Iterable[int]
+    ) -> dict[int, int]:
+        """Return which tasks are never called because these have failed in this phase, of which
+        `opened` stages were opened and these were `skipped`, and for each of them the first
+        failure that it depends on."""
+        phase = self.phases[number]
+        if not phase.gates:
+            held = dict.fromkeys(skipped, failed[0])
+            if number == PRE:
+                above = (index for index, at in enumerate(self.starts_with) if at >= opened)
+                held.update(dict.fromkeys(above, failed[0]))
+            return held
+        gates: dict[int, int] = {}
+        for index in failed:
+            left = list(phase.work[index][3])
+            while left:
+                gate = left.pop()
+                if gate not in gates:
+                    gates[gate] = index
+                    left += phase.onward[gate]
+                    for member in phase.gates[gate]:
+                        left += phase.work[member][3]
+        return {index: gates[at] for index, at in enumerate(self.starts_with) if at in gates}
+
 
 def plan_levels(
     levels: Iterable[Sequence[int]],
@@ -225,6 +264,7 @@ def plan_levels(
     max_concurrency: int | None,
     *,
     execute_in_order: bool = False,
+    keeps_going: bool = False,
     cleanup_timeout: float | None = None,
 ) -> Plan:
     """Plan tasks that stand in levels: the indices of each level's tasks, from the lowest on."""
@@ -244,7 +284,14 @@ def plan_levels(
         Phase(EXECUTE, execute, stages_of(at_once, execute)),
         Phase(POST, post, stages_of(reversed(levels), post)).within(cleanup_timeout, tasks),
     )
-    return Plan(tasks, phases, starts_with, places_of(max_concurrency), cleanup_timeout)
+    return Plan(
+        tasks,
+        phases,
+        starts_with,
+        places_of(max_concurrency),
+        keeps_going=keeps_going,
+        cleanup_timeout=cleanup_timeout,
+    )
 
 
 def places_of(max_concurrency: int | None) -> int:
@@ -276,9 +323,32 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
             kind = OUTCOME
         if isinstance(call, ThreadFunction):
             call = in_its_thread(call, function, name, is_cleanup=number == POST)
-        limits = function if function.timeout is not None or function.retries else None
-        work.append((call, limits, name, (), kind, function.timeout, users_name))
+        limits = function if has_limits(function) else None
+        special = function.limiter is not None or function.retry_budget is not None
+        first = first_timeout(function)
+        work.append((call, limits, name, (), kind, first, users_name, special))
     return tuple(work)
+
+
+def has_limits(function: TaskFunction[Any]) -> bool:
+    """Return True if there is anything to look after besides the call."""
+    return bool(function.retries) or any(
+        limit is not None
+        for limit in (
+            function.timeout,
+            function.total_timeout,
+            function.limiter,
+            function.fallback,
+            function.retry_budget,
+        )
+    )
+
+
+def first_timeout(function: TaskFunction[Any]) -> float | None:
+    """Return the seconds that the first attempt may take, or its wait for the limiter."""
+    timeout = function.timeout if function.limiter is None else None
+    total = function.total_timeout
+    return timeout if total is None else total if timeout is None else min(timeout, total)
 
 
 def in_its_thread(
@@ -289,7 +359,8 @@ def in_its_thread(
     What hangs in other threads must not keep a cleanup from being called, and a timeout must not
     run before its function does.
     """
-    if call.executor is None and (is_cleanup or limits.timeout is not None):
+    timed = limits.timeout is not None or limits.total_timeout is not None
+    if call.executor is None and (is_cleanup or timed):
         return replace(call, executor=OwnThreads(name, urgent=is_cleanup))
     return call
 

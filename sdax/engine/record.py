@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from asyncio import AbstractEventLoop
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from ..common.order import EXECUTE, PHASES, POST
-from ..common.text import shown
+from ..common.text import counted, one_line, shown
 from ..errors import TaskCancelledError
-from ..states import PhaseReport, State, TaskFailure
+from ..states import FAILURES, PhaseReport, State, TaskFailure
+from .attempts import History
 from .exceptions import add_note, is_cancellation, is_exception, set_cause
 from .plan import Plan
-from .watch import Watch
+from .watch import Causes, Watch
+
+_logger: Final = logging.getLogger("sdax")
 
 _SKIPPED: Final = PhaseReport(State.SKIPPED)
 _CANCELLED: Final = PhaseReport(State.CANCELLED, 1)
@@ -24,13 +29,14 @@ class Record:
     Both engines make one only when there is something to write down, or somebody who watches.
     """
 
-    __slots__ = ("_plan", "_so_far", "_watch", "failures", "phases")
+    __slots__ = ("_plan", "_so_far", "_watch", "failures", "finished_by", "phases")
 
     def __init__(self, plan: Plan, watch: Watch | None) -> None:
         self._plan = plan
         self._watch = watch
         self.phases: dict[int, PhaseReport] = {}
-        self.failures: list[TaskFailure] = []
+        self.failures: list[TaskFailure] = []  # of the run: not those of tasks not required
+        self.finished_by: Hashable | None = None  # the task that returned `Finish`
         self._so_far: dict[int, PhaseReport] = {}
 
     def so_far(self) -> dict[int, PhaseReport]:
@@ -42,25 +48,57 @@ class Record:
             self._so_far = self.phases.copy()  # one for all that ask before there is more
         return self._so_far
 
-    def succeeded(self, number: int, index: int, attempts: int, value: Any) -> None:
+    def succeeded(
+        self, number: int, index: int, attempts: int, value: Any, history: History | None = None
+    ) -> None:
         """Note a success that took more than one attempt, or that somebody watches."""
         if attempts > 1:
-            self.phases[self._plan.key(number, index)] = PhaseReport(State.SUCCEEDED, attempts)
+            self._note(number, index, State.SUCCEEDED, attempts, None, history)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, State.SUCCEEDED, value)
+            made = _made(attempts, history)
+            self._watch.task_finished(number, index, made, State.SUCCEEDED, value)
 
     def cancelled(
-        self, number: int, index: int, attempts: int, exception: BaseException | None = None
+        self,
+        number: int,
+        index: int,
+        attempts: int,
+        exception: BaseException | None = None,
+        history: History | None = None,
     ) -> None:
         """Note a function that the run cancelled, maybe while it waited for a retry: `exception`
         is what its last attempt raised then."""
         if attempts == 1 and exception is None:
-            report = _CANCELLED
+            self.phases[self._plan.key(number, index)] = _CANCELLED
         else:
-            report = PhaseReport(State.CANCELLED, attempts, None, exception)
-        self.phases[self._plan.key(number, index)] = report
+            self._note(number, index, State.CANCELLED, attempts, exception, history)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, State.CANCELLED, exception=exception)
+            made = _made(attempts, history)
+            self._watch.task_finished(number, index, made, State.CANCELLED, exception=exception)
+
+    def _note(
+        self,
+        number: int,
+        index: int,
+        state: State,
+        attempts: int,
+        exception: BaseException | None,
+        history: History | None,
+    ) -> None:
+        """Note what became of a function; the call of its fallback is one of these attempts."""
+        if history is None:
+            report: PhaseReport = PhaseReport(state, attempts, None, exception)
+        else:
+            covered = history.covered
+            report = PhaseReport(
+                state,
+                _made(attempts, history),
+                None,
+                covered if exception is None and state not in FAILURES else exception,
+                tuple(history.earlier),
+                covered is not None,
+            )
+        self.phases[self._plan.key(number, index)] = report
 
     def stopped(self, number: int, uncalled: Sequence[int]) -> None:
         """Note that a phase ends early: what is suspended is cancelled, these are not called."""
@@ -68,24 +106,35 @@ class Record:
             self._watch.cancellation_requested(number)
         self.skipped(number, uncalled)
 
-    def skipped(self, number: int, indices: Sequence[int]) -> None:
-        """Note functions that are not called."""
+    def finished(self, number: int, index: int) -> None:
+        """Note that a function has ended the run, by returning `Finish`."""
+        self.finished_by = self._plan.names[index]
+        if self._watch is not None:
+            self._watch.run_ends_early(number, index)
+
+    def skipped(self, number: int, indices: Sequence[int], causes: Causes | None = None) -> None:
+        """Note functions that are not called: because of these failures, or with the run."""
         key = self._plan.key
         self.phases.update(dict.fromkeys([key(number, index) for index in indices], _SKIPPED))
         if self._watch is not None:
-            self._watch.tasks_skipped(number, indices)
+            self._watch.tasks_skipped(number, indices, causes)
 
-    def never_due(self, started: set[int]) -> None:
-        """Note what is left out after a `pre_execute` that has failed: the phases that are not
-        begun, and the cleanup of tasks that have not started."""
-        self.skipped_phase(EXECUTE)
-        post = enumerate(self._plan.phases[POST].work)
-        self.skipped(POST, [index for index, work in post if work and index not in started])
+    def never_due(
+        self, executing: Collection[int], started: Collection[int], causes: Causes | None
+    ) -> None:
+        """Note what is left out after a `pre_execute` that has failed: the `execute` of all other
+        tasks than these, and the cleanup of those that have not started."""
+        for number, due in ((EXECUTE, executing), (POST, started)):
+            work = enumerate(self._plan.phases[number].work)
+            left = [index for index, work in work if work and index not in due]
+            self.skipped(number, left, causes)
 
-    def skipped_phase(self, number: int) -> None:
-        """Note that a whole phase is left out."""
+    def skipped_phase(self, number: int, due: Collection[int] | None) -> None:
+        """Note that a whole phase is left out, of the tasks that are due; None is all."""
         work = enumerate(self._plan.phases[number].work)
-        self.skipped(number, [index for index, work in work if work])
+        self.skipped(
+            number, [index for index, work in work if work and (due is None or index in due)]
+        )
 
     def failed(
         self,
@@ -95,28 +144,42 @@ class Record:
         exception: BaseException,
         *,
         timed_out: bool = False,
+        required: bool = True,
+        stops: bool = True,
+        history: History | None = None,
     ) -> None:
-        """Note what left a function for good.
+        """Note what left a function for good, or its fallback: a failure of the run if the task
+        is `required`, which goes on unless this `stops` it.
 
         What is not an `Exception` is kept by the run, which ends with it.
         """
-        name = self._plan.names[index]
-        phase = PHASES[number]
         if is_cancellation(exception):
             exception = unasked_cancellation(self._plan, number, index, exception)
         state = State.TIMED_OUT if timed_out else State.FAILED
-        key = self._plan.key(number, index)
-        _annotate(exception, self._plan, number, index, attempts)
+        made = _made(attempts, history)
+        _annotate(exception, self._plan, number, index, made, made < attempts)
         if is_exception(exception):
             assert isinstance(exception, Exception)
-            self.phases[key] = PhaseReport(state, attempts, None, exception)
-            self.failures.append(TaskFailure(name, phase, attempts, exception))
+            self._note(number, index, state, attempts, exception, history)
+            name, phase = self._plan.names[index], PHASES[number]
+            if required:
+                self.failures.append(TaskFailure(name, phase, made, exception))
+            else:
+                _warn(name, phase, state, made, exception)
         else:
             # It is raised as it is, out of a frame that knows this record: to keep it here would
             # close a reference cycle.
-            self.phases[key] = PhaseReport(state, attempts)
+            self._note(number, index, state, attempts, None, history)
         if self._watch is not None:
-            self._watch.task_finished(number, index, attempts, state, exception=exception)
+            self._watch.task_finished(
+                number,
+                index,
+                made,
+                state,
+                exception=exception,
+                required=required,
+                stops=stops,
+            )
 
     def also_fatal(
         self,
@@ -136,6 +199,26 @@ class Record:
         )
 
 
+def _warn(
+    name: Hashable, phase: str, state: State, attempts: int, exception: BaseException
+) -> None:
+    """Log a failure that nobody is raised: it is in the report alone."""
+    with suppress(Exception):  # a handler's own: logging never touches the run
+        _logger.warning(
+            "%s of task %s, which is not required, %s after %s: %s",
+            phase,
+            one_line(shown(name)),
+            state,
+            counted(attempts, "attempt"),
+            one_line(shown(exception)),
+        )
+
+
+def _made(attempts: int, history: History | None) -> int:
+    """Return how many of these attempts were not the call of the fallback."""
+    return attempts - (history is not None and history.covered is not None)
+
+
 def unasked_cancellation(
     plan: Plan, number: int, index: int, original: BaseException
 ) -> TaskCancelledError:
@@ -149,9 +232,12 @@ def unasked_cancellation(
     return error
 
 
-def _annotate(exception: BaseException, plan: Plan, number: int, index: int, attempts: int) -> None:
+def _annotate(
+    exception: BaseException, plan: Plan, number: int, index: int, attempts: int, fell_back: bool
+) -> None:
     work = plan.phases[number].work[index]
     assert work is not None
     allowed = 1 if work[1] is None else work[1].retries + 1
     name = shown(plan.names[index])
-    add_note(exception, f"task {name}, {PHASES[number]}, attempt {attempts} of {shown(allowed)}")
+    what = "fallback after attempt" if fell_back else "attempt"
+    add_note(exception, f"task {name}, {PHASES[number]}, {what} {attempts} of {shown(allowed)}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from asyncio import AbstractEventLoop, CancelledError, Future
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from ..common.order import EXECUTE, POST, PRE
+from ..common.order import EXECUTE, PHASES, POST, PRE
+from ..common.text import shown
 from ..errors import SdaxExecutionError
+from ..finish import Finish
 from ..report import RunReport
 from ..states import Outcome
+from .attempts import History, settle_with_budget
 from .calls import cancel
 from .deadlines import Deadlines
 from .exceptions import (
@@ -61,9 +64,11 @@ class RunBase:
         waiting: list[int] | None  # completions that each gate still waits for
         pending: int  # opened, not yet finished
         pumping: bool
-        aborted: bool  # nothing of this phase is opened or called any more
+        closed: bool  # nothing of this phase is opened any more
+        aborted: bool  # nothing of it is called any more either
+        losses: Losses | None
         uncalled: Sequence[int]
-        due: set[int] | None  # the tasks to clean up; None is all
+        due: set[int] | None  # the tasks whose functions are due in this phase; None is all
         deadlines: Deadlines | None
         interrupted: bool  # by its caller, who may be gone
         shaken: bool  # its caller was cancelled once more, in this pass of the loop
@@ -74,6 +79,7 @@ class RunBase:
         def advance(self) -> Any: ...
         def finish(self) -> Any: ...
         def feed(self, gates: tuple[int, ...]) -> Any: ...
+        def keep(self, index: int, value: Any) -> Any: ...
         def finished_one(self) -> Any: ...
         def enter_phase(self, number: int) -> Any: ...
         def drivers(self) -> list[Any]:  # those of suspended functions, in their order
@@ -115,10 +121,11 @@ class RunBase:
     def skip_execute(self) -> None:
         """After `pre_execute`, leave out `execute`: go on with the cleanup."""
         if self.number == PRE and not self.aborted:
+            self.leave_phase()
             self.enter_phase(EXECUTE)
             self.opened = len(self.plan.phases[EXECUTE].stages)
             self.waiting = []
-            self.write("skipped_phase", EXECUTE)
+            self.write("skipped_phase", EXECUTE, self.due)
 
     def runs_in(self, task: Any) -> bool:
         """Return True if a function of this run is the one that this `asyncio.Task` runs."""
@@ -136,17 +143,22 @@ class RunBase:
         attempts: int = 1,
         timed_out: bool = False,
         pausing: bool = False,
+        history: History | None = None,
     ) -> None:
-        """Take note of what left a function for good, and stop the phase.
+        """Take note of what left a function for good, and stop the phase, unless the run goes on
+        without the function.
 
         `pausing` is for a function that waited for its next attempt.
         """
         number = self.number
+        required, stops = True, True
+        if pausing and history is not None and history.is_due:
+            self.cancel_retry(index, attempts)
         if self.has_cancelled(error):
-            self.write("cancelled", number, index, attempts)
+            self.write("cancelled", number, index, attempts, None, history)
         elif pausing and self.is_stopping():
             hide_engine(error)
-            self.write("cancelled", number, index, attempts, error)
+            self.write("cancelled", number, index, attempts, error, history)
         else:
             hide_engine(error)
             if issubclass(type(error), RecursionError):
@@ -155,14 +167,74 @@ class RunBase:
                 self.defer()  # no cleanup would have room here
             if not is_exception(error) and not is_cancellation(error):
                 self.take_fatal(error, number, index)
-            if not self.write("failed", number, index, attempts, error, timed_out=timed_out):
+            elif number != POST:
+                required = index not in self.plan.optional
+                stops = required and not self.plan.keeps_going
+            outcome = {
+                "timed_out": timed_out,
+                "required": required,
+                "stops": stops,
+                "history": history,
+            }
+            if not self.write("failed", number, index, attempts, error, **outcome):
                 assert self.fatal is not None
                 chain(self.fatal, error)
-        self.abort()
+        if stops:
+            self.abort()
+        else:
+            self.go_on_without(index, required)
         if number == POST and self.waiting is not None:
             work = self.plan.phases[POST].work[index]
             self.feed(work[3])
         self.finished_one()
+
+    def go_on_without(self, index: int, required: bool) -> None:
+        """Go on after a failure: what depends on the task is called only if it is not required."""
+        losses = self.losses
+        if losses is None:
+            losses = self.losses = Losses()
+        if self.number == PRE:
+            losses.unprepared.add(index)
+        if self.aborted:
+            return
+        if required:
+            losses.holding[self.number].append(index)
+            if self.waiting is None:
+                self.closed = True  # after this stage
+        elif self.waiting is not None:
+            self.feed(self.plan.phases[self.number].work[index][3])
+
+    def ends_early(
+        self, index: int, finish: Finish[Any], attempts: int = 1, history: History | None = None
+    ) -> None:
+        """Take note of a function that returned `Finish`, and end the run if it is the first."""
+        number, value = self.number, finish.value
+        if number == POST:
+            name = shown(self.plan.names[index])
+            error = TypeError(
+                f"{PHASES[number]} of task {name} returned {shown(finish)}, but only a pre_execute "
+                f"or an execute can finish a run; return the value itself"
+            )
+            self.failed(index, error, attempts, history=history)
+        else:
+            if value is not None:
+                self.keep(index, value)
+            if attempts > 1 or self.watch is not None:
+                self.write("succeeded", number, index, attempts, value, history)
+            if not self.aborted:
+                self.write("finished", number, index)
+                self.abort()
+            self.finished_one()
+        if not self.pumping:
+            self.pump()
+
+    def cancel_retry(self, index: int, attempts: int) -> None:
+        """Take note of an attempt that was to follow these, and was cancelled before it began."""
+        work = self.plan.phases[self.number].work[index]
+        try:
+            settle_with_budget(work[1], attempts + 1, True)
+        except BaseException as error:
+            self.break_down(error)
 
     def never_called(self, index: int, error: BaseException) -> None:
         """Take note of a function whose `asyncio.Task` did not come to its first step."""
@@ -211,46 +283,83 @@ class RunBase:
         uncalled = self.take_left()
         self.uncalled = [*self.uncalled, *uncalled]
         self.pending -= len(uncalled)
-        self.aborted = True
+        self.aborted = self.closed = True
         self.write("stopped", self.number, uncalled)
         for driver in self.drivers():
             if driver.task is not None:
                 cancel(driver.task, self.break_down)
 
     def leave_phase(self) -> int:
-        """Tell of the end of a phase that was aborted, or is watched; return the last phase before
-        the next one."""
-        number = self.number
-        if self.aborted:
-            left = list(self.plan.phases[number].unopened(self.opened, self.waiting))
-            if number == PRE:
-                self.due = self.plan.started(self.opened, self.waiting, self.uncalled)
-            self.write("skipped", number, left)
+        """Tell of the end of a phase that was not a plain success, or is watched; return the last
+        phase before the next one."""
+        number, losses = self.number, self.losses
+        if self.closed or losses is not None:
+            skipped = self.find_skipped()
+            if losses is not None:
+                self.find_causes(losses, skipped)
+            self.write("skipped", number, skipped, losses and losses.causes)
+            self.find_due()
         if self.watch is not None:
             self.tell("phase_finished")
-        if not self.aborted:
-            return number
+        if number == PRE and self.due is not None:
+            executing = () if self.aborted else self.due
+            started = self.due if losses is None or self.aborted else losses.started
+            self.write("never_due", executing, started, losses and losses.causes)
+        return EXECUTE if self.aborted else number
+
+    def find_skipped(self) -> list[int]:
+        """Return the tasks that are due in this phase and were not opened."""
+        due = None if self.number == PRE else self.due
+        left = self.plan.phases[self.number].unopened(self.opened, self.waiting)
+        return [index for index in left if due is None or index in due]
+
+    def find_causes(self, losses: Losses, skipped: Sequence[int]) -> None:
+        """Find out which failures keep which tasks from being called, for those who watch."""
+        number = self.number
+        holding = losses.holding[number]
+        if holding and self.watch is not None:
+            held = self.plan.held_up(number, holding, self.opened, skipped)
+            losses.causes.update({index: (cause, number) for index, cause in held.items()})
         if number == PRE:
-            self.write("never_due", self.due)
-        return EXECUTE
+            losses.causes.update({index: (index, PRE) for index in losses.unprepared})
+
+    def find_due(self) -> None:
+        """Find out which tasks have functions that are due in the next phase."""
+        losses = self.losses
+        if self.number == PRE:
+            # What stands above the last stage has started too, if no failure came before it.
+            opened = self.opened if self.closed else self.opened + 1
+            started = self.plan.started(opened, self.waiting, self.uncalled)
+            self.due = started
+            if losses is not None and not self.aborted:
+                losses.started = started
+                self.due = started - losses.unprepared
+        elif losses is not None and losses.started is not None:
+            self.due = losses.started
 
     # The bound on all cleanup.
 
-    def bounded(self, deadline: float, now: float) -> float:
-        """Return the deadline of an attempt at a cleanup: minus infinity if no time is left."""
+    def bounded(self, deadline: float | None, now: float) -> float | None:
+        """Return when an attempt is cut off whose own deadline this is: at once, if no time is left
+        for cleanup."""
         seconds = self.plan.cleanup_timeout
-        if seconds is None:
+        if seconds is None or self.number != POST:
             return deadline
         if self.cleanup_ends is None:
             self.cleanup_ends = now + seconds  # with the first cleanup
-        return min(deadline, self.cleanup_ends) if now < self.cleanup_ends else -math.inf
+        if now >= self.cleanup_ends:
+            return -math.inf
+        return self.cleanup_ends if deadline is None else min(deadline, self.cleanup_ends)
 
-    def cut_off(self, deadline: float) -> float | None:
-        """Return the seconds of `cleanup_timeout`, if an attempt with this deadline is cut off
-        because they are over."""
-        ends = self.cleanup_ends
-        is_over = ends is not None and deadline in (ends, -math.inf)
-        return self.plan.cleanup_timeout if is_over else None
+    def cut_off(self, deadline: float) -> tuple[float, str] | None:
+        """Return the seconds of `cleanup_timeout` and what to say, if that is what cuts an attempt
+        off which has this deadline."""
+        ends, seconds = self.cleanup_ends, self.plan.cleanup_timeout
+        if ends is None or seconds is None:
+            return None
+        if deadline != ends and not (deadline == -math.inf and self.loop.time() >= ends):
+            return None
+        return seconds, f"cut off by cleanup_timeout: all cleanup of the run had {seconds} s"
 
     def may_try_again(self, delay: float) -> bool:
         """Return True if `cleanup_timeout` leaves time for another attempt after a pause."""
@@ -354,7 +463,8 @@ class RunBase:
         if not self.write("failed", POST, index, 1, error):
             assert self.fatal is not None
             chain(self.fatal, error)
-        self.abort()
+        if not self.plan.keeps_going or self.fatal is not None:
+            self.abort()
         if not self.over and not self.pending:
             self.advance()
 
@@ -485,9 +595,25 @@ class RunBase:
     def recount_gates(self) -> None:
         """Find out anew what each gate waits for, and queue what should have been opened."""
         called = self.called_by_gates()
-        finished: Collection[int] = called.difference(driver.index for driver in self.drivers())
-        self.waiting, opened = self.plan.phases[self.number].reopened(self.due, finished)
+        finished = called.difference(driver.index for driver in self.drivers())
+        if self.losses is not None:
+            finished.difference_update(self.losses.holding[self.number])
+        due = None if self.number == PRE else self.due
+        self.waiting, opened = self.plan.phases[self.number].reopened(due, finished)
         self.requeue(called, opened)
+
+
+class Losses:
+    """What a run remembers of failures that have not stopped it."""
+
+    __slots__ = ("causes", "holding", "started", "unprepared")
+
+    def __init__(self) -> None:
+        # Failed, by phase: what depends on them is not called.
+        self.holding: tuple[list[int], ...] = tuple([] for _ in PHASES)
+        self.unprepared = set[int]()  # failed in `pre_execute`: their `execute` is not called
+        self.started: set[int] | None = None  # once `pre_execute` is over: who is to clean up
+        self.causes = dict[int, tuple[int, int]]()  # see `Causes`
 
 
 class Setbacks:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import CancelledError
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from frozendict import frozendict
 
@@ -21,11 +21,13 @@ from ..events import (
     CancellationRequested,
     Cause,
     Event,
+    FellBack,
     ObservedRun,
     Observer,
     PhaseFinished,
     PhaseStarted,
     RetryScheduled,
+    RetrySuppressed,
     RunFinished,
     RunStarted,
     TaskFinished,
@@ -38,6 +40,9 @@ from ..report import RunReport
 from ..states import Durations, State
 
 _logger: Final = logging.getLogger("sdax")
+
+# By task, which failure keeps its functions from being called: the failed task, and its phase.
+Causes: TypeAlias = Mapping[int, tuple[int, int]]
 
 
 class Watch:
@@ -57,6 +62,7 @@ class Watch:
         "_phase_began",
         "_phases",
         "_run",
+        "_run_failed",
         "_stopped",
         "_tasks",
     )
@@ -70,6 +76,7 @@ class Watch:
         self._phase: str | None = None
         self._cause: Cause | None = None
         self._stopped = False  # the cause, if any, is settled
+        self._run_failed = False
         self._failed: dict[int, int] = {}  # by the place of an observer: at how many events
         self._clock = asyncio.get_running_loop().time
         self._began = self._phase_began = self._clock()
@@ -131,11 +138,13 @@ class Watch:
         """The caller is about to get the report, or the exception."""
         if isinstance(exception, (CancelledError, GeneratorExit)):
             state = State.CANCELLED
-        elif exception is not None or self._cause is not None:
+        elif exception is not None or self._run_failed:
             state = State.FAILED
         else:
-            # Whoever goes through a run phase by phase may have swallowed a cancellation.
-            state = State.CANCELLED if self._stopped else State.SUCCEEDED
+            # Whoever goes through a run phase by phase may have swallowed a cancellation, which
+            # has no cause. A function that returned `Finish` is one.
+            swallowed = self._stopped and self._cause is None
+            state = State.CANCELLED if swallowed else State.SUCCEEDED
         self._tell(RunFinished(self._run, state, exception, report))
         self._log_further_failures()
         if report is not None:
@@ -195,6 +204,18 @@ class Watch:
         task, phase = self._tasks[index], PHASES[number]
         self._tell(RetryScheduled(self._run, task, phase, attempt, delay, exception))
 
+    def retry_suppressed(
+        self, number: int, index: int, attempt: int, reason: str, exception: BaseException
+    ) -> None:
+        """An attempt has failed, and there will be no other although it deserves one."""
+        task, phase = self._tasks[index], PHASES[number]
+        self._tell(RetrySuppressed(self._run, task, phase, attempt, reason, exception))
+
+    def fell_back(self, number: int, index: int, attempts: int, exception: BaseException) -> None:
+        """A function has failed for good, and its fallback is about to be called."""
+        task, phase = self._tasks[index], PHASES[number]
+        self._tell(FellBack(self._run, task, phase, attempts, exception))
+
     def timeout_expired(self, number: int, index: int, attempt: int, timeout: float) -> None:
         """An attempt is about to be cancelled for its timeout."""
         task, phase = self._tasks[index], PHASES[number]
@@ -208,19 +229,33 @@ class Watch:
         state: State,
         value: Any = None,
         exception: BaseException | None = None,
+        *,
+        required: bool = True,
+        stops: bool = True,
     ) -> None:
-        """A function has ended for good."""
+        """A function has ended for good. A failure of it is one of the run if the task is
+        `required`, and what the run stops for if it `stops` it."""
         task, phase = self._tasks[index], PHASES[number]
         cause = self._cause if state is State.CANCELLED else None
         self._tell(TaskFinished(self._run, task, phase, attempts, state, value, exception, cause))
-        if exception is not None and state is not State.CANCELLED and not self._stopped:
-            self._cause = Cause(task, phase)
+        if exception is not None and state is not State.CANCELLED and required:
+            self._run_failed = True
+            if stops and not self._stopped:
+                self._cause = Cause(task, phase)
 
-    def tasks_skipped(self, number: int, indices: Iterable[int]) -> None:
-        """Functions will not be called."""
+    def run_ends_early(self, number: int, index: int) -> None:
+        """A function has returned `Finish`."""
+        self._cause = Cause(self._tasks[index], PHASES[number], finished=True)
+
+    def tasks_skipped(self, number: int, indices: Iterable[int], causes: Causes | None) -> None:
+        """Functions will not be called: because of these failures, or with the run."""
         phase = PHASES[number]
         for index in indices:
-            self._tell(TaskSkipped(self._run, self._tasks[index], phase, self._cause))
+            cause = self._cause
+            if causes is not None and index in causes:
+                failed, in_phase = causes[index]
+                cause = Cause(self._tasks[failed], PHASES[in_phase])
+            self._tell(TaskSkipped(self._run, self._tasks[index], phase, cause))
 
     def cancellation_requested(self, number: int) -> None:
         """The functions of a phase that are suspended are about to be cancelled."""

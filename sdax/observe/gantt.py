@@ -18,6 +18,8 @@ from .times import seconds, ticks
 WIDEST_LABEL: Final = 32
 NARROWEST_LABEL: Final = 8
 NARROWEST_CHART: Final = 20
+NARROWEST_TICK: Final = 5
+MOST_TICKS: Final = 12
 TIME_WIDTH: Final = 10
 MOST_RUNS_SHOWN: Final = 40
 MOST_NOTES_SHOWN: Final = 40
@@ -30,6 +32,7 @@ class Marks:
     phases: dict[str, str]
     states: dict[State, str]
     pause: str
+    fallback: str
     running: str
     ellipsis: str
 
@@ -38,6 +41,7 @@ UNICODE: Final = Marks(
     dict(zip(PHASES, "▒█░", strict=True)),
     {State.FAILED: "✗", State.TIMED_OUT: "◷", State.CANCELLED: "⊘", State.SKIPPED: "◇"},
     "·",
+    "↷",
     "▶",
     "…",
 )
@@ -45,6 +49,7 @@ ASCII: Final = Marks(
     dict(zip(PHASES, "=#-", strict=True)),
     {State.FAILED: "x", State.TIMED_OUT: "T", State.CANCELLED: "C", State.SKIPPED: "s"},
     ".",
+    "f",
     ">",
     "~",
 )
@@ -133,15 +138,25 @@ class _Chart:
         return min(self.columns - 1, max(0, int(share * self.columns)))
 
     def axis(self) -> str:
-        line = [" "] * self.columns
-        free = 0
-        for time, text in ticks(self.duration, max(2, self.columns // 14)):
+        """Return as many marks of time as fit side by side."""
+        most = min(MOST_TICKS, self.columns // NARROWEST_TICK)
+        lines = (self.marked(number) for number in range(most, 1, -1))
+        return (" " * (self.label_width + 1) + next(filter(None, lines), "|0")).rstrip()
+
+    def marked(self, most: int) -> str | None:
+        """Return at most so many marks, or None where one would touch another."""
+        line = ""
+        for time, text in ticks(self.duration, most):
             column = self.column(self.start + time)
-            text = "|" + text
-            if column >= free and column + len(text) <= self.columns:
-                line[column : column + len(text)] = text
-                free = column + len(text) + 1
-        return (" " * (self.label_width + 1) + "".join(line)).rstrip()
+            if column + len(text) < self.columns:
+                text = "|" + text
+            else:
+                text += "|"
+                column -= len(text) - 1
+            if line and column < len(line) + 2:
+                return None
+            line = line.ljust(column) + text
+        return line
 
     def row_of_run(self, run: RecordedRun) -> str:
         line = [" "] * self.columns
@@ -156,7 +171,7 @@ class _Chart:
         for span in spans:
             before: float | None = None
             for attempt in span.attempts:
-                if before is not None:
+                if before is not None and attempt.covers is None:
                     pause = self.use(self.marks.pause, "pause before a retry")
                     self.fill(line, before, attempt.start, pause)
                 before = run.until(attempt.end)
@@ -172,6 +187,8 @@ class _Chart:
         for span in spans:
             for attempt in span.attempts:
                 self.mark(line, run.until(attempt.end), attempt.state)
+                if attempt.covers is not None:
+                    line[self.column(attempt.start)] = self.use(self.marks.fallback, "fallback")
             self.mark(line, run.until(span.end), span.state)
         called = [span for span in spans if span.attempts]
         time = sum(run.until(span.end) - span.start for span in called) if called else None
@@ -220,7 +237,7 @@ class _Chart:
 
 def can_show_unicode() -> bool:
     """Tell whether standard output can show the marks that are not in ASCII."""
-    marks = "".join([*UNICODE.phases.values(), *UNICODE.states.values(), "·▶…"])
+    marks = "".join([*UNICODE.phases.values(), *UNICODE.states.values(), "·↷▶…"])
     try:
         marks.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except (UnicodeError, LookupError):

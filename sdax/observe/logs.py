@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from ..common.checks import checked_number
-from ..common.text import one_line, shown
+from ..common.text import counted, one_line, shown
 from ..events import (
     AttemptFinished,
     AttemptResumed,
@@ -18,6 +18,7 @@ from ..events import (
     AttemptSuspended,
     Cause,
     Event,
+    FellBack,
     TaskInfo,
 )
 
@@ -29,7 +30,9 @@ _UNLOGGED: Final = frozenset({"run", "value", "report"})  # the last two may be 
 @dataclass(frozen=True, kw_only=True)
 class EventLogger:
     """An observer that logs each event at `DEBUG` on the `sdax` logger: its name, the number of
-    the run, and all that it has except values and reports.
+    the run, and all that it has except values and reports. A function that falls back is a
+    `WARNING`: its fallback hides a failure. A failure of a task that is not required is a `WARNING`
+    there in every run, also in those that have no observer.
 
     With a `blocking_threshold`, in seconds, it also logs a `WARNING` for a function that keeps
     the event loop for longer, from one `await` that waits to the next. Runs inside such a step
@@ -69,6 +72,15 @@ class EventLogger:
             self._end_step(event, threshold)
         if _logger.isEnabledFor(logging.DEBUG):
             _logger.debug("%s", one_line(" ".join(_words(event))))
+        if isinstance(event, FellBack):
+            _logger.warning(
+                "%s of task %s fell back after %s (run %d): %s",
+                event.phase,
+                one_line(shown(event.task.name)),
+                counted(event.attempts, "attempt"),
+                event.run.number,
+                one_line(shown(event.exception)),
+            )
         if threshold is not None and isinstance(event, (AttemptStarted, AttemptResumed)):
             self._begun.setdefault(get_ident(), []).append(self.clock())
 
@@ -107,8 +119,8 @@ def _as_text(value: object) -> str:
     match value:
         case TaskInfo(name=name):
             return shown(name)
-        case Cause(task=task, phase=phase):
-            return f"{shown(task.name)}.{phase}"
+        case Cause(task=task, phase=phase, finished=finished):
+            return f"{shown(task.name)}.{phase}" + (" (finished the run)" if finished else "")
         case str():  # a phase or a state, which needs no quotes
             return str(value)
         case _:

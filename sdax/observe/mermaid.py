@@ -7,9 +7,9 @@ from typing import Final
 
 from ..common.text import counted, one_line
 from ..diagram import escaped
-from ..states import State
+from ..states import FAILURES, State
 from .gantt import notable_runs
-from .notes import describe_cancellation
+from .notes import call, describe_cancellation
 from .spans import FunctionSpan, RecordedRun
 
 MOST_RUNS_SHOWN: Final = 200
@@ -89,10 +89,13 @@ def _bars(run: RecordedRun, span: FunctionSpan, scale: _Scale) -> Iterator[str]:
         return
     several = len(span.attempts) > 1
     for attempt in span.attempts:
-        number = f", attempt {attempt.number}" if several else ""
+        number = f", {call(attempt)}" if several else ""
         state = span.state if attempt is span.attempts[-1] else attempt.state
         end = run.until(attempt.end)
-        yield scale.bar(f"{label}{number}{_remark(state)}", state, attempt.start, end)
+        remark = _remark(state)
+        if span.spared and state in FAILURES:
+            remark = f" ({state}, not required)"
+        yield scale.bar(f"{label}{number}{remark}", state, attempt.start, end)
 
 
 def _remark(state: State | None) -> str:

@@ -19,7 +19,7 @@ class Note(NamedTuple):
     """Something that happened: when, what kind of thing, and a sentence."""
 
     time: float
-    kind: str  # "retry", "failed", "timed out", "cancelled" or "skipped"
+    kind: str  # "retry", "fallback", "failed", "timed out", "cancelled" or "skipped"
     text: str
 
 
@@ -34,8 +34,11 @@ def notes_of(run: RecordedRun) -> list[Note]:
         notes += [
             Note(run.until(attempt.end), "retry", describe_attempt(span, attempt))
             for attempt in span.attempts
-            if attempt.delay is not None
+            if attempt.delay is not None or attempt.suppressed is not None
         ]
+        if span.fell_back:
+            text = f"{label(span)} falls back, to cover {one_line(span.attempts[-1].covers or '')}"
+            notes.append(Note(span.attempts[-1].start, "fallback", text))
         if span.state in (State.FAILED, State.TIMED_OUT, State.CANCELLED):
             notes.append(Note(run.until(span.end), str(span.state), describe(run, span)))
     for cancellation in run.cancellations:
@@ -64,26 +67,36 @@ def label(span: FunctionSpan) -> str:
 
 def describe(run: RecordedRun, span: FunctionSpan) -> str:
     """Say what became of a function."""
-    made = f", after {len(span.attempts)} attempts" if len(span.attempts) > 1 else ""
+    made = " by its fallback" if span.fell_back else ""
+    if span.tries > 1:
+        made += f", after {span.tries} attempts"
     match span.state:
         case None:
             return f"{label(span)} is under way"
         case State.CANCELLED | State.SKIPPED:
             return f"{label(span)} {span.state}{made}, because {reason(run, span.cause)}"
         case State.FAILED | State.TIMED_OUT:
-            return f"{label(span)} {span.state}{made}: {one_line(span.exception or '')}"
+            spared = ", which is not required," if span.spared else ""
+            return f"{label(span)}{spared} {span.state}{made}: {one_line(span.exception or '')}"
         case _:
             return f"{label(span)} {span.state}{made}"
 
 
 def describe_attempt(span: FunctionSpan, attempt: AttemptSpan) -> str:
     """Say what became of an attempt, and whether another one was to follow."""
-    what = f"{label(span)}, attempt {attempt.number}: {attempt.state or 'under way'}"
+    what = f"{label(span)}, {call(attempt)}: {attempt.state or 'under way'}"
     if attempt.timeout is not None:
         what += f" after {seconds(attempt.timeout)}"
     elif attempt.exception is not None:
         what += f": {one_line(attempt.exception)}"
+    if attempt.suppressed is not None:
+        return f"{what}; no further attempt: {attempt.suppressed}"
     return what if attempt.delay is None else f"{what}; again in {seconds(attempt.delay)}"
+
+
+def call(attempt: AttemptSpan) -> str:
+    """Return the name of an attempt: its number, or that it is the call of the fallback."""
+    return f"attempt {attempt.number}" if attempt.covers is None else "fallback"
 
 
 def describe_cancellation(cancellation: Cancellation) -> str:
@@ -103,4 +116,5 @@ def reason(run: RecordedRun, cause: Cause | None) -> str:
 
 
 def _failure(cause: Cause) -> str:
-    return f"{one_line(cause.task.name)}.{cause.phase} failed"
+    what = "finished the run" if cause.finished else "failed"
+    return f"{one_line(cause.task.name)}.{cause.phase} {what}"

@@ -20,8 +20,10 @@ from ..events import (
     CancellationRequested,
     Cause,
     Event,
+    FellBack,
     ObservedRun,
     RetryScheduled,
+    RetrySuppressed,
     RunFinished,
     RunStarted,
     TaskFinished,
@@ -81,15 +83,17 @@ class OpenTelemetryObserver:
 
     Each run has a span `sdax.run NAME`. Its parent is the span that is current in the caller.
     Below it is a span for each function that is called, by the name of its task and its phase
-    (`User.pre_execute`), and below that one for each retry (`User.pre_execute retry`). The span
-    is current inside the function, so spans that libraries make there nest under it. What failed
-    has the status `ERROR`, the attribute `error.type` and the exception as an event; `error.type`
-    of a run is that of its first failure. A cancellation is not an error: `sdax.state` says
-    `cancelled`, and `sdax.cause.task` and `sdax.cause.phase` say because of what.
+    (`User.pre_execute`), and below that one for each retry (`User.pre_execute retry`) and for a
+    fallback (`User.pre_execute fallback`). The span is current inside the function, so spans that
+    libraries make there nest under it. What failed has the status `ERROR`, the attribute
+    `error.type` and the exception as an event; `error.type` of a run is that of its first failure.
+    A cancellation is not an error: `sdax.state` says `cancelled`, and `sdax.cause.task` and
+    `sdax.cause.phase` say because of what. The functions of a task that is not required have the
+    attribute `sdax.task.required`, and `sdax.finished_by` of a run is the task that ended it early.
 
     The metrics are `sdax.run.duration` and `sdax.task.duration` (histograms, in seconds),
-    `sdax.task.retries` and `sdax.task.failures` (counters) and `sdax.run.active`, the runs in
-    flight.
+    `sdax.task.retries`, `sdax.task.fallbacks` and `sdax.task.failures` (counters) and
+    `sdax.run.active`, the runs in flight.
 
     - `name`: which workflow this is. It is in the name of each run's span, and the attribute
       `sdax.workflow.name` of every span and metric.
@@ -154,6 +158,11 @@ class OpenTelemetryObserver:
         self._retries = meter.create_counter(
             "sdax.task.retries", "{retry}", "Attempts that failed and were followed by another."
         )
+        self._fallbacks = meter.create_counter(
+            "sdax.task.fallbacks",
+            "{fallback}",
+            "Functions whose fallback was called.",
+        )
         self._failures = meter.create_counter(
             "sdax.task.failures", "{failure}", "Functions that failed or timed out for good."
         )
@@ -184,6 +193,10 @@ class OpenTelemetryObserver:
                 self._task_finished(run, event)
             case RetryScheduled():
                 self._retry_scheduled(run, event)
+            case RetrySuppressed():
+                self._retry_suppressed(run, event)
+            case FellBack():
+                self._fell_back(run, event)
             case TimeoutExpired():
                 function = run.function_of(event)
                 if span := function.retry or function.own:
@@ -209,6 +222,8 @@ class OpenTelemetryObserver:
         labels = self._common | facts
         self._active_runs.add(-1, self._common)
         self._run_duration.record(perf_counter() - run.start, labels, set_span_in_context(run.span))
+        if event.report is not None and event.report.finished_by is not None:
+            facts["sdax.finished_by"] = _name(event.report.finished_by)
         if run.left_out:
             facts["sdax.spans.left_out"] = run.left_out
         _end(run.span, facts, event.state, event.exception)
@@ -218,17 +233,23 @@ class OpenTelemetryObserver:
         return _Function(run.span if span is None else span, span)
 
     def _start_span(
-        self, run: _Run, task: TaskInfo, phase: str, parent: Span, attempt: int | None = None
+        self,
+        run: _Run,
+        task: TaskInfo,
+        phase: str,
+        parent: Span,
+        what: str = "",
+        attempt: int = 1,
     ) -> Span | None:
-        """Start a span for a function or a retry, unless the run has as many as it may."""
+        """Start a span for a call, unless the run has as many as it may."""
         if self._max_spans is not None and run.spans >= self._max_spans:
             run.left_out += 1
             return None
         run.spans += 1
         attributes = self._common | _described(task, phase)
         name = f"{attributes['sdax.task.name']}.{phase}"
-        if attempt is not None:
-            name += " retry"
+        if what:
+            name += f" {what}"
             attributes["sdax.attempt.number"] = attempt
         return self._tracer.start_span(name, set_span_in_context(parent), attributes=attributes)
 
@@ -250,8 +271,9 @@ class OpenTelemetryObserver:
     def _attempt_started(self, run: _Run, event: AttemptStarted) -> None:
         function = run.function_of(event)
         if event.attempt > 1:
+            what = "fallback" if function.covers else "retry"
             function.retry = self._start_span(
-                run, event.task, event.phase, function.span, event.attempt
+                run, event.task, event.phase, function.span, what, event.attempt
             )
         function.token = attach(set_span_in_context(function.current))
 
@@ -281,7 +303,27 @@ class OpenTelemetryObserver:
             details = {} if function.told else _details(event.exception)
             function.own.add_event("sdax.retry", facts | details)
 
-    def _labels(self, event: TaskFinished | RetryScheduled) -> Attributes:
+    def _retry_suppressed(self, run: _Run, event: RetrySuppressed) -> None:
+        function = run.function_of(event)
+        if function.own is not None:
+            facts: Attributes = {
+                "sdax.attempt.number": event.attempt,
+                "sdax.retry.reason": event.reason,
+            }
+            function.own.add_event("sdax.retry.suppressed", facts)
+
+    def _fell_back(self, run: _Run, event: FellBack) -> None:
+        function = run.function_of(event)
+        function.covers = True
+        error_type = _error_type(event.exception)
+        labels = self._labels(event) | {"error.type": error_type}
+        self._fallbacks.add(1, labels, set_span_in_context(function.span))
+        if function.own is not None and function.own.is_recording():
+            details = {} if function.told else _details(event.exception)
+            facts: Attributes = {"sdax.attempt.count": event.attempts, "error.type": error_type}
+            function.own.add_event("sdax.fallback", facts | details)
+
+    def _labels(self, event: TaskFinished | RetryScheduled | FellBack) -> Attributes:
         labels = self._common | {"sdax.phase": event.phase}
         most, known = self._max_task_names, self._task_names
         if most == 0:
@@ -300,7 +342,8 @@ class _Function:
     """The function of a task in a phase, while it is under way.
 
     `span` is its own, or else that of the run; `retry` that of the attempt, from the second on.
-    With `told`, the span of the last attempt has its exception.
+    With `told`, the span of the last attempt has its exception; with `covers`, the fallback is what
+    is called.
     """
 
     span: Span
@@ -308,6 +351,7 @@ class _Function:
     start: float = field(default_factory=perf_counter)
     retry: Span | None = None
     told: bool = False
+    covers: bool = False
     token: Token[Context] | None = None
 
     @property
@@ -327,7 +371,13 @@ class _Run:
     functions: dict[tuple[str, Hashable], _Function] = field(default_factory=dict)
 
     def function_of(
-        self, event: AttemptStarted | AttemptFinished | RetryScheduled | TimeoutExpired
+        self,
+        event: AttemptStarted
+        | AttemptFinished
+        | RetryScheduled
+        | RetrySuppressed
+        | FellBack
+        | TimeoutExpired,
     ) -> _Function:
         return self.functions[event.phase, event.task.name]
 
@@ -376,6 +426,8 @@ def _described(task: TaskInfo, phase: str) -> Attributes:
         attributes["sdax.task.depends_on"] = [_name(name) for name in task.depends_on[:MOST_NAMES]]
         if len(task.depends_on) > MOST_NAMES:
             attributes["sdax.task.dependency_count"] = len(task.depends_on)
+    if not task.required:
+        attributes["sdax.task.required"] = False
     return attributes
 
 

@@ -14,10 +14,12 @@ from ..events import (
     AttemptSuspended,
     CancellationRequested,
     Cause,
+    FellBack,
     ObservedRun,
     PhaseFinished,
     PhaseStarted,
     RetryScheduled,
+    RetrySuppressed,
     RunFinished,
     TaskFinished,
     TaskInfo,
@@ -39,6 +41,7 @@ class AttemptRecord:
 
     __slots__ = (
         "busy",
+        "covers",
         "delay",
         "end",
         "exception",
@@ -46,10 +49,11 @@ class AttemptRecord:
         "since",
         "start",
         "state",
+        "suppressed",
         "timeout",
     )
 
-    def __init__(self, number: int, now: float) -> None:
+    def __init__(self, number: int, now: float, covers: str | None) -> None:
         self.number = number
         self.start = now
         self.end: float | None = None
@@ -59,6 +63,8 @@ class AttemptRecord:
         self.exception: str | None = None
         self.timeout: float | None = None
         self.delay: float | None = None
+        self.suppressed: str | None = None
+        self.covers = covers
 
     def pause(self, now: float) -> None:
         if self.since is not None:
@@ -76,13 +82,15 @@ class AttemptRecord:
             self.exception,
             self.timeout,
             self.delay,
+            self.suppressed,
+            self.covers,
         )
 
 
 class FunctionRecord:
     """The function of a task in a phase."""
 
-    __slots__ = ("attempts", "cause", "end", "exception", "start", "state", "task")
+    __slots__ = ("attempts", "cause", "covers", "end", "exception", "start", "state", "task")
 
     def __init__(self, task: TaskInfo, now: float) -> None:
         self.task = task
@@ -91,6 +99,7 @@ class FunctionRecord:
         self.state: State | None = None
         self.exception: str | None = None
         self.cause: Cause | None = None
+        self.covers: str | None = None  # what the fallback does, of which the call comes next
         self.attempts: list[AttemptRecord] = []
 
     def span(self, phase: str, now: float) -> FunctionSpan:
@@ -115,6 +124,7 @@ class RunRecord:
         self.tasks = run.tasks
         self.execute_in_order = run.processor.execute_order != "at once"
         self.max_concurrency: int | None = run.processor.max_concurrency
+        self.keeps_going = run.processor.on_failure == "keep going"
         self.start = now
         self.end: float | None = None
         self.state: State | None = None
@@ -136,6 +146,7 @@ class RunRecord:
             tasks=self.tasks,
             execute_in_order=self.execute_in_order,
             max_concurrency=self.max_concurrency,
+            keeps_going=self.keeps_going,
             phases=tuple(self.phases),
             functions=tuple(function.span(phase, now) for (phase, _), function in functions),
             cancellations=tuple(self.cancellations),
@@ -177,7 +188,7 @@ class RunRecord:
 
     def attempt_started(self, event: AttemptStarted, now: float) -> None:
         function = self.functions[event.phase, event.task.name]
-        function.attempts.append(AttemptRecord(event.attempt, now))
+        function.attempts.append(AttemptRecord(event.attempt, now, function.covers))
 
     def attempt_suspended(self, event: AttemptSuspended, now: float) -> None:
         self.attempt(event).pause(now)
@@ -195,6 +206,12 @@ class RunRecord:
     def retry_scheduled(self, event: RetryScheduled, now: float) -> None:
         self.attempt(event).delay = event.delay
 
+    def retry_suppressed(self, event: RetrySuppressed, now: float) -> None:
+        self.attempt(event).suppressed = event.reason
+
+    def fell_back(self, event: FellBack, now: float) -> None:
+        self.functions[event.phase, event.task.name].covers = _described(event.exception)
+
     def timeout_expired(self, event: TimeoutExpired, now: float) -> None:
         self.attempt(event).timeout = event.timeout
 
@@ -207,6 +224,7 @@ class RunRecord:
         | AttemptResumed
         | AttemptFinished
         | RetryScheduled
+        | RetrySuppressed
         | TimeoutExpired,
     ) -> AttemptRecord:
         return self.functions[event.phase, event.task.name].attempts[-1]
@@ -233,6 +251,8 @@ WRITERS: Final[dict[type[Any], Callable[[RunRecord, Any, float], None]]] = {
     AttemptResumed: RunRecord.attempt_resumed,
     AttemptFinished: RunRecord.attempt_finished,
     RetryScheduled: RunRecord.retry_scheduled,
+    RetrySuppressed: RunRecord.retry_suppressed,
+    FellBack: RunRecord.fell_back,
     TimeoutExpired: RunRecord.timeout_expired,
     CancellationRequested: RunRecord.cancellation_requested,
 }

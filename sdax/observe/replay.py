@@ -78,6 +78,23 @@ class Replay:
         graph = self._play(Order(self.run, depends_on))
         return None if graph is None else self.run.duration - (self.duration - graph)
 
+    def stops(self, span: FunctionSpan) -> bool:
+        """Return True if the run stopped at the end of this function of `pre_execute` or
+        `execute`: it failed, or returned `Finish`."""
+        if span.state in FAILURES:
+            return not (span.spared or self.run.keeps_going)
+        return (span.phase, span.task.name) in self.finishing
+
+    def holds_up(self, span: FunctionSpan) -> bool:
+        """Return True if what depends on this function is not called after it, but the rest is."""
+        return span.state in FAILURES and not span.spared
+
+    @cached_property
+    def finishing(self) -> set[tuple[str, Hashable]]:
+        """The function that ended the run early, if there is one."""
+        causes = (each.cause for each in self.run.cancellations)
+        return {(each.phase, each.task.name) for each in causes if each and each.finished}
+
     def _play(self, order: Order, timeless: tuple[str, Hashable] | None = None) -> float | None:
         # When the caller would have cancelled another course of the run, nobody knows.
         if any(each.cause is None for each in self.run.cancellations):
@@ -104,13 +121,14 @@ class _Play:
         opened, aborted = self.phase(PRE, self.order.forward, set(range(size)))
         if not aborted:
             in_order = self.replay.run.execute_in_order
-            self.phase(EXECUTE, self.order.forward if in_order else none, set(range(size)))
-            opened = set(range(size))
+            spans = self.replay.spans[PRE].items()
+            failed = {task for task, span in spans if span.state in FAILURES}
+            self.phase(EXECUTE, self.order.forward if in_order else none, opened - failed)
         self.phase(POST, self.order.backward, opened)
         return self.time
 
     def phase(self, number: int, following: Edges, due: set[int]) -> tuple[set[int], bool]:
-        """Play a phase; return the tasks that started in it, and whether a failure ended it."""
+        """Play a phase; return the tasks that started in it, and whether a function ended it."""
         spans = self.replay.spans[number]
         waits = [0] * len(following)
         for after in following:
@@ -152,10 +170,11 @@ class _Play:
                 if math.isinf(end):
                     raise UnknownError  # it waits for what was cancelled before it could end
                 self.time = max(self.time, end)
-            if number != POST and spans[ended].state in FAILURES:
+            if number != POST and self.replay.stops(spans[ended]):
                 self.cut([spans[task] for _, _, task in running])
                 return started, True
-            opening = self.done(ended, following, waits)
+            if number == POST or not self.replay.holds_up(spans[ended]):
+                opening = self.done(ended, following, waits)
 
     def done(self, node: int, following: Edges, waits: list[int]) -> list[int]:
         ready: list[int] = []

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..common.order import PHASES, POST
 from ..events import Cause, TaskInfo
 from ..states import State
 from .layers import layers_of
@@ -20,7 +21,8 @@ class AttemptSpan:
 
     `busy` is for how many seconds it ran; in the others it waited, or others ran. `timeout` is
     the timeout that expired, if one did, and `delay` the pause that was to follow, if another
-    attempt was.
+    attempt was. `suppressed` says why none followed, although the exception deserved it. `covers`
+    is the exception of the attempt before, if this is the call of the fallback.
     """
 
     number: int
@@ -31,6 +33,8 @@ class AttemptSpan:
     exception: str | None
     timeout: float | None
     delay: float | None
+    suppressed: str | None = None
+    covers: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,27 @@ class FunctionSpan:
     attempts: tuple[AttemptSpan, ...]
 
     @property
+    def fell_back(self) -> bool:
+        """Whether its fallback was called, which is the last of the attempts then."""
+        return bool(self.attempts) and self.attempts[-1].covers is not None
+
+    @property
+    def tries(self) -> int:
+        """How many attempts there were, without the call of the fallback."""
+        return len(self.attempts) - self.fell_back
+
+    @property
     def interrupted(self) -> bool:
         """Whether it was cancelled: itself, or the pause before a retry. The latter has failed,
         by its last attempt."""
         return self.state is State.CANCELLED or (
             self.state is not None and bool(self.attempts) and self.attempts[-1].delay is not None
         )
+
+    @property
+    def spared(self) -> bool:
+        """Whether it may fail and the run goes on as after a success: its task is not required."""
+        return not self.task.required and self.phase != PHASES[POST]
 
     @property
     def suspended(self) -> bool:
@@ -89,6 +108,7 @@ class RecordedRun:
 
     `number` counts the runs of the timeline from 1, `now` is the time of looking. `tasks` are
     all of the processor, `functions` those that were called or skipped, in that order.
+    `keeps_going` is whether a failure stops nothing that does not depend on it.
     """
 
     number: int
@@ -101,6 +121,7 @@ class RecordedRun:
     tasks: tuple[TaskInfo, ...]
     execute_in_order: bool
     max_concurrency: int | None
+    keeps_going: bool
     phases: tuple[PhaseSpan, ...]
     functions: tuple[FunctionSpan, ...]
     cancellations: tuple[Cancellation, ...]

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from ..common.text import one_line
 from ..states import State
-from .notes import describe, describe_attempt, describe_cancellation, reason
+from .notes import call, describe, describe_attempt, describe_cancellation, reason
 from .spans import FunctionSpan, RecordedRun
 
 TraceEvent: TypeAlias = dict[str, Any]
@@ -75,19 +75,21 @@ class _Process:
             "task": one_line(span.task.name),
             "group": group,
             "state": span.state or "under way",
-            "attempts": len(span.attempts),
+            "attempts": span.tries,
         }
         if span.exception is not None:
             args["exception"] = span.exception
+        if span.spared:
+            args["required"] = False
         if span.state is State.CANCELLED:
             args["cause"] = reason(self.run, span.cause)
         yield self.slice(span.phase, "task", thread, span.start, span.end, span.state, args)
         for attempt in span.attempts:
             args = {"state": attempt.state or "under way", "busy_us": _micros(attempt.busy)}
-            for key in ("exception", "timeout", "delay"):
+            for key in ("exception", "timeout", "delay", "suppressed", "covers"):
                 if (value := getattr(attempt, key)) is not None:
                     args[key] = value
-            name = f"attempt {attempt.number}"
+            name = call(attempt)
             start, end, state = attempt.start, attempt.end, attempt.state
             yield self.slice(name, "attempt", thread, start, end, state, args)
             if attempt.state not in (None, State.SUCCEEDED):

@@ -447,16 +447,20 @@ def driven(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[Any, AsyncTask[Any, Any
     found = {}
     for task in tasks:
         label = labels[task.name]
-        functions = {
-            phase: _driven(function, task.name, f"{label}.{phase}")
-            for phase in PHASES
-            if (function := getattr(task, phase)) is not None
-            and not isinstance(function.function, (ResourceSetUp, ResourceCleanUp))
-        }
+        functions = _driven_phases(task, label)
         if is_resource(task):
             task = with_function(task, _driven_resource(task, label))
         found[task.name] = replace(task, **functions)
     return found
+
+
+def _driven_phases(task: AsyncTask[Any, Any], label: str) -> dict[str, Any]:
+    return {
+        phase: _driven(function, task.name, f"{label}.{phase}")
+        for phase in PHASES
+        if (function := getattr(task, phase)) is not None
+        and not isinstance(function.function, (ResourceSetUp, ResourceCleanUp))
+    }
 
 
 def _driven_resource(task: AsyncTask[Any, Any], label: str) -> DrivenResource:

@@ -1,0 +1,30 @@
+"""Ending a run early, with success."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, final
+
+from .common.generic import V_co
+
+
+@final
+@dataclass(frozen=True)
+class Finish(Generic[V_co]):
+    """Return this from a `pre_execute` or an `execute` to end the run early, with success.
+
+    What is suspended is cancelled and awaited, nothing more is called, and every task that started
+    cleans up. Then the report is returned: its `finished_by` is the name of the task, and `value`
+    is the value of the phase that returned this. The first one that is returned wins. One that
+    comes after the run has stopped, for whatever reason, is a plain `value`. Returned by a
+    `post_execute` it is a failure, a `TypeError`.
+
+    >>> async def look_up(ctx):
+    ...     if (page := await ctx.cache.get(ctx.url)) is not None:
+    ...         return Finish(page)
+    """
+
+    value: V_co
+
+    def __init_subclass__(cls, **_: Any) -> NoReturn:
+        raise TypeError("Finish cannot be subclassed; the value that it has may be anything")
