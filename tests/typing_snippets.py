@@ -319,10 +319,10 @@ def limits_over_all_attempts(semaphore: asyncio.Semaphore, budget: RetryBudget) 
     assert_type(task_func(load, fallback=lambda ctx, error: None), TaskFunction[Context])
     assert_type(task_func(load, limiter=lambda ctx: semaphore), TaskFunction[Context])
     assert_type(task_func(load, retry_after=retry_after), TaskFunction[Context])
-    task_func(load, retry_after=5)  # type: ignore[arg-type]
-    task_func(load, limiter=5)  # type: ignore[arg-type]
+    task_func(load, retry_after=5)  # type: ignore[call-overload]
+    task_func(load, limiter=5)  # type: ignore[call-overload]
     task_func(load, fallback=load)  # type: ignore[arg-type]
-    task_func(load, retry_budget=0.2)  # type: ignore[arg-type]
+    task_func(load, retry_budget=0.2)  # type: ignore[call-overload]
     TaskFunction[Context](load, fallback=cover_other)  # type: ignore[arg-type]
     raise RetryableException("busy", retry_after=2.0)
 
