@@ -12,6 +12,17 @@ from sdax.bench.work import EXECUTE, POST, PRE, SELECTION, Work
 WORKS = (
     *SELECTION,
     Work("3-2-2, three phases", (3, 2, 2), phases=(PRE, EXECUTE, POST), repeat=100),
+    Work("3-2-2, two phases", (3, 2, 2), phases=(PRE, POST), repeat=100),
+    Work("3-2-2, two phases, one resource", (3, 2, 2), None, (PRE, POST), resources=1, repeat=100),
+    Work("sleep(0), 3-2-2, two phases", (3, 2, 2), 0, (PRE, POST), repeat=100),
+    Work(
+        "sleep(0), 3-2-2, two phases, one resource",
+        (3, 2, 2),
+        0,
+        (PRE, POST),
+        resources=1,
+        repeat=100,
+    ),
     Work("sleep(0), 1000 x 1", (1,) * 1000, 0),
     Work("sleep(0), 3-2-2", (3, 2, 2), 0, repeat=100),
     Work("sleep(0), 100 x 10, three phases", (10,) * 100, 0, phases=(PRE, EXECUTE, POST)),

@@ -17,7 +17,8 @@ from .processor import (
 )
 from .replacing import Done
 from .report import RunReport
-from .states import PhaseReport, State, TaskFailure, TaskReport
+from .resources import resource
+from .states import Outcome, PhaseReport, State, TaskFailure, TaskReport
 from .tasks import (
     AsyncTask,
     Limits,
@@ -28,6 +29,7 @@ from .tasks import (
     task_func,
     task_group_func,
     task_group_task,
+    task_outcome_func,
     task_sync_func,
     task_thread_func,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "Done",
     "Finish",
     "Limits",
+    "Outcome",
     "PhaseId",
     "PhaseReport",
     "RetryBudget",
@@ -62,10 +65,12 @@ __all__ = [
     "flatten_exceptions",
     "hedged",
     "join",
+    "resource",
     "task",
     "task_func",
     "task_group_func",
     "task_group_task",
+    "task_outcome_func",
     "task_sync_func",
     "task_thread_func",
 ]

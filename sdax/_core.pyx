@@ -37,7 +37,10 @@ from .engine.calls import (
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
+from .engine.plan import OUTCOME as OUTCOME_KIND
+from .engine.plan import RESOURCE as RESOURCE_KIND
 from .engine.record import Record, unasked_cancellation
+from .engine.resources import Resource as HeldResource
 from .engine.run import RunBase
 from .engine.sharing import may_share
 from .finish import Finish
@@ -95,6 +98,9 @@ cdef object EAGER_FACTORY = getattr(asyncio, "eager_task_factory", None)
 cdef object time = sys.modules["time"]
 cdef dict time_names = time.__dict__
 cdef object THROW_METHOD = "throw"
+cdef object RESOURCE = RESOURCE_KIND
+cdef object OUTCOME = OUTCOME_KIND
+cdef object Resource = HeldResource
 # Names of the module are looked up each time, these are not.
 cdef object Task = asyncio.Task
 cdef object current_task = asyncio.current_task
@@ -145,6 +151,7 @@ cdef class Run:
     cancel = RunBase.cancel
     take_record = RunBase.take_record
     skip_execute = RunBase.skip_execute
+    cut_short = RunBase.cut_short
     runs_in = RunBase.runs_in
     failed = RunBase.failed
     note_failure = RunBase.note_failure
@@ -169,6 +176,22 @@ cdef class Run:
     go_on = RunBase.go_on
     recount_gates = RunBase.recount_gates
     cancel_suspended = RunBase.cancel_suspended
+    bounded = RunBase.bounded
+    cut_off = RunBase.cut_off
+    may_try_again = RunBase.may_try_again
+    holders = RunBase.holders
+    has_gone_wrong = RunBase.has_gone_wrong
+    is_cut_short = RunBase.is_cut_short
+    has_held = RunBase.has_held
+    set_up = RunBase.set_up
+    hold_resource = RunBase.hold_resource
+    clean_up = RunBase.clean_up
+    give_up_resources = RunBase.give_up_resources
+    leave_out = RunBase.leave_out
+    passes_by = RunBase.passes_by
+    broke = RunBase.broke
+    outcome = RunBase.outcome
+    is_alone = RunBase.is_alone
 
     cdef readonly object loop
     cdef public object record
@@ -178,9 +201,12 @@ cdef class Run:
     cdef public object fatal
     cdef readonly object plan
     cdef tuple arrays  # of the plan
-    cdef object ctx
+    cdef readonly object ctx
     cdef object parent  # who waits for this run
     cdef readonly object context
+    cdef public object cleanup_ends  # by the loop's clock, once it has begun
+    cdef readonly object contexts  # once a resource has set a context variable
+    cdef public dict resources  # of which a set-up was called
     cdef readonly int number  # of the phase
     cdef tuple work
     cdef tuple stages
@@ -302,6 +328,10 @@ cdef class Run:
             self.queued += 1
             return index
         return -1
+
+    cdef inline bint is_held(self, Py_ssize_t index) noexcept:
+        """Return True if this is the cleanup of a resource."""
+        return self.number == POST and (<tuple>self.work[index])[4] is RESOURCE
 
     cdef Py_ssize_t take_held(self) noexcept:
         if self.deferred or not self.held:
@@ -446,6 +476,15 @@ cdef class Run:
             driver = driver.following
         return found
 
+    def set_contexts(self, contexts):
+        """Have functions called in different contexts, and share no `asyncio.Task` any more."""
+        self.contexts = contexts
+
+    cpdef int count_in(self, Driver driver) except -1:
+        """Count the driver of a resource among the suspended ones: its cleanup begins."""
+        driver.suspend()
+        return 0
+
     cpdef int stop_calling(self) except -1:
         if self.held is None:
             self.held = []
@@ -524,6 +563,9 @@ cdef class Driver:
     cdef bint stepping
     cdef bint lone  # in an asyncio.Task of a task factory's
     cdef bint shared  # as long as no function has suspended
+    cdef object resource  # that is held, or is cleaned up
+    cdef bint holding  # until its turn comes
+    cdef bint breaking  # cleaned up before its turn
     cdef void *weakrefs  # of the asyncio.Task that no function has taken hold of
     cdef Py_ssize_t references
     cdef Py_ssize_t own_references
@@ -563,7 +605,7 @@ cdef class Driver:
         self.in_shelter = self.run.interrupted and self.run.number == POST
         self.taken = False
         yielded = self.step(CALL, None)
-        if self.run is not None:
+        if self.run is not None and not self.holding:
             self.suspend()
         return yielded
 
@@ -577,6 +619,15 @@ cdef class Driver:
             self.tell_parent(add_to_awaited_by)  # pragma: no cover (3.14)
         return 0
 
+    cdef int count_out(self) except -1:
+        """Count it among the suspended ones no more."""
+        cdef Run run = self.run
+        if self.linked:
+            run.unlink(self)
+        if AWAITED_BY and run.parent is not None:
+            self.tell_parent(discard_from_awaited_by)  # pragma: no cover (3.14)
+        return 0
+
     cdef int tell_parent(self, tell) except -1:
         cdef Run run = self.run
         try:
@@ -587,12 +638,8 @@ cdef class Driver:
 
     cdef int release(self) except -1:
         """Let go of everything: there is nothing more to call."""
-        cdef Run run = self.run
         if not self.shared:
-            if self.linked:
-                run.unlink(self)
-            if AWAITED_BY and run.parent is not None:
-                self.tell_parent(discard_from_awaited_by)  # pragma: no cover (3.14)
+            self.count_out()
         self.run = None
         self.task = None
         self.context = None
@@ -628,7 +675,10 @@ cdef class Driver:
             if outcome is not NULL:
                 value = <object>outcome
                 Py_XDECREF(outcome)
-            if status == YIELDED:
+            if status == YIELDED and run.resources is not None and type(value) is Resource:
+                self.resource = value
+                value = value.value
+            elif status == YIELDED:
                 if run.watch is not None:
                     self.tell("attempt_suspended")
                 if self.wants_timer and (<GuardedStep>set_timeout)(self) < 0:
@@ -638,7 +688,8 @@ cdef class Driver:
                 error, RecursionError
             ):
                 self.close_coroutine()  # it may not even have begun
-            self.coroutine = None
+            if status != YIELDED:
+                self.coroutine = None
             if limits is not None:
                 error = self.settle_attempt(limits, error)
                 if run.watch is not None:
@@ -650,6 +701,8 @@ cdef class Driver:
                             return self.begin_pause()
                         how = CALL
                         continue
+            if status == YIELDED:
+                return self.hold(run, value)
             if not self.shared:
                 return self.finish(value, error, False)
             self.end_function(run, value, error, False)
@@ -660,12 +713,17 @@ cdef class Driver:
                 or sdax_variables(self.context) != sdax_variables(run.context)
                 or sdax_weakrefs(self.task) != self.weakrefs
                 or sdax_is_marked(self.task)
+                or run.contexts is not None
             ):
                 self.index = -1
             else:
                 self.index = run.take()
             if self.index < 0:
                 self.release()
+                return None
+            if run.is_held(self.index):
+                self.release()
+                run.clean_up(self.index)
                 return None
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
                 self.taken = True
@@ -678,7 +736,12 @@ cdef class Driver:
         cdef PyObject *returned
         if self.call is not None:
             return self.call_instead(outcome)
-        returned = PyObject_CallOneArg(work[0], self.run.ctx)
+        if work[4] is False or work[4] is True:
+            returned = PyObject_CallOneArg(work[0], self.run.ctx)
+        elif self.resource is not None:
+            return PyIter_Send(self.coroutine, None, outcome)  # on from its `yield`
+        else:
+            returned = (<GuardedCall>call_otherwise)(self, work)
         if returned is NULL:
             return RAISED
         if work[4] is True and not PyCoro_CheckExact(<object>returned):
@@ -756,10 +819,19 @@ cdef class Driver:
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
             self.limit_attempt(now_of(self.run), False)
+            self.bound()
         except BaseException as error:
             self.run.break_down(error)
             self.deadline = UNSET
             self.wants_timer = True
+
+    cdef int bound(self) except -1:
+        """Have `cleanup_timeout` bound an attempt at a cleanup."""
+        cdef Run run = self.run
+        if run.number == POST and run.plan.cleanup_timeout is not None:
+            self.deadline = run.bounded(self.deadline if self.wants_timer else None, now_of(run))
+            self.wants_timer = True
+        return 0
 
     cdef int limit_attempt(self, double now, bint waits) except -1:
         """Set the deadline of an attempt that is not a plain first one."""
@@ -778,6 +850,9 @@ cdef class Driver:
 
     cdef object limit(self):
         """Return the seconds that the attempt had, and what to say when they are over."""
+        cut_off = self.run.cut_off(self.deadline)
+        if cut_off is not None:
+            return cut_off
         return limit_of(self.limits(), self.began, self.started, self.deadline, self.covers())
 
     cdef object settle_attempt(self, limits, error):
@@ -859,6 +934,8 @@ cdef class Driver:
         if following.error is not error:
             self.timed_out = False
         history.backoffs = following.backoffs
+        if following.delay is not None and not run.may_try_again(following.delay):
+            following = following._replace(delay=None)
         history.is_due = following.delay is not None
         if following.suppressed is not None and run.watch is not None:
             run.tell(
@@ -993,6 +1070,75 @@ cdef class Driver:
         run.finished_one()
         return 0
 
+    def may_have_set_variables(self):
+        """Return True unless its context is certainly as it was."""
+        cdef Run run = self.run
+        return (
+            self.context is None
+            or run.contexts is not None
+            or sdax_variables(self.context) != sdax_variables(run.context)
+        )
+
+    cdef object hold(self, Run run, value):
+        """Hold a resource that is set up: go on with what that opens, and wait for its turn."""
+        resource = self.resource
+        if not self.shared:
+            self.count_out()
+        self.shared = False
+        self.holding = True
+        try:
+            run.hold_resource(self.index, resource, self)
+            self.end_function(run, value, None, False)
+            if not run.pumping and run.is_ready():
+                run.pump()
+        except BaseException as error:
+            run.break_down(error)
+        return resource
+
+    cdef object hold_no_more(self, How how, exception):
+        """Go on with a resource whose turn has come, or that is broken."""
+        cdef Run run = self.run
+        resource = self.resource
+        if how == THROW:
+            if run.passes_by(resource):
+                self.task.uncancel()
+                return resource.wait_on()
+            hide_engine(exception)
+            resource.broken = True
+            resource.thrown = exception
+        self.holding = False
+        if not self.linked:
+            self.breaking = True
+            return self.break_on(SEND, None)
+        self.spared = False
+        self.in_shelter = run.interrupted
+        return self.step(CALL, None)
+
+    cdef object break_on(self, How how, exception):
+        """Clean up a resource that has broken while it was held."""
+        cdef Run run = self.run
+        cdef Py_ssize_t index = self.index
+        cdef PyObject *outcome = NULL
+        cdef int status
+        cdef bint is_due
+        if how == SEND:
+            status = PyIter_Send(self.coroutine, None, &outcome)
+        else:
+            status = self.throw_into(exception, &outcome)
+        if status == YIELDED:
+            value = <object>outcome
+            Py_XDECREF(outcome)
+            return value
+        error = sdax_take_error()  # it never returns
+        is_due = not run.has_held(self)
+        self.release()
+        if is_due:
+            run.failed(index, error)
+        else:
+            run.broke(index, error)
+        if not run.pumping and run.is_ready():
+            run.pump()
+        return None
     cdef object take_history(self):
         """Return what came before the last attempt, and forget the attempts."""
         history, self.history = self.history, None
@@ -1018,6 +1164,10 @@ cdef class Driver:
 
     cdef object resume(self, How how, exception):
         """Go on after a suspension."""
+        if self.holding:
+            return self.hold_no_more(how, exception)
+        if self.breaking:
+            return self.break_on(how, exception)
         if self.in_shelter:
             if how == THROW and self.spare_surely(exception):
                 return self.shelter_surely(self.sheltered)
@@ -1185,7 +1335,7 @@ cdef class Driver:
         self.in_shelter = self.run.interrupted and self.run.number == POST
         self.taken = False
         yielded = self.step(CALL, None)
-        if self.run is not None:
+        if self.run is not None and not self.holding:
             self.suspend()
         return yielded
 
@@ -1195,6 +1345,15 @@ cdef class Driver:
 ctypedef PyObject *(*Guarded)(Driver) noexcept
 ctypedef int (*GuardedStep)(Driver) noexcept
 ctypedef int (*GuardedStart)(Run, Driver, dict) noexcept
+ctypedef PyObject *(*GuardedCall)(Driver, tuple) noexcept
+
+
+cdef object call_otherwise(Driver driver, tuple work):
+    """Call a function that is neither one of the context alone, nor a plain one."""
+    cdef Run run = driver.run
+    if work[4] is OUTCOME:
+        return work[0](run.ctx, run.outcome())
+    return run.set_up(driver.index)
 
 
 cdef int begin_attempt(Driver driver) except -1:
@@ -1210,6 +1369,8 @@ cdef int begin_attempt(Driver driver) except -1:
             run.break_down(sdax_take_error())
             driver.deadline = UNSET
             driver.wants_timer = True
+        if work[7] is True:
+            driver.bound()
     return 0
 
 
@@ -1295,12 +1456,25 @@ cdef int start_ready_eagerly(Run run) except -1:
 
 
 cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
-    driver.context = PyContext_Copy(run.context)
     driver.index = run.take()
+    if run.is_held(driver.index):
+        return clean_up(run, driver)
     driver.taken = True
+    driver.context = PyContext_Copy(
+        run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
+    )
     arguments["name"] = (<tuple>run.work[driver.index])[2]
     arguments["context"] = driver.context
     PyObject_Call(Task, (driver,), arguments)
+    return 0
+
+
+cdef int clean_up(Run run, Driver driver) except -1:
+    """Have a resource go on in its own `asyncio.Task`."""
+    cdef Py_ssize_t index = driver.index
+    driver.index = -1
+    driver.release()
+    run.clean_up(index)
     return 0
 
 
@@ -1330,10 +1504,14 @@ cdef int start_ready_early(Run run) except -1:
 
 
 cdef int start_early(Run run, Driver driver, dict arguments) except -1:
-    loop, context = run.loop, PyContext_Copy(run.context)
-    driver.context = context
     driver.index = run.take()
+    if run.is_held(driver.index):
+        return clean_up(run, driver)
     driver.taken = True
+    loop, context = run.loop, PyContext_Copy(
+        run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
+    )
+    driver.context = context
     arguments["name"] = (<tuple>run.work[driver.index])[2]
     arguments["context"] = context
     loop.call_soon = driver.catch_first_step
@@ -1369,13 +1547,17 @@ cdef int start_ready_by_factory(Run run) except -1:
     while run.taken < run.places and run.is_ready():
         driver = new_driver(run)
         driver.index = index = run.take()
+        if run.is_held(index):
+            clean_up(run, driver)
+            continue
         driver.taken = True
         driver.shared = False
         driver.lone = True
         error = task = None
         name = (<tuple>run.work[index])[2]  # the phase may be over when the task is made
         try:
-            task = PyContext_Copy(run.context).run(run.loop.create_task, driver)
+            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
+            task = PyContext_Copy(context).run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.link(driver)

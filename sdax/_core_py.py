@@ -51,11 +51,13 @@ from .engine.calls import (
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
-from .engine.plan import Plan, Work
+from .engine.plan import OUTCOME, RESOURCE, Plan, Work
 from .engine.record import Record, unasked_cancellation
+from .engine.resources import Resource
 from .engine.run import Losses, RunBase, Setbacks
 from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
+from .engine.variables import Contexts
 from .engine.watch import Watch
 from .finish import Finish
 from .tasks import TaskFunction
@@ -108,9 +110,11 @@ class Run(RunBase):
 
     __slots__ = (
         "aborted",
+        "cleanup_ends",
         "clock",
         "closed",
         "context",
+        "contexts",
         "ctx",
         "deadlines",
         "deferred",
@@ -136,6 +140,7 @@ class Run(RunBase):
         "queue",
         "ready",
         "record",
+        "resources",
         "setbacks",
         "shaken",
         "suspended",
@@ -157,6 +162,8 @@ class Run(RunBase):
         self.depth = 1  # of runs inside of runs, on one stack
         self.context = copy_context()
         self.variables = len(self.context)
+        self.contexts: Contexts | None = None  # once a resource has set a context variable
+        self.resources: dict[int, Resource] | None = None  # of which a set-up was called
         self.waiter: asyncio.Future[None] | None = None
         self.values: dict[int, Any] | None = None
         self.watch = watch
@@ -184,6 +191,7 @@ class Run(RunBase):
         self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # whose functions are due in this phase; None is all
         self.deadlines: Deadlines | None = None
+        self.cleanup_ends: float | None = None  # by the loop's clock, once it has begun
         self.clock: Any = None  # see `clock_of`, once a timeout asks for it
         self.deferred = False  # nothing is opened or called until the loop calls `go_on`
         self.setbacks: Setbacks | None = None
@@ -351,6 +359,17 @@ class Run(RunBase):
     def drivers(self) -> list[Driver]:
         return list(self.suspended)
 
+    def set_contexts(self, contexts: Contexts) -> None:
+        """Have functions called in different contexts, and share no `asyncio.Task` any more."""
+        self.contexts = contexts
+        self.variables = -1
+
+    def count_in(self, driver: Driver) -> None:
+        """Count the driver of a resource among the suspended ones: its cleanup begins."""
+        self.suspended[driver] = None
+        if self.watch is not None or self.plan.has_timeouts or self.interrupted:
+            driver.__next__ = driver.begin
+
     def stop_calling(self) -> None:
         self.held, self.ready = self.ready, NONE_READY
 
@@ -391,6 +410,7 @@ class Driver(DriverBase):
         "body",
         "context",
         "coroutine",
+        "holding",
         "index",
         "run",
         "shared",
@@ -412,6 +432,7 @@ class Driver(DriverBase):
         self.attempts: Attempts | None = None
         self.coroutine: Any = None
         self.task: Any = None
+        self.holding: Resource | None = None  # the resource that is held, until its turn comes
         self.body = self.call_functions(work)
         self.__next__ = self.body.__next__
 
@@ -475,7 +496,11 @@ class Driver(DriverBase):
                         work = run.phase.work[index]
                         task.set_name(work[2])
                 called = True
-                call, limits, _, feeds, is_plain, timeout, _, special = work
+                call, limits, _, feeds, kind, timeout, _, special = work
+                if kind and kind is RESOURCE and self.shared and run.number == POST:
+                    self.release()
+                    run.clean_up(index)
+                    return
                 error = value = None
                 if limits is not None and (timeout is not None or special or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
@@ -485,8 +510,11 @@ class Driver(DriverBase):
                         if attempts is not None:
                             value = yield from attempts.make(work)
                             error, attempts.error = attempts.error, None
-                        elif is_plain:
-                            value = self.call_plain(work)
+                        elif kind:
+                            if kind is True:
+                                value = self.call_plain(work)
+                            else:
+                                value = yield from self.call_otherwise(work)
                         else:
                             awaitable: Any = call(run.ctx)
                             if type(awaitable) is not CoroutineType:
@@ -506,6 +534,10 @@ class Driver(DriverBase):
                     error = None
                 if attempts is not None:
                     self.attempts = None
+                if kind and self.holding is not None:
+                    self.shared = False
+                    self.__next__ = self.body.__next__
+                    run.hold_resource(index, self.holding, self)
                 shared = self.shared
                 if not shared:
                     run.suspended.pop(self, None)
@@ -513,7 +545,8 @@ class Driver(DriverBase):
                         asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
                             self.task, run.parent
                         )
-                    self.release()
+                    if self.holding is None:
+                        self.release()
                 if error is not None:
                     if self.coroutine is not None and issubclass(type(error), RecursionError):
                         self.coroutine.close()  # it may not even have begun
@@ -536,7 +569,15 @@ class Driver(DriverBase):
                                 run.ends_early(index, value)
                             else:
                                 run.ends_early(index, value, attempts.number, attempts.history)
-                            if not shared:
+                            if self.holding is not None:
+                                if run.ready is not NONE_READY and not run.pumping:
+                                    run.pump()
+                                yield from self.hold()
+                                if self.run is None:
+                                    return
+                                work = run.phase.work[index]
+                                called = False  # in this phase
+                            elif not shared:
                                 return
                             attempts = None
                             continue
@@ -555,7 +596,13 @@ class Driver(DriverBase):
                 if not shared:
                     if run.ready is not NONE_READY and not run.pumping:
                         run.pump()
-                    return
+                    if self.holding is None:
+                        return
+                    yield from self.hold()
+                    if self.run is None:
+                        return
+                    work = run.phase.work[index]
+                    called = False  # in this phase
                 attempts = None
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
@@ -573,10 +620,99 @@ class Driver(DriverBase):
             del broken
             error = None
 
+    @coroutine
+    def call_otherwise(self, work: Work) -> Generator[Any, None, Any]:
+        """Call a function that is neither one of the context alone, nor a plain one."""
+        run = self.run
+        if work[4] is OUTCOME:
+            call: Any = work[0]
+            awaitable = call(run.ctx, run.outcome())
+            if type(awaitable) is not CoroutineType:
+                awaitable = self.as_coroutine(awaitable)
+            self.coroutine = awaitable
+            self.__qualname__ = awaitable.__qualname__
+            return (yield from awaitable)
+        if run.number == POST:
+            return (yield from self.coroutine)
+        self.coroutine = run.set_up(self.index)
+        self.__qualname__ = work[6]
+        step, argument = self.coroutine.send, None
+        while True:
+            try:
+                yielded = step(argument)
+            finally:
+                argument = None
+            if type(yielded) is Resource:
+                self.holding = yielded
+                return yielded.value
+            step = self.coroutine.send
+            try:
+                yield yielded
+            except BaseException as exception:
+                step, argument = self.coroutine.throw, exception
+
+    def may_have_set_variables(self) -> bool:
+        """Return True unless its context is certainly as it was."""
+        return True
+
+    @coroutine
+    def hold(self) -> Generator[Any, None, None]:
+        """Wait, with a resource that is set up, until it is to be cleaned up.
+
+        If it breaks before, clean it up, and let go of the run.
+        """
+        run, index, resource = self.run, self.index, self.holding
+        assert resource is not None
+        came = error = None
+        waits_for = resource
+        while True:
+            try:
+                yield waits_for
+            except BaseException as exception:
+                if type(exception) is GeneratorExit and not self.is_stepped():
+                    raise
+                came = exception
+            if came is None or not run.passes_by(resource):
+                break
+            came = None
+            self.task.uncancel()
+            waits_for = resource.wait_on()
+        self.holding = None
+        if came is not None:
+            hide_engine(came)
+            resource.broken = True
+            resource.thrown, came = came, None
+        if self in run.suspended:
+            return  # its turn has come
+        try:
+            yield from self.coroutine
+        except BaseException as exception:
+            if type(exception) is GeneratorExit and not self.is_stepped():
+                raise
+            error = exception
+        is_due = not run.has_held(self)
+        run.suspended.pop(self, None)
+        self.release()
+        assert error is not None
+        try:
+            if is_due:
+                run.failed(index, error)
+            else:
+                run.broke(index, error)
+        finally:
+            error = None
+        if run.ready is not NONE_READY and not run.pumping:
+            run.pump()
+
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
-        yielded = self.body.send(None)
+        return self.begun_with(self.body.send(None))
+
+    def begun_with(self, yielded: Any) -> Any:
+        """Go on after the first step, which has suspended."""
         run = self.run
+        if self.holding is not None:
+            return yielded
         self.__next__ = self.body.__next__ if self.attempts is None else self.resume
         try:
             self.keep_task()
@@ -618,6 +754,8 @@ class Driver(DriverBase):
     def keep_task(self) -> None:
         """Keep the `asyncio.Task` for this function, which has suspended."""
         run = self.run
+        if self.holding is not None:
+            return
         self.shared = False
         run.suspended[self] = None
         if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
@@ -641,7 +779,8 @@ class Driver(DriverBase):
         except BaseException as error:
             yielded = self.step_again(error)
         try:
-            attempts.suspended()
+            if self.holding is None:
+                attempts.suspended()
         except BaseException as error:
             run.break_down(error)
         return yielded
@@ -752,12 +891,15 @@ class Driver(DriverBase):
                 attempts.resumed()
         except BaseException as error:
             run.break_down(error)
+        begins = self.__next__ == self.begin  # the cleanup of a resource
         try:
             yielded = self.body.throw(exception)
         finally:
             del exception
+        if begins:
+            return self.begun_with(yielded)
         try:
-            if attempts is not None:
+            if attempts is not None and self.holding is None:
                 attempts.suspended()
         except BaseException as error:
             run.break_down(error)
@@ -944,7 +1086,7 @@ class Attempts:
     @coroutine
     def make(self, work: Work) -> Generator[Any, None, Any]:
         """Try until an attempt succeeds, and return its value, or none is left: see `error`."""
-        call, _, _, _, is_plain, timeout, name, special = work
+        call, _, _, _, kind, timeout, name, special = work
         driver = self.driver
         run = driver.run
         while self.error is None or (yield from self.pause_before_next()):
@@ -971,8 +1113,10 @@ class Attempts:
                 if more and (awaitable := self.other_call(work)) is not None:
                     driver.coroutine = awaitable
                     value = yield from awaitable
-                elif is_plain:
+                elif kind is True:
                     value = driver.call_plain(work)
+                elif kind:
+                    value = yield from driver.call_otherwise(work)
                 else:
                     awaitable = call(run.ctx)
                     if type(awaitable) is not CoroutineType:
@@ -1012,7 +1156,7 @@ class Attempts:
 
     def begin(self, work: Work) -> None:
         """Set the deadline of an attempt that is not a plain first one."""
-        limits, history = self.limits, self.history
+        limits, history, run = self.limits, self.history, self.driver.run
         self.started = now = self.now()
         covers = history is not None and history.covered is not None
         if history is None:
@@ -1021,6 +1165,8 @@ class Attempts:
         else:
             waits = limits.limiter is not None and not covers
             self.deadline = deadline_of(limits, self.began, now, waits, covers)
+        if run.number == POST:
+            self.deadline = run.bounded(self.deadline, now)
 
     def other_call(self, work: Work) -> Any:
         """Return the coroutine of what is called in place of the function, if anything is."""
@@ -1036,7 +1182,9 @@ class Attempts:
     def begin_timeout(self) -> None:
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
-            self.deadline = deadline_of(self.limits, self.began, self.now(), False, False)
+            now = self.now()
+            deadline = deadline_of(self.limits, self.began, now, False, False)
+            self.deadline = self.driver.run.bounded(deadline, now)
         except BaseException as error:
             self.driver.run.break_down(error)
             self.deadline = UNSET
@@ -1070,6 +1218,8 @@ class Attempts:
         """Return the seconds that the attempt had, and what to say when they are over."""
         covers = self.history is not None and self.history.covered is not None
         started = self.began if self.number == 1 else self.started
+        if (cut_off := self.driver.run.cut_off(self.awaited)) is not None:
+            return cut_off  # type: ignore[no-any-return]
         return limit_of(self.limits, self.began, started, self.awaited, covers)
 
     def unasked(self, error: BaseException) -> BaseException:
@@ -1105,6 +1255,8 @@ class Attempts:
             self.error = following.error
             self.timed_out = False
         history.backoffs = following.backoffs
+        if following.delay is not None and not run.may_try_again(following.delay):
+            following = following._replace(delay=None)
         history.is_due = following.delay is not None
         if following.suppressed is not None and self.watch is not None:
             run.tell("retry_suppressed", *self.place(), following.suppressed, error)
@@ -1253,9 +1405,15 @@ def start_ready_eagerly(run: Run) -> None:
     by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
     for index in run.ready:
         driver: Driver | None = None
+        work = run.phase.work[index]
+        if work[4] is RESOURCE and run.number == POST:
+            run.clean_up(index)
+            if len(run.suspended) >= run.places or run.deferred:
+                break
+            continue
         try:
-            work = run.phase.work[index]
-            context = run.context.copy()
+            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
+            context = context.copy()
             driver = Driver(run, index, work, context)
             if by_step:
                 driver.__next__ = driver.begin
@@ -1292,9 +1450,17 @@ def start_ready_early(run: Run) -> None:
     try:
         for index in run.ready:
             driver: EarlyDriver | None = None
+            work = run.phase.work[index]
+            if work[4] is RESOURCE and run.number == POST:
+                run.clean_up(index)
+                if len(run.suspended) >= run.places or run.deferred:
+                    break
+                continue
             try:
-                work = run.phase.work[index]
-                context = run.context.copy()
+                context = run.context
+                if run.contexts is not None:
+                    context = run.contexts.of(run.number, index)
+                context = context.copy()
                 driver = EarlyDriver(run, index, work, context)
                 if by_step:
                     driver.__next__ = driver.begin
@@ -1344,13 +1510,20 @@ def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     for index in run.ready:
-        name = run.phase.work[index][2]  # the phase may be over when the task is made
+        work = run.phase.work[index]
+        if work[4] is RESOURCE and run.number == POST:
+            run.clean_up(index)
+            if len(run.suspended) >= run.places or run.deferred:
+                break
+            continue
+        name = work[2]  # the phase may be over when the task is made
         driver: LoneDriver | None = None
         task: Any = None
         error = None
         try:
             driver = LoneDriver(run, index)
-            task = run.context.copy().run(run.loop.create_task, driver)
+            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
+            task = context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
                 driver.task = task
                 run.suspended[driver] = None

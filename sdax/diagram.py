@@ -136,9 +136,10 @@ def described_limits(function: TaskFunction[Any]) -> str:
 
 
 def _head(counts: str, tasks: Tasks, options: Options) -> str:
-    limit = options.max_concurrency
+    limit, seconds = options.max_concurrency, options.cleanup_timeout
     concurrency = () if limit is None else (f"at most {digits(limit)} at a time",)
-    return ", ".join([counts, *_manners(tasks, options), *concurrency])
+    cleanup = () if seconds is None else (f"cleanup within {seconds:.15g} s",)
+    return ", ".join([counts, *_manners(tasks, options), *concurrency, *cleanup])
 
 
 def _manners(tasks: Tasks, options: Options) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
-from .common.checks import checked_limit
+from .common.checks import checked_limit, checked_number
 from .common.text import nearest, shown
 from .events import Observer, Observers, checked_observers
 
@@ -20,6 +20,7 @@ class CommonOptions(TypedDict, total=False):
     max_concurrency: int | None
     observer: Observers | None
     on_failure: OnFailure
+    cleanup_timeout: float | None
 
 
 class LevelOptions(CommonOptions, total=False):
@@ -46,6 +47,7 @@ class Options:
     max_concurrency: int | None = None
     observer: tuple[Observer, ...] | None = field(default=None, hash=False)  # of any kind
     on_failure: str = "cancel"
+    cleanup_timeout: float | None = None  # seconds for all cleanup of a run together
 
     @property
     def execute_in_order(self) -> bool:
@@ -80,6 +82,7 @@ def checked_options(in_order: str, given: Any) -> Options:
         checked_limit("max_concurrency", options.max_concurrency),
         None if observer is None else checked_observers(observer),
         _checked_on_failure(options.on_failure),
+        _checked_seconds("cleanup_timeout", options.cleanup_timeout),
     )
 
 
@@ -101,6 +104,10 @@ def _checked_on_failure(on_failure: Any) -> str:
         if isinstance(on_failure, str) and on_failure == known:
             return known
     raise ValueError(f"on_failure must be 'cancel' or 'keep going', got {shown(on_failure)}")
+
+
+def _checked_seconds(name: str, seconds: float | None) -> float | None:
+    return None if seconds is None else checked_number(name, seconds)
 
 
 def _checked_order(execute_order: Any, in_order: str) -> str:

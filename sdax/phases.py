@@ -80,7 +80,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             raise RuntimeError("run_next: the run is closed; open another one")
         if self._running is not None:
             raise RuntimeError("run_next: a phase of this run is running already")
-        if self._next is None:
+        following = self._following()
+        if following is None:
             return False
         running = get_running_loop().create_future()
         if self._run is None:
@@ -88,17 +89,17 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         run = self._run
         self._running = running
         try:
-            interruption = await _run_phase(run, self._next)
+            interruption = await _run_phase(run, following)
         except GeneratorExit:
             self._abandoned = True
             raise
         finally:
             self._running = None
-            self._last = self._next
-            if self._last == PRE:
+            self._last = following
+            if following == PRE:
                 self._next = POST if run.aborted else EXECUTE
             else:
-                self._next = POST if self._last == EXECUTE else None
+                self._next = POST if following == EXECUTE else None
             try:
                 running.set_result(None)
             except BaseException as error:
@@ -114,7 +115,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
 
     def next_phase_id(self) -> PhaseId | None:
         """Return the phase that `run_next` would run, None when none is left."""
-        return None if self._next is None else _PHASE_IDS[self._next]
+        following = self._following()
+        return None if following is None else _PHASE_IDS[following]
 
     def last_phase_id(self) -> PhaseId | None:
         """Return the phase that ran last, None before the first."""
@@ -175,7 +177,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         try:
             for _ in range(MOST_VAIN_ATTEMPTS):
                 try:
-                    interruption = await self._end(run) or interruption
+                    interruption = await self._end(run, failed=body is not None) or interruption
                     break
                 except GeneratorExit:
                     raise
@@ -188,7 +190,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         finally:
             del body, interruption
 
-    async def _end(self, run: Run) -> BaseException | None:
+    async def _end(self, run: Run, *, failed: bool) -> BaseException | None:
         """Wait for the phase that runs, if one does, and for the cleanup; return what came first.
 
         Called again, it goes on where it was interrupted.
@@ -201,6 +203,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 self._clean_up_alone(run)
             elif self._last != POST:
                 run.skip_execute()
+                if failed:  # by an exception of the block
+                    run.cut_short()
                 late = await _run_phase(run, POST)
                 interruption = interruption or late
                 del late
@@ -238,6 +242,12 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             run.skip_execute()
             run.start(POST)
         hear_out(run)
+
+    def _following(self) -> int | None:
+        """Return the next phase: after a resource has broken between two phases, the cleanup."""
+        if self._next == EXECUTE and self._run is not None and self._run.aborted:
+            self._next = POST
+        return self._next
 
 
 async def _run_phase(run: Run, number: int) -> BaseException | None:

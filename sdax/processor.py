@@ -84,6 +84,11 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return self._options.max_concurrency
 
     @property
+    def cleanup_timeout(self) -> float | None:
+        """The seconds that all cleanup of a run may take together; None sets no limit."""
+        return self._options.cleanup_timeout
+
+    @property
     def on_failure(self) -> OnFailure:
         """What a run does after a failure: `"cancel"` everything, or `"keep going"` with all that
         does not depend on what has failed."""
@@ -156,7 +161,8 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         - a `TaskFunction`, in place of that function and its limits;
         - `Done(value)`: each phase of the task succeeds at once with this value;
         - a mapping of phases to any of these, for a task with several phases;
-        - an `AsyncTask` of the same name.
+        - an `AsyncTask` of the same name;
+        - in place of a resource, another function that `resource` takes, with the same limits.
 
         Raises `ValueError` for a name that does not exist, with the nearest ones, and for one
         function in place of several; `TypeError` for a stub of another type.
@@ -267,6 +273,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
             keeps_going=options.keeps_going,
+            cleanup_timeout=options.cleanup_timeout,
         )
         self._set_up(added, options, plan)
         self._set_once(levels=frozendict(levels))
@@ -359,6 +366,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
             options.max_concurrency,
             execute_in_order=options.execute_in_order,
             keeps_going=options.keeps_going,
+            cleanup_timeout=options.cleanup_timeout,
         )
         self._set_up(added, options, plan)
         self._set_once(
@@ -434,6 +442,10 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: the rest
     of its level runs, then `execute` of all tasks whose own `pre_execute` succeeded. What stands in
     higher levels is skipped. All failures are raised after the last cleanup.
+
+    `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
+    each cleanup that waits is cancelled, and each that has not begun may run up to its first
+    suspension. Both are failures, "cut off by cleanup_timeout".
     """
 
     def __init__(self, **options: Unpack[LevelOptions]) -> None:
@@ -484,6 +496,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: all that
     does not depend on what has failed runs, and the rest is skipped. All failures are raised after
     the last cleanup.
+
+    `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
+    each cleanup that waits is cancelled, and each that has not begun may run up to its first
+    suspension. Both are failures, "cut off by cleanup_timeout".
     """
 
     def __init__(self, **options: Unpack[GraphOptions]) -> None:

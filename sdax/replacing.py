@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from .common.checks import is_async
 from .common.order import PHASES
 from .common.text import nearest, shown
+from .resources import is_resource, with_function
 from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
 
 Task: TypeAlias = AsyncTask[Any, Any]
@@ -73,6 +74,8 @@ def _replaced(task: Task, stub: Stub, names: Sequence[Hashable]) -> Task:
         phase: function for phase in PHASES if (function := getattr(task, phase)) is not None
     }
     functions: Mapping[str, Any]
+    if is_resource(task) and not isinstance(stub, (Done, Mapping, TaskFunction)):
+        return with_function(task, stub)
     if isinstance(stub, Done):
         functions = dict.fromkeys(phases, stub)
     elif isinstance(stub, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, cast
 
@@ -80,6 +81,27 @@ class TaskFailure(NamedTuple):
 
     def __repr__(self) -> str:
         return shown_fields(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run has gone so far: what `task_outcome_func` gives to a cleanup.
+
+    - `failed`: whether something has failed. Cleanups that have failed before this one count.
+    - `cancelled`: whether the run was cut short: by a cancellation of its caller, by an exception
+      out of the block of `open`, or by what is not an `Exception`, such as `SystemExit`.
+    - `failures`: `(name, phase, attempts, exception)` of each failure, in order.
+    - `exception`: what a resource gets at its `yield`: a `CancelledError` if the run was cut
+      short, an `SdaxExecutionError` of all failures so far if it failed, or None if all is well.
+
+    >>> async def finish(ctx, outcome):
+    ...     await (ctx.session.rollback() if outcome.exception else ctx.session.commit())
+    """
+
+    failed: bool
+    cancelled: bool
+    failures: tuple[TaskFailure, ...]
+    exception: BaseException | None
 
 
 class Durations(NamedTuple):

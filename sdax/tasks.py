@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import FrozenInstanceError, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypedDict, Unpack, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    Unpack,
+    cast,
+    overload,
+)
 
 from .budget import RetryBudget
 from .common.checks import (
     SPLIT_GENERATOR,
+    USE_RESOURCE,
     checked_number,
     checked_seconds,
     explained,
     is_async,
+    is_async_generator,
     is_generator,
 )
 from .common.generic import K, K_co, KeyedByDefault, T, T_contra
@@ -36,11 +50,14 @@ from .limits import (
     pickled_kinds,
     unpickled_kinds,
 )
+from .states import Outcome
 
 __all__ = [
     "AsyncTask",
     "Limits",
     "PlainFunction",
+    "ResourceCleanUp",
+    "ResourceSetUp",
     "RetryableException",
     "SdaxTaskGroup",
     "TaskFunction",
@@ -50,12 +67,18 @@ __all__ = [
     "task_func",
     "task_group_func",
     "task_group_task",
+    "task_outcome_func",
     "task_sync_func",
     "task_thread_func",
 ]
 
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
+OutcomeFunction: TypeAlias = Callable[[T, Outcome], Awaitable[Any]]
+# An async generator function that yields once, or what returns an async context manager.
+HoldingFunction: TypeAlias = Callable[
+    [T], AsyncIterator[Any] | AbstractAsyncContextManager[Any, Any]
+]
 
 _KINDS = ("retryable_exceptions", "fallback_exceptions")
 
@@ -127,6 +150,8 @@ class TaskFunction(Generic[T_contra]):
       `retryable_exceptions`, which is the default.
     - `retry_budget`: a `RetryBudget`. Each first attempt deposits and each retry withdraws. If
       nothing is left, there is no further attempt.
+    - `has_outcome_argument`: call `function(ctx, outcome)` with an `Outcome`, which says how the
+      run has gone; for `post_execute` alone.
 
     The order is `fallback(total_timeout(retries(limiter(timeout(function)))))`.
 
@@ -136,7 +161,7 @@ class TaskFunction(Generic[T_contra]):
     >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1, total_timeout=5.0)
     """
 
-    function: Function[T_contra] | GroupFunction[T_contra]
+    function: Function[T_contra] | GroupFunction[T_contra] | OutcomeFunction[T_contra]
     timeout: float | None = None
     retries: int = 0
     initial_delay: float = 1.0
@@ -150,6 +175,7 @@ class TaskFunction(Generic[T_contra]):
     fallback: Fallback[T_contra] | None = None
     fallback_exceptions: Retryable | None = None
     retry_budget: RetryBudget | None = None
+    has_outcome_argument: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -159,10 +185,15 @@ class TaskFunction(Generic[T_contra]):
             )
         if is_generator(self.function):
             raise _generator_refused("TaskFunction.function", self.function)
-        if not isinstance(self.has_task_group_argument, bool):
-            raise TypeError(
-                f"TaskFunction.has_task_group_argument must be a bool, "
-                f"got {shown(self.has_task_group_argument)}"
+        for name in ("has_task_group_argument", "has_outcome_argument"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(
+                    f"TaskFunction.{name} must be a bool, got {shown(getattr(self, name))}"
+                )
+        if self.has_task_group_argument and self.has_outcome_argument:
+            raise ValueError(
+                "TaskFunction: a function takes a task group or the outcome, and not both; open "
+                "an asyncio.TaskGroup in the function that takes the outcome"
             )
         set_once = object.__setattr__
         for name in ("timeout", "max_delay", "total_timeout"):
@@ -331,6 +362,7 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
                 f"post_execute of task {shown(self.name)} must not have a fallback, got "
                 f"{shown(cleanup.fallback)}: it could only hide that something was not released"
             )
+        _check_halves(self.name, phases)
         if not any(phases.values()) and type(self) is not _Join:
             raise ValueError(
                 f"task {shown(self.name)} has no phase; give it a pre_execute, an execute or a "
@@ -344,6 +376,35 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
         object.__setattr__(self, "required", True)  # an earlier version did not have it
         for each, value in zip(fields(self), state, strict=False):
             object.__setattr__(self, each.name, value)
+
+
+def _check_halves(name: Any, phases: dict[str, TaskFunction[Any] | None]) -> None:
+    """Refuse one half of a resource without the other, and an outcome where there is none yet."""
+    functions = {phase: each and each.function for phase, each in phases.items()}
+    for phase in ("pre_execute", "execute"):
+        function = phases[phase]
+        if function is not None and function.has_outcome_argument:
+            raise ValueError(
+                f"{phase} of task {shown(name)} cannot take the outcome of the run, because the "
+                f"run has not ended then; only post_execute can"
+            )
+    halves = {
+        phase: function
+        for phase, function in functions.items()
+        if isinstance(function, (ResourceSetUp, ResourceCleanUp))
+    }
+    first, last = functions["pre_execute"], functions["post_execute"]
+    if halves and not (
+        isinstance(first, ResourceSetUp)
+        and isinstance(last, ResourceCleanUp)
+        and first.function == last.function
+        and functions["execute"] not in halves.values()
+    ):
+        raise ValueError(
+            f"task {shown(name)} has a part of a resource as its {' and '.join(halves)}; set-up "
+            f"and cleanup of a resource belong together, so make the task with "
+            f"resource({shown(name)}, ...)"
+        )
 
 
 def _as_task_function(name: Any, phase: str, function: Any) -> TaskFunction[Any] | None:
@@ -428,12 +489,67 @@ class ThreadFunction(Generic[T_contra]):
         return value
 
 
-def task_func(function: Function[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
+@dataclass(frozen=True, slots=True)
+class ResourceSetUp(Generic[T_contra]):
+    """What `resource` gives to `pre_execute`: the engine runs `function` up to its `yield`."""
+
+    function: HoldingFunction[T_contra]
+
+    def __call__(self, ctx: T_contra) -> Any:
+        raise TypeError(f"only a run can set up a resource, {shown(self.function)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceCleanUp(Generic[T_contra]):
+    """What `resource` gives to `post_execute`: the engine goes on after the `yield`."""
+
+    function: HoldingFunction[T_contra]
+
+    def __call__(self, ctx: T_contra) -> Any:
+        raise TypeError(f"only a run can clean up a resource, {shown(self.function)}")
+
+
+@overload
+def task_func(
+    function: Function[T],
+    *,
+    has_outcome_argument: Literal[False] = False,
+    **limits: Unpack[Limits[T]],
+) -> TaskFunction[T]: ...
+
+
+@overload
+def task_func(
+    function: OutcomeFunction[T],
+    *,
+    has_outcome_argument: Literal[True],
+    **limits: Unpack[Limits[T]],
+) -> TaskFunction[T]: ...
+
+
+def task_func(
+    function: Function[T] | OutcomeFunction[T],
+    *,
+    has_outcome_argument: bool = False,
+    **limits: Unpack[Limits[T]],
+) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function; keyword arguments as `TaskFunction`'s.
 
     >>> task_func(fetch_user, timeout=2.0, retries=3)
     """
-    return TaskFunction(function, **limits)
+    return TaskFunction(function, has_outcome_argument=has_outcome_argument, **limits)
+
+
+def task_outcome_func(function: OutcomeFunction[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
+    """Make a `TaskFunction` of an async function that takes the context and an `Outcome`.
+
+    It is for `post_execute` alone: the outcome says how the run has gone until then.
+
+    >>> async def finish(ctx, outcome):
+    ...     await (ctx.session.rollback() if outcome.exception else ctx.session.commit())
+    >>> task("Session", pre_execute=begin, post_execute=task_outcome_func(finish, timeout=5.0))
+    """
+    return TaskFunction(function, has_outcome_argument=True, **limits)
 
 
 def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
@@ -571,7 +687,8 @@ def _check_plain(helper: str, function: Any) -> None:
 
 
 def _generator_refused(what: str, function: object) -> TypeError:
-    return TypeError(f"{what} is a generator function, {shown(function)}: {SPLIT_GENERATOR}")
+    hint = USE_RESOURCE if is_async_generator(function) else SPLIT_GENERATOR
+    return TypeError(f"{what} is a generator function, {shown(function)}: {hint}")
 
 
 def _refuse_change(self: object, name: str, value: object) -> None:
@@ -582,5 +699,12 @@ setattr(TaskFunction, "__init__", explained(_no_such_limit)(TaskFunction.__init_
 
 # What dataclass() generates for frozen classes with slots fails with a TypeError on Python 3.11
 # where typing sets __orig_class__, as in TaskFunction[Context](...).
-for _frozen in (TaskFunction, AsyncTask, PlainFunction, ThreadFunction):
+for _frozen in (
+    TaskFunction,
+    AsyncTask,
+    PlainFunction,
+    ThreadFunction,
+    ResourceSetUp,
+    ResourceCleanUp,
+):
     setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sys
 import sysconfig
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -282,6 +282,28 @@ class Trace(list[str]):
                 await forever()
             except asyncio.CancelledError:
                 raise error from None
+
+        return function
+
+    def holding(self, label: str, number: int = 0, value: Any = None) -> Any:
+        """Be a resource, which suspends for so many passes of the loop in each half.
+
+        It writes "<label> up", then "<label> ok", or the class of what is raised at the `yield`,
+        which it lets through, and "<label> down" at last.
+        """
+
+        async def function(ctx: Any) -> AsyncIterator[Any]:
+            self.append(f"{label} up")
+            await passes(number)
+            try:
+                yield value
+                self.append(f"{label} ok")
+            except BaseException as error:
+                self.append(f"{label} {type(error).__name__}")
+                raise
+            finally:
+                await passes(number)
+                self.append(f"{label} down")
 
         return function
 

@@ -16,7 +16,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
@@ -203,12 +203,21 @@ PHASES: dict[str, Any] = dict.fromkeys(
     ("pre_execute", "execute", "post_execute"), TaskFunction(nothing)
 )
 TASK = AsyncTask("A", **PHASES)
-LEVELS: dict[str, Any] = {"max_concurrency": 2, "observer": id, "execute_order": "level"}
+LEVELS: dict[str, Any] = {
+    "max_concurrency": 2,
+    "observer": id,
+    "cleanup_timeout": 9.0,
+    "execute_order": "level",
+}
 GRAPH: dict[str, Any] = {**LEVELS, "execute_order": "dependency"}
 
 
 async def run_report() -> RunReport[Any]:
     return await solo(nothing).process_tasks(None)
+
+
+async def holding(ctx: Any) -> AsyncIterator[None]:
+    yield
 
 
 class Case(NamedTuple):
@@ -259,9 +268,17 @@ CASES: dict[str, Callable[[], Case]] = {
             "task_func",
             "task_group_func",
             "task_group_task",
+            "task_outcome_func",
             "task_sync_func",
         )
     },
+    "resource": lambda: Case(
+        sdax.resource,
+        {**FUNCTION, "name": "A", "function": holding, "execute": nothing, "cleanup_timeout": 2.0},
+    ),
+    "Outcome": lambda: Case(
+        sdax.Outcome, {"failed": False, "cancelled": False, "failures": (), "exception": None}
+    ),
     "task_thread_func": lambda: Case(
         sdax.task_thread_func,
         {**FUNCTION, "function": failing, "abandon_on_cancel": True, "executor": None},
@@ -408,7 +425,8 @@ def use(result: Any) -> None:
     """Do with the result of a call what it is for."""
     if isinstance(result, TaskFunction):
         if "Thread" not in type(result.function).__name__:  # which need another kind of loop
-            use(AsyncTask("used", result, result))
+            before = None if result.has_outcome_argument else result
+            use(AsyncTask("used", before, before, result))
     elif isinstance(result, AsyncTask):
         use(AsyncTaskProcessor.builder().add_task(result, 1))
         use(AsyncDagTaskProcessor.builder(execute_order="dependency").add_task(result))

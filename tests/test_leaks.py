@@ -20,6 +20,13 @@ PATHS = [
     "failed reports kept",
     "observed",
     "observed cancel",
+    "resource",
+    "resource, failure",
+    "resource, late failure",
+    "resource that breaks",
+    "resource, no set-up",
+    "resource, cancel",
+    "observed resource, failure",
 ]
 
 

@@ -7,12 +7,13 @@ any that they do not need.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Unpack, assert_type
 
+import sdax
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncDagTaskProcessorBuilder,
@@ -37,10 +38,12 @@ from sdax import (
     flatten_exceptions,
     hedged,
     join,
+    resource,
     task,
     task_func,
     task_group_func,
     task_group_task,
+    task_outcome_func,
     task_sync_func,
     task_thread_func,
 )
@@ -112,6 +115,33 @@ def tasks() -> None:
     one.name = "B"  # type: ignore[misc]
 
 
+async def hold(ctx: Context) -> AsyncIterator[int]:
+    yield ctx.user
+
+
+@asynccontextmanager
+async def manage(ctx: Context) -> AsyncGenerator[int, None]:
+    yield ctx.user
+
+
+async def finish(ctx: Context, outcome: sdax.Outcome) -> None:
+    assert_type(outcome.failures, tuple[TaskFailure, ...])
+
+
+def resources() -> None:
+    assert_type(resource("A", hold, timeout=1.0, retries=2), AsyncTask[Context, str])
+    assert_type(resource("A", manage, cleanup_timeout=1.0), AsyncTask[Context, str])
+    assert_type(resource(7, hold, execute=load), AsyncTask[Context, int])
+    AsyncTaskProcessor[Context].builder(cleanup_timeout=5.0).add_task(resource("A", hold), 1)
+    resource("A", load)  # type: ignore[arg-type]
+    resource("A", hold, retrys=1)  # type: ignore[call-arg]
+    task_func(hold)  # type: ignore[arg-type]
+    assert_type(task_outcome_func(finish, timeout=1.0), TaskFunction[Context])
+    assert_type(task_func(finish, has_outcome_argument=True), TaskFunction[Context])
+    task_func(finish)  # type: ignore[arg-type]
+    task_outcome_func(load)  # type: ignore[arg-type]
+
+
 def helpers() -> None:
     assert_type(task_func(load, timeout=1.0, retries=2), TaskFunction[Context])
     assert_type(task_sync_func(returns_no_awaitable, timeout=1), TaskFunction[Context])
@@ -123,8 +153,8 @@ def helpers() -> None:
     assert_type(join("A"), AsyncTask[Any, str])
     task_func(returns_no_awaitable)  # type: ignore[arg-type]
     task_func(load_in_group)  # type: ignore[arg-type]
-    task_func(load, 5)  # type: ignore[call-arg]
-    task_func(load, time_out=5)  # type: ignore[call-arg]
+    task_func(load, 5)  # type: ignore[call-overload]
+    task_func(load, time_out=5)  # type: ignore[call-overload]
     task_sync_func(returns_no_awaitable, retries="1")  # type: ignore[arg-type]
     task_thread_func(returns_no_awaitable, timeout="5")  # type: ignore[arg-type]
     task_thread_func(returns_no_awaitable, executor=4)  # type: ignore[arg-type]
@@ -289,10 +319,10 @@ def limits_over_all_attempts(semaphore: asyncio.Semaphore, budget: RetryBudget) 
     assert_type(task_func(load, fallback=lambda ctx, error: None), TaskFunction[Context])
     assert_type(task_func(load, limiter=lambda ctx: semaphore), TaskFunction[Context])
     assert_type(task_func(load, retry_after=retry_after), TaskFunction[Context])
-    task_func(load, retry_after=5)  # type: ignore[arg-type]
-    task_func(load, limiter=5)  # type: ignore[arg-type]
+    task_func(load, retry_after=5)  # type: ignore[call-overload]
+    task_func(load, limiter=5)  # type: ignore[call-overload]
     task_func(load, fallback=load)  # type: ignore[arg-type]
-    task_func(load, retry_budget=0.2)  # type: ignore[arg-type]
+    task_func(load, retry_budget=0.2)  # type: ignore[call-overload]
     TaskFunction[Context](load, fallback=cover_other)  # type: ignore[arg-type]
     raise RetryableException("busy", retry_after=2.0)
 

@@ -3,7 +3,8 @@
 import asyncio
 import csv
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -94,6 +95,15 @@ class Pool:
         connection = await self._idle.get()
         self.lent.add(connection)
         return connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[aiosqlite.Connection, None]:
+        """Lend a connection for as long as the block runs."""
+        connection = await self.take()
+        try:
+            yield connection
+        finally:
+            self.give_back(connection)
 
     def give_back(self, connection: aiosqlite.Connection) -> None:
         """Give back a connection; twice is an error, for two requests would then share it."""

@@ -15,6 +15,7 @@ Levels open upwards and are cleaned up downwards, whatever happens in between.
 import hashlib
 import hmac
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,14 @@ import aiosqlite
 from aiohttp import web
 from yarl import URL
 
-from sdax import AsyncTaskProcessor, RetryableException, SdaxExecutionError, task, task_func
+from sdax import (
+    AsyncTaskProcessor,
+    RetryableException,
+    SdaxExecutionError,
+    resource,
+    task,
+    task_func,
+)
 from sdax.clients import is_temporary
 from sdax.observe import Observer
 
@@ -67,20 +75,12 @@ class Context:
 
     service: Service
     request: Request
-    # Cleanup reads these two, and may do so before anything has set them.
-    connection: aiosqlite.Connection | None = None
-    cursor: aiosqlite.Cursor | None = None
     # The levels see to it that these are set before they are read.
+    connection: aiosqlite.Connection = field(init=False)
     user_id: int = field(init=False)
     flags: dict[str, bool] = field(init=False)
     discount: int = field(init=False)
     orders: list[Order] = field(init=False)
-
-    @property
-    def database(self) -> aiosqlite.Connection:
-        """The connection, for the levels above the one that takes it."""
-        assert self.connection is not None
-        return self.connection
 
 
 # ---------------------------------------------------------------- the functions of the workflow
@@ -109,25 +109,17 @@ def sign(secret: bytes, user_id: int) -> str:
     return f"{user_id}.{hmac.digest(secret, str(user_id).encode(), hashlib.sha256).hex()}"
 
 
-async def take_connection(ctx: Context) -> None:
-    """Take a connection, and see that it lives."""
-    # Nothing is awaited between taking it and keeping it where the cleanup will look: whenever
-    # this function is cancelled, the connection is either still in the pool or in the context.
-    ctx.connection = await ctx.service.pool.take()
-    await ctx.connection.execute_fetchall("SELECT 1")
-
-
-async def give_connection_back(ctx: Context) -> None:
-    """Give the connection back, with nothing under way on it."""
-    connection, ctx.connection = ctx.connection, None
-    if connection is None:
-        return
-    try:
-        # A cancelled function has left its statement to the connection's thread. This waits for
-        # it, and undoes an audit row that was not committed.
-        await connection.rollback()
-    finally:
-        ctx.service.pool.give_back(connection)
+async def database(ctx: Context) -> AsyncIterator[None]:
+    """Lend the request a connection, in a transaction that ends as the run does."""
+    async with ctx.service.pool.connection() as ctx.connection:
+        try:
+            await ctx.connection.execute_fetchall("SELECT 1")  # does it live?
+            yield
+            await ctx.connection.commit()
+        finally:
+            # A cancelled function has left its statement to the connection's thread. This waits
+            # for it, and undoes what was not committed.
+            await ctx.connection.rollback()
 
 
 async def check_token(ctx: Context) -> None:
@@ -161,30 +153,21 @@ async def load_discount(ctx: Context) -> None:
 
 async def read_user_orders(ctx: Context) -> None:
     """Read the user's orders."""
-    ctx.cursor = await ctx.database.execute(
+    rows = await ctx.connection.execute_fetchall(
         "SELECT * FROM orders WHERE user_id = ? ORDER BY order_id", (ctx.user_id,)
     )
-    ctx.orders = [Order(*row) for row in await ctx.cursor.fetchall()]
+    ctx.orders = [Order(*row) for row in rows]
     if not ctx.orders:
         raise NotFoundError(f"user {ctx.user_id} has no orders")
-
-
-async def close_cursor(ctx: Context) -> None:
-    """Close the cursor."""
-    # Level 1 is cleaned up after level 3, so the connection is still this request's own.
-    cursor, ctx.cursor = ctx.cursor, None
-    if cursor is not None:
-        await cursor.close()
 
 
 async def answer(ctx: Context) -> dict[str, Any]:
     """Compute the answer; keep it in the audit table."""
     total = sum(order.quantity * order.unit_price_cents for order in ctx.orders)
     payable = total * (100 - ctx.discount) // 100 if ctx.flags["discounts"] else total
-    await ctx.database.execute(
+    await ctx.connection.execute(
         "INSERT INTO audit VALUES (?, ?, ?)", (ctx.request.number, ctx.user_id, payable)
     )
-    await ctx.database.commit()
     return {
         "request": ctx.request.number,
         "user": ctx.user_id,
@@ -198,12 +181,8 @@ PROCESSOR = (
     AsyncTaskProcessor[Context]
     .builder()
     .add_task(
-        task(
-            "Database",
-            pre_execute=task_func(take_connection, timeout=30.0),
-            # A cancellation does not interrupt cleanup, so it has a limit of its own.
-            post_execute=task_func(give_connection_back, timeout=30.0),
-        ),
+        # A cancellation does not interrupt cleanup, so it has a limit of its own.
+        resource("Database", database, timeout=30.0, cleanup_timeout=30.0),
         level=1,
     )
     .add_task(task("Token", pre_execute=check_token), level=1)
@@ -222,11 +201,7 @@ PROCESSOR = (
         level=2,
     )
     .add_task(
-        task(
-            "Orders",
-            pre_execute=task_func(read_user_orders, timeout=30.0),
-            post_execute=task_func(close_cursor, timeout=30.0),
-        ),
+        task("Orders", pre_execute=task_func(read_user_orders, timeout=30.0)),
         level=3,
     )
     .add_task(task("Answer", execute=task_func(answer, timeout=30.0)), level=3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -117,8 +117,22 @@ def build(job: Job) -> Any:
                 for phase, function in zip((PRE, EXECUTE, POST), functions, strict=True)
                 if function is not None
             }
-            builder.add_task(library.AsyncTask(name=f"{level}.{number}", **phases), level=level)
+            name = f"{level}.{number}"
+            task = library.AsyncTask(name=name, **phases)
+            if level == 0 and number < job.resources:
+                pre, _, post = functions
+                task = library.resource(name, _in_one(pre, post))
+            builder.add_task(task, level=level)
     return builder.build()
+
+
+def _in_one(set_up: Function, clean_up: Function) -> Callable[[Any], AsyncIterator[None]]:
+    async def resource(ctx: Any) -> AsyncIterator[None]:
+        await set_up(ctx)
+        yield
+        await clean_up(ctx)
+
+    return resource
 
 
 def make_sdax(job: Job) -> Once:

@@ -59,6 +59,8 @@ class Work:
       None does not suspend at all.
     - `timeout`, `retries`: of each function; neither is ever used up.
     - `fails`: in the last level all wait for ever, but the last, which raises.
+    - `resources`: so many tasks of the first level are resources, of which a `PRE` and a `POST` are
+      the two halves. Those who have no resources call them as two functions.
     - `repeat`, `concurrent`: so many runs one after another, or at once.
     """
 
@@ -69,6 +71,7 @@ class Work:
     timeout: float | None = None
     retries: int = 0
     fails: bool = False
+    resources: int = 0
     repeat: int = 1
     concurrent: int = 1
 
@@ -87,6 +90,7 @@ class Job:
     post: Levels
     timeout: float | None
     retries: int
+    resources: int = 0
 
 
 # What is over in a moment is repeated, or the start and the end of the event loop, tens of
@@ -125,7 +129,8 @@ def job_of(work: Work, library: Library = ASYNCIO, *, writing: bool = False) -> 
             ]
             for level, width in enumerate(work.shape)
         ]
-    return Job(phases[PRE], phases[EXECUTE], phases[POST], work.timeout, work.retries)
+    levels = (phases[PRE], phases[EXECUTE], phases[POST])
+    return Job(*levels, work.timeout, work.retries, work.resources)
 
 
 def repeated(work: Work, library: Library, once: Once) -> Callable[[], Awaitable[None]]:

@@ -15,9 +15,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # What to do instead of a phase with a 'yield'.
-SPLIT_GENERATOR: Final = (
-    "a phase cannot be a generator, because nothing would run what stands after its 'yield'; put "
-    "what stands before the 'yield' into pre_execute, and what stands after it into post_execute"
+_NO_GENERATOR: Final = (
+    "a phase cannot be a generator, because nothing would run what stands after its 'yield'; "
+)
+SPLIT_GENERATOR: Final = _NO_GENERATOR + (
+    "define it with 'async def' and make the task with resource(name, function), or put what "
+    "stands before the 'yield' into pre_execute, and what stands after it into post_execute"
+)
+USE_RESOURCE: Final = _NO_GENERATOR + (
+    "make the whole task of this function with resource(name, function), or put what stands "
+    "before the 'yield' into pre_execute, and what stands after it into post_execute"
 )
 
 
@@ -100,14 +107,19 @@ def is_async(function: Any) -> bool:
 
 def is_generator(function: Any) -> bool:
     """Return True if a call makes a generator, async or not, which nobody can await."""
+    if is_async_generator(function):
+        return True
     for each in _called(function):
-        if inspect.isasyncgenfunction(each):
-            return True
         # What types.coroutine() makes of a generator function can be awaited.
         flags = getattr(getattr(each, "__code__", None), "co_flags", 0)
         if inspect.isgeneratorfunction(each) and not flags & CO_ITERABLE_COROUTINE:
             return True
     return False
+
+
+def is_async_generator(function: Any) -> bool:
+    """Return True if a call makes an async generator."""
+    return any(map(inspect.isasyncgenfunction, _called(function)))
 
 
 def runs_later(function: Any) -> bool:

@@ -141,10 +141,14 @@ class DriverBase:
                 return
             coroutine = self.coroutine
             made, history = self.attempts_made()
+            was_held = run.has_held(self)
             self.discard()
             if coroutine is not None:
                 coroutine.close()
-            run.failed(index, error, made, history=history)
+            if was_held:
+                run.broke(index, error)
+            else:
+                run.failed(index, error, made, history=history)
             if not run.pumping:
                 run.pump()
         except BaseException as exception:

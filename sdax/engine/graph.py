@@ -19,6 +19,7 @@ def plan_graph(
     *,
     execute_in_order: bool,
     keeps_going: bool = False,
+    cleanup_timeout: float | None = None,
 ) -> Plan:
     """Plan tasks in a graph: the indices of what each task depends on.
 
@@ -35,6 +36,7 @@ def plan_graph(
             max_concurrency,
             execute_in_order=execute_in_order,
             keeps_going=keeps_going,
+            cleanup_timeout=cleanup_timeout,
         )
     backward = forward.reversed()
     pre, execute, post = (work_of(tasks, number) for number in range(len(PHASES)))
@@ -45,10 +47,17 @@ def plan_graph(
     phases = (
         _graph_phase(PRE, pre, forward),
         execute_phase,
-        _graph_phase(POST, post, backward),
+        _graph_phase(POST, post, backward).within(cleanup_timeout, tasks),
     )
     places = places_of(max_concurrency)
-    return Plan(tasks, phases, forward.gate_of, places, keeps_going=keeps_going)
+    return Plan(
+        tasks,
+        phases,
+        forward.gate_of,
+        places,
+        keeps_going=keeps_going,
+        cleanup_timeout=cleanup_timeout,
+    )
 
 
 class Gates:

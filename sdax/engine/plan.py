@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
-from ..tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
+from ..tasks import (
+    AsyncTask,
+    PlainFunction,
+    ResourceCleanUp,
+    ResourceSetUp,
+    TaskFunction,
+    ThreadFunction,
+)
 from .calls import WithTaskGroup, name_of
 from .threads import OwnThreads
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 # A function as the engine takes it: what to call, its limits (None if it has none: such a function
-# never pays for them), the name of its asyncio.Task, the gates that it feeds, whether it is a plain
-# function, the timeout of its first attempt, the name of the user's function, and whether it has a
-# limiter or a retry budget, which each attempt has to do with.
+# never pays for them), the name of its asyncio.Task, the gates that it feeds, its kind (see below),
+# the timeout of its first attempt, the name of the user's function, and whether there is more to do
+# around each attempt: it has a limiter or a retry budget, or `cleanup_timeout` bounds it.
 Work: TypeAlias = tuple[
-    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool, float | None, str, bool
+    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool | str, float | None, str, bool
 ]
+# An async function is of the kind False, a plain one of the kind True.
+RESOURCE: Final = "resource"  # one half of it
+OUTCOME: Final = "outcome"  # an async function that takes the outcome of the run as well
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What stands for the function of a resource in each of its halves."""
+
+    function: Callable[[Any], Any]
+    held_name: str  # of its asyncio.Task between them
+
+    def __call__(self, ctx: Any) -> Any:
+        """Return what the user's function returns, which is nothing to be awaited."""
+        return self.function(ctx)
 
 
 class Phase:
@@ -61,6 +83,14 @@ class Phase:
         ]
         return Phase(self.number, tuple(work), self.stages, self.gates, self.onward, self.waits)
 
+    def within(self, seconds: float | None, tasks: Sequence[AsyncTask[Any, Any]]) -> Phase:
+        """Return the same phase, in which every attempt asks what is left of these seconds."""
+        if seconds is None:
+            return self
+        phase = self.limited(tasks)
+        phase.work = tuple(entry and (*entry[:7], True) for entry in phase.work)
+        return phase
+
     def unopened(self, opened: int, waiting: Sequence[int] | None) -> Iterator[int]:
         """Yield the tasks that wait in stages from `opened` on, or in gates still `waiting`: all
         where that is None, and none where it is empty."""
@@ -96,6 +126,19 @@ class Phase:
                     feed(self.work[index][3])
         return waiting, opened
 
+    def reached_from(self, index: int) -> frozenset[int]:
+        """Return the gates that wait for a task, or for what waits for it."""
+        reached = set[int]()
+        left: list[int] = list(self.work[index][3])
+        while left:
+            gate = left.pop()
+            if gate not in reached:
+                reached.add(gate)
+                left += self.onward[gate]
+                for member in self.gates[gate]:
+                    left += self.work[member][3]
+        return frozenset(reached)
+
 
 class Plan:
     """All that a run needs to know: immutable, and shared by every run of a processor.
@@ -108,8 +151,10 @@ class Plan:
 
     __slots__ = (
         "_observed",
+        "_reached",
         "_tasks",
         "arrays",
+        "cleanup_timeout",
         "has_timeouts",
         "index_of",
         "keeps_going",
@@ -128,19 +173,22 @@ class Plan:
         places: int,
         *,
         keeps_going: bool,
+        cleanup_timeout: float | None,
     ) -> None:
         self._tasks = tasks
         self._observed: Plan | None = None
+        self._reached: dict[int, frozenset[int]] = {}
         self.names: tuple[Hashable, ...] = tuple(task.name for task in tasks)
         self.index_of = {name: index for index, name in enumerate(self.names)}
         self.phases = phases
         # The phases once more, for the compiled engine: it reads tuples faster than attributes.
         self.arrays = tuple((p.work, p.stages, p.gates, p.onward, p.waits) for p in phases)
-        self.has_timeouts = any(
+        self.has_timeouts = cleanup_timeout is not None or any(
             work and (work[5] is not None or (work[1] is not None and work[1].timeout is not None))
             for phase in phases
             for work in phase.work
         )
+        self.cleanup_timeout = cleanup_timeout
         self.starts_with = tuple(starts_with)
         self.places = places
         self.optional = frozenset(i for i, task in enumerate(tasks) if not task.required)
@@ -157,8 +205,17 @@ class Plan:
                 self.starts_with,
                 self.places,
                 keeps_going=self.keeps_going,
+                cleanup_timeout=self.cleanup_timeout,
             )
         return self._observed
+
+    def is_before(self, index: int, at: int) -> bool:
+        """Return True if all that starts with this stage or gate waits for this `pre_execute`."""
+        if not self.phases[PRE].gates:
+            return self.starts_with[index] < at
+        if index not in self._reached:
+            self._reached[index] = self.phases[PRE].reached_from(index)
+        return at in self._reached[index]
 
     def key(self, number: int, index: int) -> int:
         """Return the key under which records and values of a run know this phase of this task."""
@@ -208,6 +265,7 @@ def plan_levels(
     *,
     execute_in_order: bool = False,
     keeps_going: bool = False,
+    cleanup_timeout: float | None = None,
 ) -> Plan:
     """Plan tasks that stand in levels: the indices of each level's tasks, from the lowest on."""
     levels = list(levels)
@@ -224,10 +282,16 @@ def plan_levels(
     phases = (
         Phase(PRE, pre, tuple(pre_stages)),
         Phase(EXECUTE, execute, stages_of(at_once, execute)),
-        Phase(POST, post, stages_of(reversed(levels), post)),
+        Phase(POST, post, stages_of(reversed(levels), post)).within(cleanup_timeout, tasks),
     )
-    places = places_of(max_concurrency)
-    return Plan(tasks, phases, starts_with, places, keeps_going=keeps_going)
+    return Plan(
+        tasks,
+        phases,
+        starts_with,
+        places_of(max_concurrency),
+        keeps_going=keeps_going,
+        cleanup_timeout=cleanup_timeout,
+    )
 
 
 def places_of(max_concurrency: int | None) -> int:
@@ -243,19 +307,26 @@ def work_of(tasks: Sequence[AsyncTask[Any, Any]], number: int) -> tuple[Any, ...
         if function is None:
             work.append(None)
             continue
-        name = f"sdax:{_as_text(task.name)}:{phase}"
+        name = task_name(task.name, phase)
         call: Any = function.function
         users_name = name_of(call)
         if function.has_task_group_argument:
             call = WithTaskGroup(call)
-        if is_plain := isinstance(call, PlainFunction):
+        kind: bool | str = False
+        if isinstance(call, PlainFunction):
+            kind = True
             call = call.function
+        elif isinstance(call, (ResourceSetUp, ResourceCleanUp)):
+            kind = RESOURCE
+            call = Holding(call.function, task_name(task.name, "resource"))
+        elif function.has_outcome_argument:
+            kind = OUTCOME
         if isinstance(call, ThreadFunction):
             call = in_its_thread(call, function, name, is_cleanup=number == POST)
         limits = function if has_limits(function) else None
         special = function.limiter is not None or function.retry_budget is not None
         first = first_timeout(function)
-        work.append((call, limits, name, (), is_plain, first, users_name, special))
+        work.append((call, limits, name, (), kind, first, users_name, special))
     return tuple(work)
 
 
@@ -292,6 +363,11 @@ def in_its_thread(
     if call.executor is None and (is_cleanup or timed):
         return replace(call, executor=OwnThreads(name, urgent=is_cleanup))
     return call
+
+
+def task_name(name: Hashable, phase: str) -> str:
+    """Return the name of the `asyncio.Task` of a function."""
+    return f"sdax:{_as_text(name)}:{phase}"
 
 
 def _as_text(name: Hashable) -> str:

@@ -29,7 +29,7 @@ class Record:
     Both engines make one only when there is something to write down, or somebody who watches.
     """
 
-    __slots__ = ("_plan", "_watch", "failures", "finished_by", "phases")
+    __slots__ = ("_plan", "_so_far", "_watch", "failures", "finished_by", "phases")
 
     def __init__(self, plan: Plan, watch: Watch | None) -> None:
         self._plan = plan
@@ -37,6 +37,16 @@ class Record:
         self.phases: dict[int, PhaseReport] = {}
         self.failures: list[TaskFailure] = []  # of the run: not those of tasks not required
         self.finished_by: Hashable | None = None  # the task that returned `Finish`
+        self._so_far: dict[int, PhaseReport] = {}
+
+    def so_far(self) -> dict[int, PhaseReport]:
+        """Return a copy of what is noted of phases.
+
+        What is given to functions must not lead to what they will raise.
+        """
+        if len(self._so_far) != len(self.phases):
+            self._so_far = self.phases.copy()  # one for all that ask before there is more
+        return self._so_far
 
     def succeeded(
         self, number: int, index: int, attempts: int, value: Any, history: History | None = None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Future
+import math
+from asyncio import AbstractEventLoop, CancelledError, Future
 from collections.abc import Sequence
 from contextvars import Context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
+from ..errors import SdaxExecutionError
 from ..finish import Finish
+from ..report import RunReport
+from ..states import Outcome
 from .attempts import History, settle_with_budget
 from .calls import cancel
 from .deadlines import Deadlines
@@ -19,12 +24,15 @@ from .exceptions import (
     is_cancellation,
     is_exception,
     put_after,
+    set_context,
     traceback_of,
 )
 from .plan import Plan
 from .record import Record
+from .resources import Resource, hold
 from .shelter import is_ending
 from .stack import MOST_VAIN_ATTEMPTS
+from .variables import Contexts
 from .watch import Watch
 
 
@@ -41,7 +49,12 @@ class RunBase:
     else:
         plan: Plan
         loop: AbstractEventLoop
+        ctx: Any
         context: Context
+        contexts: Contexts | None  # once a resource has set a context variable
+        resources: dict[int, Resource] | None  # of which a set-up was called
+        values: dict[int, Any] | None
+        cleanup_ends: float | None  # by the loop's clock, once it has begun
         watch: Watch | None
         record: Record | None
         fatal: BaseException | None  # not an `Exception`, or what broke the engine
@@ -79,6 +92,8 @@ class RunBase:
         def take_left(self) -> list[int]:
             raise NotImplementedError
 
+        def count_in(self, driver: Any) -> Any: ...
+        def set_contexts(self, contexts: Contexts) -> Any: ...
         def give_back(self, indices: list[int]) -> Any: ...
         def called_by_gates(self) -> set[int]:
             raise NotImplementedError
@@ -101,6 +116,10 @@ class RunBase:
         fatal, self.fatal = self.fatal, None
         return record, fatal
 
+    def cut_short(self) -> None:
+        """Have resources hear that the run did not come to its end: somebody has left it."""
+        self.interrupted = True
+
     def skip_execute(self) -> None:
         """After `pre_execute`, leave out `execute`: go on with the cleanup."""
         if self.number == PRE and not self.aborted:
@@ -112,7 +131,7 @@ class RunBase:
         """Return True if a function of this run is the one that this `asyncio.Task` runs."""
         coroutine = getattr(task, "get_coro", lambda: None)()
         return getattr(coroutine, "run", None) is self or any(
-            driver.task is task for driver in self.drivers()
+            driver.task is task for driver in [*self.drivers(), *self.holders()]
         )
 
     # How functions end that do not succeed.
@@ -261,9 +280,12 @@ class RunBase:
     def is_loop_ending(self) -> bool:
         """Return True if the loop ends: it cancels every task, the caller's among them."""
         waiter = self.waiter
-        return (self.shaken or waiter is None or waiter.cancelled()) and is_ending(
-            self.loop, {driver.task for driver in self.drivers()}
-        )
+        return (self.shaken or waiter is None or waiter.cancelled()) and self.is_alone()
+
+    def is_alone(self) -> bool:
+        """Return True if every task of the loop is being cancelled, but for those of this run."""
+        ours = {driver.task for driver in [*self.drivers(), *self.holders()]}
+        return is_ending(self.loop, ours)
 
     def has_cancelled(self, error: BaseException | None) -> bool:
         """Return True if what left a function comes from the run, or from its caller."""
@@ -340,6 +362,167 @@ class RunBase:
                 self.due = started - losses.unprepared
         elif losses is not None and losses.started is not None:
             self.due = losses.started
+
+    # The bound on all cleanup.
+
+    def bounded(self, deadline: float | None, now: float) -> float | None:
+        """Return when an attempt is cut off whose own deadline this is: at once, if no time is left
+        for cleanup."""
+        seconds = self.plan.cleanup_timeout
+        if seconds is None or self.number != POST:
+            return deadline
+        if self.cleanup_ends is None:
+            self.cleanup_ends = now + seconds  # with the first cleanup
+        if now >= self.cleanup_ends:
+            return -math.inf
+        return self.cleanup_ends if deadline is None else min(deadline, self.cleanup_ends)
+
+    def cut_off(self, deadline: float) -> tuple[float, str] | None:
+        """Return the seconds of `cleanup_timeout` and what to say, if that is what cuts an attempt
+        off which has this deadline."""
+        ends, seconds = self.cleanup_ends, self.plan.cleanup_timeout
+        if ends is None or seconds is None:
+            return None
+        if deadline != ends and not (deadline == -math.inf and self.loop.time() >= ends):
+            return None
+        return seconds, f"cut off by cleanup_timeout: all cleanup of the run had {seconds} s"
+
+    def may_try_again(self, delay: float) -> bool:
+        """Return True if `cleanup_timeout` leaves time for another attempt after a pause."""
+        return self.cleanup_ends is None or self.loop.time() + delay < self.cleanup_ends
+
+    # Resources.
+
+    def holders(self) -> list[Any]:
+        """Return the drivers of the resources that are held."""
+        resources = (self.resources or {}).values()
+        return [each.driver for each in resources if each.driver is not None]
+
+    def set_up(self, index: int) -> CoroutineType[Any, Any, None]:
+        """Return the coroutine of an attempt to set up a resource, which then holds it."""
+        if self.resources is None:
+            self.resources = {}
+        resource = self.resources.get(index)
+        work = self.plan.phases[PRE].work[index]
+        if resource is None:
+            resource = Resource(self.loop, work[0].function, self.plan.names[index])
+            self.resources[index] = resource
+        coroutine: Any = hold(resource, self.ctx)
+        coroutine.__qualname__ = work[6]
+        return coroutine  # type: ignore[no-any-return]
+
+    def hold_resource(self, index: int, resource: Resource, driver: Any) -> None:
+        """Hold a resource that is set up, until `clean_up` is called for it.
+
+        Its driver is not among the suspended ones meanwhile: it takes no place, and nothing of
+        the run cancels it.
+        """
+        resource.driver = driver
+        try:
+            driver.task.set_name(self.plan.phases[PRE].work[index][0].held_name)
+            if driver.may_have_set_variables() and (changes := resource.changes()):
+                if self.contexts is None:
+                    self.set_contexts(Contexts(self.plan, self.context))
+                assert self.contexts is not None
+                self.contexts.add(index, changes)
+        except BaseException as error:
+            self.break_down(error)
+
+    def clean_up(self, index: int) -> None:
+        """Have a resource go on from its `yield`, if it is held."""
+        resource = (self.resources or {}).get(index)
+        try:
+            if resource is None or resource.driver is None:
+                self.leave_out(index)
+                return
+            driver, resource.driver = resource.driver, None
+            self.count_in(driver)
+            if resource.broken:
+                return  # it is being cleaned up already
+            resource.thrown = CancelledError()  # so that it is never told of a success by mistake
+            driver.task.set_name(self.plan.phases[POST].work[index][2])
+            resource.thrown = self.outcome().exception if self.has_gone_wrong() else None
+        except BaseException as error:
+            self.break_down(error)
+        if resource is not None:
+            try:
+                resource.go_on()
+            except BaseException as error:
+                self.break_down(error)
+
+    def give_up_resources(self) -> None:
+        """Have what is still held clean up by itself: the run has given up."""
+        for driver in self.holders():
+            cancel(driver.task, self.take_fatal)
+
+    def has_held(self, driver: Any) -> bool:
+        """Return True for the driver of a resource whose turn has not come; it is held no more."""
+        resource = (self.resources or {}).get(driver.index)
+        if resource is None or resource.driver is not driver:
+            return False
+        resource.driver = None
+        return True
+
+    def leave_out(self, index: int) -> None:
+        """Go on without the cleanup of a resource that was never held, or has broken since."""
+        if self.record is None or self.plan.key(POST, index) not in self.record.phases:
+            self.write("skipped", POST, [index])
+        if self.waiting is not None:
+            self.feed(self.plan.phases[POST].work[index][3])
+        self.finished_one()
+
+    def passes_by(self, resource: Resource) -> bool:
+        """Return True if a cancellation leaves a held resource alone, once: the loop ends and
+        cancels all tasks, the caller's among them, and the cleanup is to come."""
+        waiter = self.waiter
+        is_coming = self.over or self.interrupted or waiter is None or waiter.cancelled()
+        if not resource.spared and is_coming and self.is_alone():
+            resource.spared = True
+            return True
+        return False
+
+    def broke(self, index: int, error: BaseException) -> None:
+        """Take note of a resource that has broken while it was held, and stop the run."""
+        hide_engine(error)
+        if not is_exception(error) and not is_cancellation(error):
+            self.take_fatal(error, POST, index)
+        if not self.write("failed", POST, index, 1, error):
+            assert self.fatal is not None
+            chain(self.fatal, error)
+        if not self.plan.keeps_going or self.fatal is not None:
+            self.abort()
+        if not self.over and not self.pending:
+            self.advance()
+
+    def has_gone_wrong(self) -> bool:
+        """Return True if there is anything to tell a resource."""
+        return (self.record is not None and bool(self.record.failures)) or self.is_cut_short()
+
+    def is_cut_short(self) -> bool:
+        """Return True if the run does not come to its end: its caller may be about to hear of it,
+        or there is what is not an `Exception`."""
+        waiter = self.waiter
+        return (
+            self.interrupted
+            or self.fatal is not None
+            or (waiter is not None and waiter.cancelled())
+        )
+
+    def outcome(self) -> Outcome:
+        """Return how the run has gone so far."""
+        record, cancelled = self.record, self.is_cut_short()
+        failures = () if record is None else tuple(record.failures)
+        exception: BaseException | None = None
+        if failures:
+            assert record is not None
+            report: RunReport[Any] = RunReport(self.plan, self.values, record.so_far())
+            exception = SdaxExecutionError.from_failures(failures, report)
+        if cancelled:
+            cancellation = CancelledError()
+            if exception is not None:
+                set_context(cancellation, exception)
+            exception = cancellation
+        return Outcome(bool(failures), cancelled, failures, exception)
 
     # Whatever is raised where it should not be.
 
@@ -438,6 +621,7 @@ class RunBase:
             stock = None if suspended else (self.number, self.opened, len(left))
             assert self.setbacks is not None
             if self.setbacks.are_too_many(stock):
+                self.give_up_resources()
                 self.finish()
             elif not self.pending:
                 self.advance()

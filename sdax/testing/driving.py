@@ -9,17 +9,27 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import CancelledError, Task, current_task
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from copy import copy
 from dataclasses import replace
-from types import CoroutineType, FrameType, coroutine
-from typing import Any, Final, NamedTuple, TypeAlias
+from types import AsyncGeneratorType, CoroutineType, FrameType, coroutine
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from ..common.order import PHASES, POST
+from ..common.order import PHASES, POST, PRE
 from ..engine.calls import WithTaskGroup, as_coroutine
 from ..engine.plan import in_its_thread
-from ..tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
+from ..engine.resources import as_generator
+from ..resources import is_resource, with_function
+from ..tasks import (
+    AsyncTask,
+    PlainFunction,
+    ResourceCleanUp,
+    ResourceSetUp,
+    TaskFunction,
+    ThreadFunction,
+)
 from .clock import VirtualClockLoop, outside
 from .faults import InjectedError, InjectedInterrupt, exception_of
 from .frames import Place, awaiting, of_user
@@ -307,7 +317,7 @@ class DrivenFunction:
     """A user's function, for an engine to call in its place."""
 
     def __init__(
-        self, function: Callable[[Any], Any], limits: TaskFunction[Any], name: Any, label: str
+        self, function: Callable[..., Any], limits: TaskFunction[Any], name: Any, label: str
     ) -> None:
         self.phase = label.rpartition(".")[2]
         self.threaded = isinstance(function, ThreadFunction)
@@ -319,18 +329,18 @@ class DrivenFunction:
         self.name = name
         self.label = label
 
-    async def __call__(self, ctx: Any) -> Any:
+    async def __call__(self, *arguments: Any) -> Any:
         attempt = self.attempt()
         error = None
         try:
             attempt.came_to(CALL)
             if self.threaded and isinstance(attempt.course.loop, VirtualClockLoop):
                 raise outside("a thread")
-            body = self.function(ctx)
+            body = self.function(*arguments)
             if type(body) is not CoroutineType:
                 body = as_coroutine(body, self.name, self.phase)
             value = await attempt.drive(body)
-            attempt.came_to(RETURN)
+            self.came_to_end(attempt)
             return value
         except BaseException as exception:
             error = exception
@@ -339,6 +349,10 @@ class DrivenFunction:
             attempt.ended(error)
             del attempt, error
 
+    def came_to_end(self, attempt: Attempt) -> None:
+        """Note that the function is about to return, and do what is to be done there."""
+        attempt.came_to(RETURN)
+
     def attempt(self) -> Attempt:
         """Begin an attempt in the run that this belongs to."""
         course = COURSE.get()
@@ -346,15 +360,76 @@ class DrivenFunction:
         return Attempt(self, course)
 
 
+class DrivenSetUp(DrivenFunction):
+    """The first half of a resource. It has no answer that could be lost: it yields."""
+
+    def came_to_end(self, attempt: Attempt) -> None:
+        """Note that the function yields."""
+        attempt.note("yields")
+
+
+class DrivenResource:
+    """The function of a resource: each of its halves is driven as a function of its own."""
+
+    def __init__(
+        self, function: Callable[[Any], Any], set_up: DrivenFunction, clean_up: DrivenFunction
+    ) -> None:
+        self.function = function
+        self.set_up = set_up
+        self.clean_up = clean_up
+
+    def __call__(self, ctx: Any) -> DrivenManager:
+        return DrivenManager(self, ctx)
+
+
+class DrivenManager:
+    """A driven resource of one run: an async context manager."""
+
+    def __init__(self, of: DrivenResource, ctx: Any) -> None:
+        self.of = of
+        self.ctx = ctx
+        self.manager: Any = None
+
+    async def __aenter__(self) -> Any:
+        return await self.of.set_up(self)
+
+    async def __aexit__(self, *raised: Any) -> Any:
+        try:
+            return await self.of.clean_up(self, raised)
+        finally:
+            del raised
+
+    async def enter(self) -> Any:
+        """Run the function up to its `yield`."""
+        returned = self.of.function(self.ctx)
+        if isinstance(returned, AsyncGeneratorType):
+            self.manager = asynccontextmanager(_given)(cast("AsyncGenerator[Any, None]", returned))
+        else:
+            self.manager = returned
+            as_generator(returned, self.of.set_up.name)  # which refuses what it cannot be
+        return await type(self.manager).__aenter__(self.manager)
+
+    async def leave(self, raised: Any) -> Any:
+        """Run the function on from its `yield`."""
+        try:
+            return await type(self.manager).__aexit__(self.manager, *raised)
+        finally:
+            del raised
+
+
+def _given(generator: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    return generator
+
+
 class DrivenPlainFunction(DrivenFunction):
     """A plain function of a user, which the engine calls in the event loop."""
 
-    def __call__(self, ctx: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         attempt = self.attempt()
         error = None
         try:
             attempt.came_to(CALL)
-            value = self.function(ctx)
+            value = self.function(*arguments)
             attempt.came_to(RETURN)
             return value
         except BaseException as exception:
@@ -369,7 +444,14 @@ def driven(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[Any, AsyncTask[Any, Any
     """Return tasks, by name, whose functions are driven."""
     tasks = list(tasks)
     labels = labels_of([task.name for task in tasks])
-    return {task.name: replace(task, **_driven_phases(task, labels[task.name])) for task in tasks}
+    found = {}
+    for task in tasks:
+        label = labels[task.name]
+        functions = _driven_phases(task, label)
+        if is_resource(task):
+            task = with_function(task, _driven_resource(task, label))
+        found[task.name] = replace(task, **functions)
+    return found
 
 
 def _driven_phases(task: AsyncTask[Any, Any], label: str) -> dict[str, Any]:
@@ -377,7 +459,29 @@ def _driven_phases(task: AsyncTask[Any, Any], label: str) -> dict[str, Any]:
         phase: _driven(function, task.name, f"{label}.{phase}")
         for phase in PHASES
         if (function := getattr(task, phase)) is not None
+        and not isinstance(function.function, (ResourceSetUp, ResourceCleanUp))
     }
+
+
+def _driven_resource(task: AsyncTask[Any, Any], label: str) -> DrivenResource:
+    set_up, clean_up = task.pre_execute, task.post_execute
+    assert set_up is not None
+    assert clean_up is not None
+    function: Any = set_up.function
+    function = function.function
+    if isinstance(function, DrivenResource):
+        raise _disturbed_already()
+    return DrivenResource(
+        function,
+        DrivenSetUp(DrivenManager.enter, set_up, task.name, f"{label}.{PHASES[PRE]}"),
+        DrivenFunction(DrivenManager.leave, clean_up, task.name, f"{label}.{_CLEANUP}"),
+    )
+
+
+def _disturbed_already() -> TypeError:
+    return TypeError(
+        "the processor is disturbed already; name all of its faults in one text, with commas"
+    )
 
 
 def _driven(function: TaskFunction[Any], name: Any, label: str) -> TaskFunction[Any]:
@@ -385,9 +489,7 @@ def _driven(function: TaskFunction[Any], name: Any, label: str) -> TaskFunction[
     if isinstance(call, DrivenFunction) or isinstance(
         getattr(call, "function", None), DrivenFunction
     ):
-        raise TypeError(
-            "the processor is disturbed already; name all of its faults in one text, with commas"
-        )
+        raise _disturbed_already()
     if isinstance(call, PlainFunction):
         plain = DrivenPlainFunction(call.function, function, name, label)
         return replace(function, function=PlainFunction(plain))
