@@ -951,7 +951,7 @@ class Attempts:
             self.error = None
             self.number += 1
             self.timed_out = False
-            error = value = None
+            error = value = other = None
             driver.__qualname__ = name
             more = special or self.history is not None
             try:
@@ -964,13 +964,17 @@ class Attempts:
                         run.clock = clock_of(run.loop)
                     self.began = now = time.monotonic() if run.clock is time else run.clock()
                     self.deadline = now + timeout if timeout else AT_ONCE
+                if more:
+                    other = self.other_call(work)
             except BaseException as exception:
                 run.break_down(exception)
                 self.deadline = UNSET
+                if more and other is None:
+                    other = self.other_call(work)
             try:
-                if more and (awaitable := self.other_call(work)) is not None:
-                    driver.coroutine = awaitable
-                    value = yield from awaitable
+                if other is not None:
+                    driver.coroutine = other
+                    value = yield from other
                 elif is_plain:
                     value = driver.call_plain(work)
                 else:
