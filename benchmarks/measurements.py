@@ -54,7 +54,7 @@ def read_runs(directory: Path) -> list[Run]:
     """Read all files of pytest-benchmark's, older Pythons first."""
     suites: dict[str, list[Run]] = {}
     for path in sorted(directory.glob("*.json")):
-        if path.name != "service.json":
+        if path.name not in ("many.json", "service.json"):
             run = read_run(json.loads(path.read_text(encoding="utf-8")))
             suites.setdefault(re.sub(r"-\d+$", "", path.stem), []).append(run)
     runs = [combined(suite) for suite in suites.values()]

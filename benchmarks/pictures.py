@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,26 @@ def draw(runs: Sequence[Run], directory: Path) -> None:
         for name, picture in (("ratio", ratio(runs)), ("growth", growth(runs))):
             picture.savefig(directory / f"{name}.svg", metadata={"Date": None})
             plt.close(picture)
+
+
+def draw_many(results: Path, directory: Path) -> None:
+    """Write many-memory.svg, if a million inputs were measured."""
+    many = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    rows = many.get("million", [])[1:]
+    if not rows:
+        return
+    with mpl.rc_context({"svg.hashsalt": "sdax", "svg.fonttype": "none", "font.size": 8}):
+        figure, panels = panelled(1, 2, figsize=(7, 2.6))
+        for panel, key, title in (
+            (panels[0][0], "megabytes", "MB in memory"),
+            (panels[0][1], "microseconds", "µs for each input"),
+        ):
+            panel.plot([row["inputs"] for row in rows], [row[key] for row in rows], marker=".")
+            panel.set_ylim(bottom=0)
+            panel.set_title(title)
+        figure.supxlabel("inputs")
+        figure.savefig(directory / "many-memory.svg", metadata={"Date": None})
+        plt.close(figure)
 
 
 def ratio(runs: Sequence[Run]) -> Any:

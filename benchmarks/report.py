@@ -140,7 +140,50 @@ def service_table(rows: Sequence[Any]) -> Iterator[str]:
     yield markdown([list(columns.values()), *shown]) + "\n"
 
 
-def chapters(runs: Sequence[Run], service: Sequence[Any]) -> Iterator[str]:
+def many_tables(many: dict[str, Any]) -> Iterator[str]:
+    """Return the chapter of many runs."""
+    yield "## Many runs\n"
+    if here := many.get("here"):
+        yield (
+            "`python benchmarks/many.py here`: 500 at a time, three phases in each task, on "
+            "asyncio's own loop. Microseconds of processor time for each input, the best of "
+            "several rounds, and the median of how many times as fast as by hand. That is a "
+            "semaphore, a `TaskGroup` for each level and `asyncio.gather`.\n"
+        )
+        head = ["Python", "engine", "work", "contestant", "µs", "times as fast"]
+        keys = ("python", "engine", "work", "contestant")
+        rows = [
+            [*(row[key] for key in keys), number(row["microseconds"]), number(row["ratio"])]
+            for row in here
+        ]
+        yield markdown([head, *rows]) + "\n"
+    if million := many.get("million"):
+        yield (
+            "`python benchmarks/many.py million`: a million inputs of 3-2-2, at once, after ten "
+            "thousand.\n"
+        )
+        rows = [
+            [f"{row['inputs']:,}", number(row["microseconds"]), number(row["megabytes"])]
+            for row in (*million[:2], million[len(million) // 2], million[-1])
+        ]
+        yield markdown([["inputs", "µs each", "MB in memory"], *rows]) + "\n"
+        yield "![Memory of a million inputs](many-memory.svg)\n"
+    if clusters := many.get("clusters"):
+        yield (
+            "`python benchmarks/many.py clusters`: two local processes. Each input is 5 tasks, "
+            "0.4 ms of processor time and 4 ms of waiting. Medians, and the median ratio to plain "
+            "asyncio in the same round.\n"
+        )
+        rows = [
+            [row["python"], row["contestant"], f"{row['per_second']:,.0f}", number(row["ratio"])]
+            for row in clusters
+        ]
+        yield markdown([["Python", "contestant", "inputs/s", "ratio"], *rows]) + "\n"
+
+
+def chapters(
+    runs: Sequence[Run], service: Sequence[Any], many: dict[str, Any] | None = None
+) -> Iterator[str]:
     """Return the chapters of RESULTS.md."""
     yield HEAD
     yield "## In short\n"
@@ -168,6 +211,8 @@ def chapters(runs: Sequence[Run], service: Sequence[Any]) -> Iterator[str]:
     yield "![Time and memory per function](growth.svg)\n"
     if service:
         yield from service_table(service)
+    if many:
+        yield from many_tables(many)
 
 
 def between_markers(text: str) -> str:
@@ -179,12 +224,14 @@ def results(directory: Path) -> str:
     """Return what RESULTS.md has to say of a directory of results."""
     path = directory / "service.json"
     service = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return "\n".join(chapters(read_runs(directory), service))
+    path = directory / "many.json"
+    many = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return "\n".join(chapters(read_runs(directory), service, many))
 
 
 def main() -> None:
     """Write everything."""
-    from pictures import draw  # needs matplotlib
+    from pictures import draw, draw_many  # needs matplotlib
 
     text = results(RESULTS)
     (BENCHMARKS / "RESULTS.md").write_text(text, encoding="utf-8")
@@ -193,6 +240,7 @@ def main() -> None:
     after = rest.partition(END)[2]
     readme.write_text(f"{before}{BEGIN}{between_markers(text)}{END}{after}", encoding="utf-8")
     draw(read_runs(RESULTS), BENCHMARKS)
+    draw_many(RESULTS / "many.json", BENCHMARKS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from . import IMPLEMENTATION, __version__
 from .bench import command as bench
-from .commands import explore, show, trace
+from .commands import explore, run, show, trace
 from .commands.output import Parser, write
 
 
@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     parser.set_defaults(run=print_versions)
     parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version of sdax")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (show, trace, explore, bench):
+    for command in (show, trace, explore, run, bench):
         command.add_to(commands)
     return parser
 

@@ -881,7 +881,7 @@ cdef class Driver:
             )
         if following.delay is not None:
             self.delay = following.delay
-        elif following.falls_back and not run.is_stopping():
+        elif following.falls_back:
             name = (<tuple>run.work[self.index])[6]
             self.call = partial(fallback_call, limits.fallback, error, name)
             self.falls_back = True

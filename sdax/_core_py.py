@@ -1112,7 +1112,7 @@ class Attempts:
         history.is_due = following.delay is not None
         if following.suppressed is not None and self.watch is not None:
             run.tell("retry_suppressed", *self.place(), following.suppressed, error)
-        return following.delay, following.falls_back and not run.is_stopping()
+        return following.delay, following.falls_back
 
     @coroutine
     def pause_before_next(self) -> Generator[Any, None, bool]:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, Unpack, cast
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    Self,
+    Unpack,
+    cast,
+)
 
 from frozendict import frozendict
 
@@ -158,6 +169,13 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         same: Self = make(tuple(zip(tasks, (place for _, place in added), strict=True)), *rest)
         return same
 
+    def _parts(self, observer: Observers | None) -> Parts:
+        observers = self._observer if observer is None else checked_observers(observer)
+        if observers:
+            observed = partial(self._observed_run, observers=observers)
+            return Parts(observed, self._plain_report, observers)
+        return Parts(partial(Run, self._plan), self._plain_report, ())
+
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
         if self._infos is None:
             self._set_once(_infos=tuple(self._describe_tasks()))
@@ -199,6 +217,19 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     def __hash__(self) -> int:
         return hash(self._identity())
+
+
+class Parts(NamedTuple):
+    """What starts runs without `process_tasks`: see `parts_of`."""
+
+    make_run: Callable[[Any], Run]  # gets the context; called where variables are copied
+    report: RunReport[Any]  # of every run that has nothing to report but successes
+    observers: tuple[Observer, ...]
+
+
+def parts_of(processor: TaskProcessor[Any, Any], observer: Observers | None) -> Parts:
+    """Return what makes runs of a processor; `observer` is as for `process_tasks`."""
+    return processor._parts(observer)  # pyright: ignore[reportPrivateUsage]
 
 
 class AsyncTaskProcessor(TaskProcessor[T, K]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic
 
 from .common.generic import K
@@ -180,6 +180,24 @@ class _Unpickled(RunReport[K]):
 
     def _phases_noted(self) -> Iterable[PhaseReport]:
         return (each for task in self._tasks.values() for each in task)
+
+
+def changed_report(
+    report: RunReport[K], change: Callable[[Any], Any], failures: tuple[TaskFailure, ...]
+) -> RunReport[K]:
+    """Return a report with other values and exceptions: what `change` makes of each."""
+    tasks = {
+        name: TaskReport(
+            *(
+                each._replace(value=change(each.value), exception=change(each.exception))
+                for each in task
+            )
+        )
+        for name, task in report.items()
+    }
+    seconds, phases = report.duration, report.phase_durations
+    durations = None if seconds is None or phases is None else Durations(seconds, phases)
+    return _Unpickled(tasks, failures, durations)
 
 
 def report_of_nothing() -> RunReport[Any]:

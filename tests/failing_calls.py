@@ -37,7 +37,15 @@ _LOOP_TURN = asyncio.Handle._run.__code__
 
 # Where an `Exception` may be swallowed: a note, a tidy traceback, a text, a line in the log and a
 # scope of anyio's (without one, more passes of the loop) are not worth a run.
-_DECORATIONS = {"hide_engine", "add_note", "shown", "call_exception_handler", "shield"}
+_DECORATIONS = {
+    "hide_engine",
+    "_add_note",
+    "add_note",
+    "_warn",
+    "shown",
+    "call_exception_handler",
+    "shield",
+}
 
 
 _IN_PYTHON: set[CodeType] = set()

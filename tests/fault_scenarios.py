@@ -10,7 +10,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from failing_calls import CountedTask, called_by_engine
 from helpers import PHASES, build, current, error_of, forever, graph, task
-from sdax import AsyncTask, AsyncTaskProcessor, SdaxTaskGroup, TaskFunction, task_sync_func
+from sdax import (
+    AsyncTask,
+    AsyncTaskProcessor,
+    Finish,
+    SdaxTaskGroup,
+    TaskFunction,
+    task_sync_func,
+)
 
 PRE, EXECUTE, POST = PHASES
 
@@ -202,9 +209,15 @@ class Runs:
 
     processor: AsyncTaskProcessor[Any, Any]
     observer: Any = None
+    reported: Journal | None = None  # which is to hear of failures that nobody is raised
 
     def __call__(self) -> Awaitable[Any]:
-        return self.processor.process_tasks(None, observer=self.observer)
+        called = self.processor.process_tasks(None, observer=self.observer)
+        return called if self.reported is None else self.told(called, self.reported)
+
+    async def told(self, called: Awaitable[Any], journal: Journal) -> None:
+        report = await called
+        journal.told += [failure.exception for failure in report.failures]
 
 
 def success(journal: Journal) -> Runs:
@@ -390,6 +403,91 @@ def in_graph(order: str, fails: str = "") -> Callable[[Journal], Runs]:
                 (journal.task("D", ".ep"), ["B"]),
                 (journal.task("E", "p.p"), ["B", "C"]),
                 execute_order=order,
+            )
+        )
+
+    return prepare
+
+
+def spared(phase: str, first: Act | None) -> Callable[[Journal], Runs]:
+    """A task that is not required fails, which nobody is raised."""
+
+    async def fails() -> None:
+        if first is not None:
+            await first()
+        raise LookupError("not required")
+
+    def prepare(journal: Journal) -> Runs:
+        return Runs(
+            graph(
+                journal.task("A"),
+                (replace(journal.task("B", **{phase: fails}), required=False), ["A"]),
+                (journal.task("C"), ["A"]),
+                (journal.task("D", ".ep"), ["B"]),
+                (journal.task("E", "p.p"), ["B", "C"]),
+                execute_order="dependency",
+            ),
+            reported=journal,
+        )
+
+    return prepare
+
+
+def spared_in_levels(journal: Journal) -> Runs:
+    async def fails() -> None:
+        raise LookupError("not required")
+
+    failing = replace(journal.task("A", pre_execute=fails), required=False)
+    return Runs(build([failing, journal.task("B")], [journal.task("C", ".ep")]), reported=journal)
+
+
+def keeps_going(phase: str, first: Act | None) -> Callable[[Journal], Runs]:
+    def prepare(journal: Journal) -> Runs:
+        return Runs(
+            graph(
+                journal.task("A", **{phase: journal.fails(ValueError("A"), first)}),
+                journal.task("B", **{phase: journal.fails(OSError("B"), sleeps(1))}),
+                (journal.task("C"), ["A"]),
+                (journal.task("D", ".ep"), ["B"]),
+                journal.task("E", pre_execute=sleeps(2)),
+                (journal.task("F"), ["A", "E"]),
+                (journal.task("G"), ["E"]),
+                execute_order="dependency",
+                on_failure="keep going",
+            )
+        )
+
+    return prepare
+
+
+def keeps_going_in_levels(journal: Journal) -> Runs:
+    return Runs(
+        build(
+            [
+                journal.task("A", pre_execute=journal.fails(ValueError("A"))),
+                journal.task("B", execute=journal.fails(OSError("B"), a_pass)),
+            ],
+            [journal.task("C")],
+            on_failure="keep going",
+        )
+    )
+
+
+def finishes(phase: str, first: Act) -> Callable[[Journal], Runs]:
+    async def finish() -> Any:
+        await first()
+        return Finish(7)
+
+    def prepare(journal: Journal) -> Runs:
+        return Runs(
+            build(
+                [journal.task("0")],
+                [
+                    journal.task("waiting", **{phase: waits}),
+                    journal.task("A", **{phase: finish}),
+                    journal.task("uncalled"),
+                ],
+                [journal.task("above")],
             )
         )
 
@@ -623,6 +721,22 @@ SCENARIOS = {
         Scenario("a graph that fails in pre_execute", in_graph("at once", PRE)),
         Scenario("a graph that fails in execute", in_graph("dependency", EXECUTE)),
         Scenario("a graph that fails in post_execute", in_graph("at once", POST)),
+        *(
+            Scenario(f"{what} in {phase}, {when}", make(phase, first))
+            for what, make in (("not required", spared), ("keep going", keeps_going))
+            for phase in (PRE, EXECUTE)
+            for when, first in (("at once", None), ("suspended", a_pass))
+        ),
+        *(
+            Scenario(f"Finish in {phase}, {when}", finishes(phase, first))
+            for phase in (PRE, EXECUTE)
+            for when, first in (("at once", at_once), ("suspended", a_pass))
+        ),
+        Scenario("not required, in levels", spared_in_levels),
+        Scenario("keep going, in levels", keeps_going_in_levels),
+        Scenario("observed, not required", observed(spared(PRE, None))),
+        Scenario("observed, keep going", observed(keeps_going(PRE, a_pass))),
+        Scenario("observed, Finish", observed(finishes(EXECUTE, a_pass))),
         Scenario("observed, success", observed(success)),
         Scenario("observed, a failure", observed(fails_in(PRE, a_pass))),
         Scenario("observed, failures while others are cancelled", observed(two_failures)),

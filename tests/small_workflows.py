@@ -134,6 +134,9 @@ class Fault(Enum):
     TIME_OUT = "times out"
     RETRY = "fails once, and is retried"
     FINISH = "returns Finish"
+    FALL_BACK = "fails, and its fallback is called"
+    WAIT_OUTSIDE = "has a limiter, and maybe waits for it"
+    RUN_OUT_OF_TIME = "fails once, and is cut off by its total_timeout then"
     CANCEL_SELF = "cancels its own asyncio.Task"
     CANCEL_CALLER = "cancels the caller"
     SWALLOW = "swallows its cancellation"
@@ -167,6 +170,8 @@ def _each_with(
             if behaviour is None:
                 continue
             for fault, faulty in make(behaviour):
+                if fault is Fault.FALL_BACK and phase == "post_execute":
+                    continue  # which must not have one
                 nodes = [*workflow.nodes]
                 nodes[number] = replace(node, **{phase: faulty})
                 yield fault, Place(node.name, phase), replace(workflow, nodes=tuple(nodes))
@@ -225,5 +230,12 @@ def _faulty(behaviour: Behaviour) -> Iterator[tuple[Fault, Behaviour]]:
                 retryable=Retryable.EVERYTHING,
             ),
         )
+        failing = Script(before, Raise(Error.CONNECTION))
+        yield Fault.FALL_BACK, replace(does(failing), fallback=Script(steps))
+    doors = {0.0} | {step.seconds / 4 for step in steps if isinstance(step, Sleep)}
+    for seconds in sorted(doors):
+        yield Fault.WAIT_OUTSIDE, replace(behaviour, limiter=seconds)
     hanging = Script((Sleep(2 * SHORT_LIMIT),))
+    late = does(Script(steps, Raise(Error.CONNECTION)), hanging)
+    yield Fault.RUN_OUT_OF_TIME, replace(late, retries=1, total_timeout=SHORT_LIMIT)
     yield Fault.TIME_OUT, replace(behaviour, scripts=(hanging,), timeout=SHORT_LIMIT)

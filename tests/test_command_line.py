@@ -176,7 +176,10 @@ def test_a_page_tells_in_which_order_execute_runs(folder: Path, capsys: Any) -> 
     (folder / "package" / "ordered.py").write_text("\n".join(lines), encoding="utf-8")
     _, page, _ = command("show", "package.ordered:processor", "--format", "html", capsys=capsys)
     assert "2 levels, 2 tasks, execute level by level." in page
-    assert "pre_execute goes down the levels, then execute does, and post_execute up again." in page
+    assert (
+        "pre_execute and then execute run level by level upwards, as the arrows show, "
+        "and post_execute downwards." in page
+    )
 
 
 def test_what_depends_stands_below(folder: Path, capsys: Any) -> None:

@@ -326,6 +326,30 @@ def test_a_path_and_its_table(engine: Any) -> None:
     )
 
 
+def test_a_limit_without_dependencies(engine: Any) -> None:
+    assert str(run_case(fetch(), engine).critical_path()).splitlines()[-1] == (
+        "lower limit as a graph without dependencies: 3.50 s. "
+        "Use critical_path(depends_on={...}) for the real ones."
+    )
+
+
+@pytest.mark.parametrize("number", [1, 2, 9])
+def test_steps_that_take_next_to_no_time_share_a_row(number: int, engine: Any) -> None:
+    short = [f"Short {each}" for each in range(number)]
+    names = ["User", *short]
+    case = Case(
+        "levels",
+        dict.fromkeys(names, ()),
+        {name: level for level, name in enumerate(names)},
+        {(name, "pre_execute"): 10.0 if name == "User" else 0.01 for name in names},
+    )
+    path = run_case(case, engine).critical_path()
+    assert len(path.steps) == 1 + number
+    table = str(path)
+    assert ("Short 0" in table) == (number == 1)
+    assert (f"({number} shorter steps in total)" in table) == (number > 1)
+
+
 def test_pauses_before_retries_hold_a_run(engine: Any) -> None:
     case = replace(fetch(), flaky={("User", "pre_execute"): 1})
     path = run_case(case, engine).critical_path()

@@ -35,6 +35,7 @@ from markdown_it.token import Token
 import sdax
 import sdax.asgi
 import sdax.clients
+import sdax.many
 import sdax.observe
 import sdax.testing
 from sdax.testing import VirtualClockLoop
@@ -180,11 +181,12 @@ def test_the_tests_of_guarantees_exist() -> None:
     named = set(re.findall(r"`(\w+\.py)`", page))
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
+    assert set(re.findall(r"\[`(\w+\.py)`\]\(\.\./tests/\1\)", page)) == named
 
 
 @pytest.mark.parametrize(
     "module",
-    [sdax, sdax.asgi, sdax.clients, sdax.observe, sdax.testing],
+    [sdax, sdax.asgi, sdax.clients, sdax.many, sdax.observe, sdax.testing],
     ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:

@@ -131,3 +131,21 @@ def test_a_second_request_to_end_is_obeyed(engine: Any) -> None:
         runner.get_loop().set_exception_handler(lambda loop, context: None)
         runner.run(main())
     assert "A.post cut short" in trace
+
+
+@LOOPS
+def test_the_cleanups_of_all_runs_go_on(engine: Any, uv: bool) -> None:
+    trace = Trace()
+    processor = build([task("A", trace.waiting("A"), None, closing(trace, "A.post"))])
+
+    async def server() -> None:
+        requests = [asyncio.ensure_future(processor.process_tasks(None)) for _ in range(3)]
+        await passes(3)
+        for request in requests:
+            request.cancel()
+        await passes(2)
+
+    with asyncio.Runner(loop_factory=lambda: make_loop(uv)) as runner:
+        runner.run(server())
+    assert trace.count("A.post done") == 3
+    assert trace.count("A.post cut short") == 0

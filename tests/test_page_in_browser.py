@@ -1,10 +1,12 @@
-"""The page of a timeline in a real browser: what its script does."""
+"""The pages of a timeline and of a processor in a real browser: what their script does, and where
+the arrows lead."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -16,7 +18,8 @@ from typing import Any
 import pytest
 
 from helpers import build, error_of, forever, task
-from sdax import TaskFunction
+from sdax import AsyncDagTaskProcessor, TaskFunction, join
+from sdax.commands.processor_page import processor_page
 from sdax.observe import Timeline
 from sdax.testing import VirtualClockLoop
 
@@ -75,6 +78,39 @@ TELLING = """
 document.body.appendChild(document.createElement("output")).textContent = JSON.stringify(
   [window.ran ?? null, document.baseURI === location.href]
 );
+"""
+
+# Follows each arrow of each picture: from which box to which it leads, and which others it touches.
+FOLLOWING = """
+const pictures = [...document.querySelectorAll("svg")].map((svg) => {
+  const boxes = [...svg.querySelectorAll("g")].map((g) => {
+    const { e, f } = g.transform.baseVal[0].matrix;
+    const { width, height } = g.querySelector("rect").getBBox();
+    return { name: g.querySelector("text").textContent, x: e, y: f, width, height };
+  });
+  const within = (point, box, more) =>
+    point.x > box.x - more && point.x < box.x + box.width + more &&
+    point.y > box.y - more && point.y < box.y + box.height + more;
+  const over = boxes.filter((one) => boxes.some((other) => one !== other &&
+    one.x < other.x + other.width && other.x < one.x + one.width &&
+    one.y < other.y + other.height && other.y < one.y + one.height));
+  const arrows = [...svg.querySelectorAll(".edge")].map((edge) => {
+    const length = edge.getTotalLength();
+    const at = (point) => boxes.filter((box) => within(point, box, 2.5)).map((box) => box.name);
+    const touched = new Set();
+    for (let far = 2; far < length - 2; far += 2) {
+      const point = edge.getPointAtLength(far);
+      for (const box of boxes) if (within(point, box, 2)) touched.add(box.name);
+    }
+    const ends = [at(edge.getPointAtLength(0)), at(edge.getPointAtLength(length))];
+    return [...ends, [...touched]];
+  });
+  const { width, height } = svg.getBoundingClientRect();
+  const outside = boxes.filter((box) => box.x < 0 || box.y < 0 || box.x + box.width > width
+    || box.y + box.height > height);
+  return { arrows, over: over.length + outside.length };
+});
+document.body.appendChild(document.createElement("output")).textContent = JSON.stringify(pictures);
 """
 
 
@@ -172,3 +208,51 @@ def test_nothing_runs_in_a_page_but_its_own_script(tmp_path: Path) -> None:
     assert in_browser(text, TELLING, tmp_path) == [None, True]
     without = re.sub("<meta http-equiv=.*>", "", text)
     assert in_browser(without, TELLING, tmp_path) != [None, True]  # so they would have run
+
+
+Graph = dict[str, list[str]]
+
+
+def random_graph(seed: int, size: int) -> Graph:
+    """Return a graph in which tasks depend on a few others, most of them added shortly before."""
+    rng = random.Random(seed)
+    graph: Graph = {}
+    for number in range(size):
+        near = rng.choice([3, 10, size])
+        before = list(graph)[-near:]
+        name = f"{number} " + "x" * rng.choice([0, 0, 5, 40])
+        graph[name] = rng.sample(before, min(len(before), rng.choice([0, 1, 1, 2, 5])))
+    return graph
+
+
+GRAPHS: list[Graph] = [
+    # Which was drawn as if prices depended on the user.
+    {"Database": [], "User": ["Database"], "Prices": ["Database"], "Rates": ["Prices"]}
+    | {"Loaded": ["User", "Rates"], "Answer": ["Loaded", "Database"]},
+    {"alone": []},
+    {str(number): [str(below) for below in range(number)] for number in range(12)},
+    {str(number): ["0"] if number else [] for number in range(60)},  # in several rows
+    {**{str(number): [] for number in range(60)}, "all": [str(number) for number in range(60)]},
+    *(random_graph(seed, 5 * seed) for seed in range(1, 9)),
+]
+
+
+def test_an_arrow_passes_through_no_box_but_its_own(tmp_path: Path) -> None:
+    page, pictures = "", []
+    for graph in GRAPHS:
+        builder = AsyncDagTaskProcessor[Any].builder()
+        for name, above in graph.items():
+            builder.add_task(join(name), depends_on=above)
+        page = processor_page(builder.build(), "graph")
+        picture = re.search("<svg.*</svg>", page, re.DOTALL)
+        assert picture
+        pictures.append(picture[0])
+    page = page.replace(pictures[-1], "".join(pictures))
+    seen = in_browser(page, FOLLOWING, tmp_path)
+    for graph, picture in zip(GRAPHS, seen, strict=True):
+        short = {name: f"{name[:43]}…" if len(name) > 44 else name for name in graph}
+        expected = [([short[a]], [short[b]]) for b, above in graph.items() for a in above]
+        assert sorted((start, end) for start, end, _ in picture["arrows"]) == sorted(expected)
+        wrong = [arrow for arrow in picture["arrows"] if not {*arrow[2]} <= {*arrow[0], *arrow[1]}]
+        assert wrong == []
+        assert picture["over"] == 0

@@ -29,6 +29,7 @@ from helpers import (
     without_factory,
 )
 from sdax import AsyncDagTaskProcessor, SdaxExecutionError, TaskFunction, join
+from sdax.many import run_many
 from sdax.observe.progress import MOST_CHARACTERS, MOST_GROUPS, MOST_RUNS, ProgressDisplay
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
@@ -400,3 +401,56 @@ async def test_a_failed_run_is_no_less_told_of() -> None:
             None, observer=ProgressDisplay(console=console)
         )
     assert told(console)[-1] == "failed after TIME, 0 of 1 done, 1 failed"
+
+
+# Many runs.
+
+
+async def some_fail(ctx: int) -> None:
+    if ctx % 10 == 3:
+        raise ValueError(ctx)
+
+
+async def test_inputs_are_counted_where_there_is_no_terminal() -> None:
+    console = no_terminal()
+    display = ProgressDisplay(console=console)
+    async with run_many(solo(execute=some_fail), range(2000), observer=display) as outcomes:
+        async for _ in outcomes:
+            pass
+    lines = re.sub(r"[\d,]+ per second", "N per second", "\n".join(told(console)))
+    assert lines.splitlines() == [
+        "0 of 2,000 inputs done",
+        "2,000 of 2,000 inputs done, 200 failed, N per second, in TIME",
+    ]
+
+
+async def test_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdax.observe.progress.SECONDS_BETWEEN_LINES", 0.0)
+    console = no_terminal()
+    display = ProgressDisplay(console=console)
+    async with run_many(solo(execute=nothing), iter(range(2)), observer=display) as outcomes:
+        async for _ in outcomes:
+            pass
+    lines = re.sub(r"[\d,]+ per second", "N per second", "\n".join(told(console)))
+    assert lines.splitlines() == [
+        "0 inputs done",
+        "1 input done, N per second",
+        "2 inputs done, N per second",
+        "2 inputs done, N per second, in TIME",
+    ]
+
+
+async def test_a_terminal_shows_how_many_inputs_are_done() -> None:
+    console = terminal()
+    display = ProgressDisplay(console=console)
+    shown = []
+    async with run_many(solo(execute=some_fail), range(40), observer=display) as outcomes:
+        async for _ in outcomes:
+            shown.append(drawn(display))
+    text = re.sub(r"[\d.,]+ (?:s|ms|µs)\b", "TIME", shown[9][0])
+    assert re.fullmatch(r"40 of 40 inputs done, 4 failed, [\d,]+ per second, TIME left", text)
+    assert shown[9][1:] == ["="]
+    last = plain(written(console))
+    assert any(line.startswith("40 of 40 inputs done, 4 failed") for line in last)
+    assert drawn(display) == []
+    assert written(console).count(SHOW_CURSOR) == written(console).count(HIDE_CURSOR) == 1

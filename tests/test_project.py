@@ -244,3 +244,32 @@ def test_every_module_has_its_place_among_the_imports() -> None:
         name for name in modules if not any(f"{name}.".startswith(f"{one}.") for one in named)
     } == set()
     assert named <= modules
+
+
+@needs_source
+def test_the_walk_along_a_run_names_what_exists() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walk = page.partition("## Reading the code")[2].partition("\n## ")[0]
+    steps = re.split(r"^\d+\. ", walk.partition("\n\n`")[0], flags=re.MULTILINE)[1:]
+    assert len(steps) >= 10
+    for step in steps:
+        quoted = re.findall("`([^`]+)`", step)
+        source = "".join(
+            (ROOT / name).read_text(encoding="utf-8") for name in quoted if "/" in name
+        )
+        for name in quoted:
+            if "/" not in name and name != "asyncio.Task":
+                defined = rf"^ *(async def|def|class) {name.rpartition('.')[2]}\b"
+                used = rf"\b{name}\("
+                assert re.search(f"{defined}|{used}", source, re.MULTILINE), name
+
+
+@needs_source
+def test_the_picture_of_the_rooms_shows_those_that_exist() -> None:
+    picture = (ROOT / "docs" / "pictures" / "rooms.svg").read_text(encoding="utf-8")
+    (boxes,) = re.findall(r'<g class="box">(.*?)</g>', picture, re.DOTALL)
+    names = re.findall(r">([\w/.]+)</text>", boxes)
+    assert len(names) > 15
+    for name in names:
+        path = ROOT / "sdax" / name
+        assert path.exists() or path.with_name(f"{path.name}.py").exists(), name

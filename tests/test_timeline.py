@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from helpers import Trace, build, error_of, forever, nothing, passes, solo, task, until
-from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction
+from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction, task_sync_func
 from sdax.common.text import cells
 from sdax.observe import Timeline
+from sdax.observe.critical_path import divided
 
 NASTY = [
     "<script>alert('x')</script>",
@@ -287,8 +288,12 @@ async def test_very_many_of_everything(engine: Any, tmp_path: Path) -> None:
     found = every_format(timeline, tmp_path)
     assert "\n  (and 20 more)\n" in found["text"] + "\n"
     assert "2 earlier runs not kept" in found["page"]
-    assert "and 20 more steps" in found["page"]
-    assert "(100 steps more)" in str(timeline.critical_path())
+    path = timeline.critical_path()
+    for most, table in [(20, str(path)), (100, found["page"])]:
+        shown, left = divided(path, most)
+        assert 0 < len(shown) <= most and len(shown) + len(left) == 120
+        assert min(step.hold for step in shown) >= max(step.hold for step in left)
+        assert f"{len(left)} shorter steps in total" in table
 
 
 # Text
@@ -326,6 +331,38 @@ async def test_a_chart_in_text_is_as_wide_as_it_may_be(engine: Any, width: int) 
     assert max(width, 41) - 3 <= widest <= max(width, 41)
     assert all("✗ failed" in text for text in texts)
     assert "x" * 90 in "".join(texts[2].split())
+
+
+def recorded_wait(duration: float) -> Timeline:
+    """Record a run of so many seconds, on a clock of its own."""
+    now = [0.0]
+
+    def passing(ctx: Any) -> None:
+        now[0] = duration
+
+    timeline = Timeline(clock=lambda: now[0])
+    asyncio.run(record(build([task("A", task_sync_func(passing))]), timeline))
+    return timeline
+
+
+@pytest.mark.parametrize("duration", [3e-6, 123e-6, 0.2, 0.31, 1.0, 9.99, 5000.0])
+@pytest.mark.parametrize("width", [41, 60, 80, 100, 200])
+def test_an_axis_has_several_marks_which_do_not_touch(
+    width: int, duration: float, engine: Any
+) -> None:
+    axis = recorded_wait(duration).to_text(width, ascii=False).splitlines()[1]
+    marks = re.findall(r"\|(?:0|[\d.]+ [mµ]?s)(?=  |$)|[\d.]+ [mµ]?s\|$", axis)
+    assert len(marks) >= (2 if width < 80 else 3)
+    assert cells(axis) <= width
+
+
+@pytest.mark.parametrize("duration", [3e-6, 0.2, 0.31, 1.0, 9.99])
+def test_every_line_of_a_page_has_its_time(duration: float, engine: Any, tmp_path: Path) -> None:
+    page = written(recorded_wait(duration), tmp_path)
+    tags = Tags(page)
+    (lines,) = re.findall('<div class="lines">(<b .*)</div>', page)
+    assert tags.classes["tick"] == lines.count("<b ")
+    assert ('last tick" style="right:0.000%"' in page) == (duration not in (0.31, 9.99))
 
 
 async def test_names_of_every_kind_stay_on_their_lines(engine: Any, tmp_path: Path) -> None:

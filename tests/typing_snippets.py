@@ -45,6 +45,7 @@ from sdax import (
     task_thread_func,
 )
 from sdax.clients import retry_after
+from sdax.many import Outcome, run_many
 from sdax.testing import (
     Exploration,
     ExploredRun,
@@ -380,3 +381,48 @@ def explored(levels: AsyncTaskProcessor[Context, str]) -> None:
     explore(levels, context=Other, check=check_later)  # type: ignore[arg-type]
     assert_type(run(make_context()), Context)
     run(make_context)  # type: ignore[arg-type]
+
+
+@dataclass
+class Item:
+    number: int
+
+
+def context_of(item: Item) -> Context:
+    return Context(item.number)
+
+
+async def context_later(item: Item) -> Context:
+    return Context(item.number)
+
+
+def context_with(item: Item, pool: list[str]) -> Context:
+    return Context(item.number)
+
+
+@asynccontextmanager
+async def open_pool() -> AsyncGenerator[list[str], None]:
+    yield []
+
+
+def user_of(ctx: Context, report: RunReport[str]) -> int:
+    return ctx.user
+
+
+async def many(processor: AsyncTaskProcessor[Context, str], items: list[Item]) -> None:
+    async with run_many(processor, [Context()]) as reports:
+        async for outcome in reports:
+            assert_type(outcome, Outcome[Context, RunReport[str]])
+            assert_type(outcome.result(), RunReport[str])
+    async with run_many(processor, items, make_context=context_of, pick=user_of) as users:
+        async for picked in users:
+            assert_type(picked.item, Item)
+            assert_type(picked.value, int)
+            assert_type(picked.error, Exception | None)
+    async with run_many(processor, items, make_context=context_later) as later:
+        assert_type(await anext(later), Outcome[Item, RunReport[str]])
+    async with run_many(
+        processor, items, make_context=context_with, resources=open_pool, pick=user_of
+    ) as pooled:
+        assert_type(await anext(pooled), Outcome[Item, int])
+    run_many(processor, items)  # type: ignore[misc]

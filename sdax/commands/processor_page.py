@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 from ..common.order import PHASES
@@ -15,6 +16,7 @@ from ..observe.page import page, text
 from ..processor import AsyncDagTaskProcessor
 from ..tasks import AsyncTask
 from .named import Processor
+from .rows import GAP, Place, Rows
 
 Task: TypeAlias = AsyncTask[Any, Any]
 Group: TypeAlias = tuple[str, list[Task]]
@@ -23,8 +25,10 @@ Group: TypeAlias = tuple[str, list[Task]]
 CHARACTER: Final = 7.3  # of the fixed-width font
 LINE: Final = 19
 INSET: Final = 12
-GAP: Final = 22
 BETWEEN: Final = 46  # groups, one above the other
+STEEP: Final = 0.12  # what room ways have to go down, as a share of how far they go sideways
+HIGHEST: Final = 120  # the most of it
+ENDS: Final = 15  # between the arrowheads of a box
 MARGIN: Final = 92  # for the names of groups, on the left
 WIDEST: Final = 1300  # a row of tasks, before another one is begun
 
@@ -37,7 +41,8 @@ STYLE: Final = """\
 .picture .ground { fill: var(--band); }
 .picture .box { fill: var(--panel); stroke: var(--line); stroke-width: 1.5; }
 .picture .task { font-weight: 700; }
-.picture .edge { fill: none; stroke: var(--soft); stroke-width: 1.4; opacity: 0.75; }
+.picture .edge { fill: none; stroke: var(--soft); stroke-width: 1.4; }
+.picture .edge:hover { stroke: var(--ink); stroke-width: 3; }
 .picture .soft { fill: var(--soft); }
 .picture .pre_execute { fill: var(--pre); } .picture .execute { fill: var(--execute); }
 .picture .post_execute { fill: var(--post); }
@@ -58,9 +63,10 @@ def processor_page(processor: Processor, title: str) -> str:
     else:
         groups = [(f"level {level}", list(tasks)) for level, tasks in processor.levels.items()]
         picture = _Picture(groups, {})
-        how = "pre_execute goes down the levels and post_execute up again."
+        first = "pre_execute runs"
         if processor.execute_order == "level":
-            how = "pre_execute goes down the levels, then execute does, and post_execute up again."
+            first = "pre_execute and then execute run"
+        how = f"{first} level by level upwards, as the arrows show, and post_execute downwards."
     about = f'<p class="soft">{text(summary)}. {how}</p>'
     body = [STYLE, about, '<div class="panel picture">', *picture.draw(), "</div>"]
     return page(title, "\n".join(body))
@@ -75,7 +81,7 @@ def _layers(processor: AsyncDagTaskProcessor[Any, Any]) -> list[Group]:
     return [(f"layer {number}", groups[number]) for number in sorted(groups)]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Box:
     """A task, with its place in the picture."""
 
@@ -85,10 +91,6 @@ class _Box:
     height: float
     x: float = 0.0
     y: float = 0.0
-
-    @property
-    def middle(self) -> float:
-        return self.x + self.width / 2
 
     def draw(self, above: Collection[Hashable]) -> Iterator[str]:
         name = one_line(self.task.name)
@@ -107,72 +109,126 @@ class _Box:
         yield "</g>"
 
 
+@dataclass(eq=False)
+class _Row:
+    """Some boxes of a group, side by side."""
+
+    group: str
+    boxes: list[_Box]
+    top: float = 0.0
+
+    @property
+    def bottom(self) -> float:
+        return self.top + max(box.height for box in self.boxes)
+
+
 class _Picture:
     """Groups one above the other, each in as many rows as it needs, and the arrows."""
 
-    def __init__(self, groups: list[Group], dependencies: dict[Any, tuple[Any, ...]]) -> None:
-        self.dependencies = dependencies
-        self.boxes: dict[Hashable, _Box] = {}
-        self.grounds: list[tuple[str, float, float]] = []  # name, top, height
-        self.width = 0.0
-        top = 0.0
-        for name, tasks in groups:
-            rows = list(_rows(self._ordered([_box(task) for task in tasks])))
-            y = top + INSET
-            for row in rows:
-                self._place(row, y)
-                y += max(box.height for box in row) + GAP
-            height = y - GAP + INSET - top
-            self.grounds.append((name, top, height))
-            top += height + BETWEEN
-        self.height = max(0.0, top - BETWEEN)
-        for box in self.boxes.values():
-            box.x += MARGIN + INSET
+    def __init__(self, groups: list[Group], dependencies: Mapping[Any, Iterable[Hashable]]) -> None:
+        self.dependencies = {
+            name: tuple(dict.fromkeys(above)) for name, above in dependencies.items()
+        }
+        self.rows = [
+            _Row(name, boxes)
+            for name, tasks in self._ordered(groups)
+            for boxes in _rows([_box(task) for task in tasks])
+        ]
+        self.boxes = {box.task.name: box for row in self.rows for box in row.boxes}
+        self.places = Rows(
+            [[box.task.name for box in row.boxes] for row in self.rows],
+            {name: box.width for name, box in self.boxes.items()},
+            [(each, name) for name, above in self.dependencies.items() for each in above],
+        )
+        self.left = MARGIN + INSET
+        self.width = self.left + self.places.width + INSET
+        self._stack()
+        self.height = self.rows[-1].bottom + INSET if self.rows else 0.0
 
-    def _ordered(self, boxes: list[_Box]) -> list[_Box]:
-        """Return the boxes of a layer so that each is near what it depends on."""
+    def _ordered(self, groups: list[Group]) -> Iterator[Group]:
+        """Yield the groups with their tasks so that each is near what it depends on, which
+        matters where a group has several rows."""
+        shares: dict[Hashable, float] = {}
 
-        def place(box: _Box) -> float:
-            above = [self.boxes[each].middle for each in self.dependencies.get(box.task.name, ())]
+        def place(task: Task) -> float:
+            above = [shares[each] for each in self.dependencies.get(task.name, ())]
             return sum(above) / len(above) if above else 0.0
 
-        return sorted(boxes, key=place)
+        for name, tasks in groups:
+            ordered = sorted(tasks, key=place)
+            shares.update((task.name, n / len(ordered)) for n, task in enumerate(ordered))
+            yield name, ordered
 
-    def _place(self, row: list[_Box], y: float) -> None:
-        x = 0.0
-        for box in row:
-            box.x, box.y = x, y
-            x += box.width + GAP
-            self.boxes[box.task.name] = box
-        self.width = max(self.width, x - GAP)
+    def _stack(self) -> None:
+        """Place the boxes, each row as far below the one before as the arrows between them need."""
+        sideways = [0.0] * len(self.rows)
+        for name, above in self.dependencies.items():
+            for each in above:
+                for one, other in pairwise(self.places.way(each, name)):
+                    far = abs(one.middle - other.middle)
+                    sideways[other.row] = max(sideways[other.row], far)
+        before: _Row | None = None
+        for row, far in zip(self.rows, sideways, strict=True):
+            if before is None:
+                row.top = INSET
+            else:
+                same = before.group == row.group
+                least = GAP if same else BETWEEN + 2 * INSET
+                row.top = before.bottom + max(least, min(HIGHEST, STEEP * far))
+            for box in row.boxes:
+                box.x = self.left + self.places.places[box.task.name].middle - box.width / 2
+                box.y = row.top
+            before = row
 
     def draw(self) -> Iterator[str]:
-        width, height = MARGIN + self.width + 2 * INSET, self.height
-        yield f'<svg width="{width:.0f}" height="{height:.0f}" role="img">{ARROW}'
-        for name, top, ground in self.grounds:
+        yield f'<svg width="{self.width:.0f}" height="{self.height:.0f}" role="img">{ARROW}'
+        bands: dict[str, tuple[float, float]] = {}
+        for row in self.rows:
+            top, _ = bands.get(row.group, (row.top - INSET, 0.0))
+            bands[row.group] = top, row.bottom + INSET
+        for name, (top, bottom) in bands.items():
             yield (
-                f'<rect class="ground" x="{MARGIN}" y="{top}" width="{self.width + 2 * INSET:.1f}" '
-                f'height="{ground}" rx="9"/>'
-                f'<text class="soft" x="0" y="{top + INSET + 9}">{text(name)}</text>'
+                f'<rect class="ground" x="{MARGIN}" y="{top:.1f}" '
+                f'width="{self.width - MARGIN:.1f}" height="{bottom - top:.1f}" rx="9"/>'
+                f'<text class="soft" x="0" y="{top + INSET + 9:.1f}">{text(name)}</text>'
             )
         if self.dependencies:
             yield from self._arrows()
         else:
-            x = MARGIN + INSET + self.width / 2
-            for (_, top, ground), (_, following, _) in zip(
-                self.grounds, self.grounds[1:], strict=False
-            ):
-                yield _edge(x, top + ground + 3, x, following - 3)
+            x = (MARGIN + self.width) / 2
+            for (_, bottom), (top, _) in pairwise(bands.values()):
+                yield _edge(f"M{x:.1f} {bottom + 3:.1f}V{top - 3:.1f}")
         for box in self.boxes.values():
             yield from box.draw(self.dependencies.get(box.task.name, ()))
         yield "</svg>"
 
     def _arrows(self) -> Iterator[str]:
         for name, above in self.dependencies.items():
-            below = self.boxes[name]
-            for each in above:
-                box = self.boxes[each]
-                yield _edge(box.middle, box.y + box.height, below.middle, below.y - 2)
+            ways = {each: self.places.way(each, name) for each in above}
+            # Side by side, in the order in which they come.
+            arriving = sorted(ways, key=lambda each: ways[each][-2].middle)
+            apart = min(ENDS, 0.7 * self.boxes[name].width / len(arriving)) if arriving else 0.0
+            for number, each in enumerate(arriving):
+                shift = (number - (len(arriving) - 1) / 2) * apart
+                tip = f"{one_line(name)} depends on {one_line(each)}"
+                yield _edge(self._way(each, ways[each], shift), tip)
+
+    def _way(self, start: Hashable, way: list[Place], shift: float) -> str:
+        """Return the path of an arrow: straight down through the rows, and sideways only between
+        them, where no box is."""
+        x, box = self.left + way[0].middle, self.boxes[start]
+        parts = [f"M{x:.1f} {box.y + box.height:.1f}"]
+        for before, place in pairwise(way):
+            to_x = self.left + place.middle
+            y, to_y = self.rows[before.row].bottom, self.rows[place.row].top
+            if place is way[-1]:
+                to_x, to_y = to_x + shift, to_y - 2
+            middle = (y + to_y) / 2
+            parts.append(
+                f"V{y:.1f}C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}"
+            )
+            x = to_x
+        return "".join(parts)
 
 
 def _box(task: Task) -> _Box:
@@ -203,12 +259,9 @@ def _rows(boxes: Iterable[_Box]) -> Iterator[list[_Box]]:
         yield row
 
 
-def _edge(x: float, y: float, to_x: float, to_y: float) -> str:
-    bend = max(18.0, (to_y - y) / 2)
-    return (
-        f'<path class="edge" marker-end="url(#arrow)" d="M{x:.1f} {y:.1f} C{x:.1f} {y + bend:.1f} '
-        f'{to_x:.1f} {to_y - bend:.1f} {to_x:.1f} {to_y:.1f}"/>'
-    )
+def _edge(path: str, tip: str = "") -> str:
+    told = f' data-tip="{text(tip)}"' if tip else ""
+    return f'<path class="edge" marker-end="url(#arrow)" d="{path}"{told}/>'
 
 
 def _cut(line: str) -> str:

@@ -34,7 +34,7 @@ class _Pass:
     __await__: Any = staticmethod(partial(iter, (None,)))
 
 
-_PASS: Final[Any] = _Pass()
+PASS: Final[Any] = _Pass()
 
 
 def new_waiter(run: Run) -> Future[None]:
@@ -76,11 +76,11 @@ async def _see_through(run: Run, came: BaseException) -> None:
             while not (run.over and passed):
                 another = None
                 try:
-                    waiter = _PASS if run.over else new_waiter(run)
+                    waiter = PASS if run.over else new_waiter(run)
                 except BaseException as error:
                     # Without memory or frames for a future, look again in the next pass.
                     run.break_down(error)
-                    waiter = _PASS
+                    waiter = PASS
                 try:
                     passed = True
                     await waiter

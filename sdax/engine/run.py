@@ -190,7 +190,7 @@ class RunBase:
         if self.aborted:
             return
         if required:
-            losses.holding.append(index)
+            losses.holding[self.number].append(index)
             if self.waiting is None:
                 self.closed = True  # after this stage
         elif self.waiting is not None:
@@ -301,8 +301,8 @@ class RunBase:
             skipped = self.find_skipped()
             if losses is not None:
                 self.find_causes(losses, skipped)
-            self.find_due()
             self.write("skipped", number, skipped, losses and losses.causes)
+            self.find_due()
         if self.watch is not None:
             self.tell("phase_finished")
         if number == PRE and self.due is not None:
@@ -320,12 +320,12 @@ class RunBase:
     def find_causes(self, losses: Losses, skipped: Sequence[int]) -> None:
         """Find out which failures keep which tasks from being called, for those who watch."""
         number = self.number
-        if losses.holding and self.watch is not None:
-            held = self.plan.held_up(number, losses.holding, self.opened, skipped)
+        holding = losses.holding[number]
+        if holding and self.watch is not None:
+            held = self.plan.held_up(number, holding, self.opened, skipped)
             losses.causes.update({index: (cause, number) for index, cause in held.items()})
         if number == PRE:
             losses.causes.update({index: (index, PRE) for index in losses.unprepared})
-        losses.holding = []
 
     def find_due(self) -> None:
         """Find out which tasks have functions that are due in the next phase."""
@@ -450,8 +450,9 @@ class RunBase:
         called = self.called_by_gates()
         finished = called.difference(driver.index for driver in self.drivers())
         if self.losses is not None:
-            finished.difference_update(self.losses.holding)
-        self.waiting, opened = self.plan.phases[self.number].reopened(self.due, finished)
+            finished.difference_update(self.losses.holding[self.number])
+        due = None if self.number == PRE else self.due
+        self.waiting, opened = self.plan.phases[self.number].reopened(due, finished)
         self.requeue(called, opened)
 
 
@@ -461,7 +462,8 @@ class Losses:
     __slots__ = ("causes", "holding", "started", "unprepared")
 
     def __init__(self) -> None:
-        self.holding = list[int]()  # failed in this phase: what depends on them is not called
+        # Failed, by phase: what depends on them is not called.
+        self.holding: tuple[list[int], ...] = tuple([] for _ in PHASES)
         self.unprepared = set[int]()  # failed in `pre_execute`: their `execute` is not called
         self.started: set[int] | None = None  # once `pre_execute` is over: who is to clean up
         self.causes = dict[int, tuple[int, int]]()  # see `Causes`

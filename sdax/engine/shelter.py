@@ -10,7 +10,10 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop, Future, Task, all_tasks
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, Final
+from weakref import WeakSet
+
+_ending: Final = WeakSet[AbstractEventLoop]()  # found to end in this pass
 
 
 def sheltered(loop: AbstractEventLoop, future: Any, broken: Callable[[BaseException], None]) -> Any:
@@ -45,4 +48,11 @@ def _release(outer: Future[None], broken: Callable[[BaseException], None], _: An
 
 def is_ending(loop: AbstractEventLoop, ours: Collection[Task[Any]]) -> bool:
     """Return True if every task of the loop is being cancelled, but for those of a run."""
-    return all(task.cancelling() for task in all_tasks(loop) if task not in ours)
+    if loop in _ending:
+        return True
+    if not all(task.cancelling() for task in all_tasks(loop) if task not in ours):
+        return False
+    # Cleanups of this run may not count as cancelled any more when another run asks.
+    _ending.add(loop)
+    loop.call_soon(_ending.discard, loop)
+    return True

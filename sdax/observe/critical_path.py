@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Final, TypeAlias
 
 from ..common.order import EXECUTE, PHASES, POST, PRE
@@ -16,6 +17,7 @@ from .spans import FunctionSpan, RecordedRun
 from .times import seconds
 
 MOST_STEPS_SHOWN: Final = 20
+SMALLEST_SHARE: Final = 0.01  # of a run's time
 
 Dependencies: TypeAlias = Mapping[Hashable, Sequence[Hashable]]
 
@@ -103,19 +105,14 @@ class CriticalPath:
         count, duration = counted(len(self.steps), "step"), seconds(self.duration)
         lines = [f"critical path of run {self.run.number}: {count}, {duration}"]
         rows = [("held", "of run", "without it", "function")]
-        longest = sorted(self.steps, key=lambda step: step.hold, reverse=True)[:MOST_STEPS_SHOWN]
-        shown_steps = set(map(id, longest))
-        left = [step for step in self.steps if id(step) not in shown_steps]
-        for step in self.steps:
-            if id(step) in shown_steps:
-                without = "unknown" if step.without is None else seconds(step.without)
-                what = f"{one_line(step.name)}.{step.phase}{_remark(step)}"
-                rows.append((seconds(step.hold), self._share(step.hold), without, what))
+        shown_steps, left = divided(self, MOST_STEPS_SHOWN)
+        for step in shown_steps:
+            without = "unknown" if step.without is None else seconds(step.without)
+            what = f"{one_line(step.name)}.{step.phase}{_remark(step)}"
+            rows.append((seconds(step.hold), self._share(step.hold), without, what))
         if left:
             hold = sum(step.hold for step in left)
-            rows.append(
-                (seconds(hold), self._share(hold), "", f"({counted(len(left), 'step')} more)")
-            )
+            rows.append((seconds(hold), self._share(hold), "", f"({describe_shorter(left)})"))
         rows.append((seconds(self.rest), self._share(self.rest), "", "(the end of the run)"))
         lines += in_columns(rows, right=3)
         if self.graph is not None:
@@ -286,13 +283,34 @@ def _checked_dependencies(
     return checked
 
 
+def divided(path: CriticalPath, most: int) -> tuple[list[PathStep], list[PathStep]]:
+    """Return the steps that a table shows, at most `most`, and the shorter ones that share a row.
+
+    Several steps share a row as well if together they held the run for less than 1 % of its time.
+    """
+    shortest = sorted(path.steps, key=lambda step: step.hold)
+    limit = path.duration * SMALLEST_SHARE
+    small = sum(hold < limit for hold in accumulate(step.hold for step in shortest))
+    count = max(small if small > 1 else 0, len(path.steps) - most)
+    left = set(map(id, shortest[:count]))
+    return (
+        [step for step in path.steps if id(step) not in left],
+        [step for step in path.steps if id(step) in left],
+    )
+
+
+def describe_shorter(steps: Sequence[PathStep]) -> str:
+    """Say how many steps a table sums up."""
+    return f"{counted(len(steps), 'shorter step')} in total"
+
+
 def describe_graph(graph: GraphEstimate) -> str:
     """Say what a graph would have taken."""
     if graph.exact:
         return f"as a graph with these dependencies: {seconds(graph.duration)}"
     return (
-        f"as a graph: at least {seconds(graph.duration)}, if no task depended on another; "
-        f"depends_on={{...}} tells more"
+        f"lower limit as a graph without dependencies: {seconds(graph.duration)}. "
+        "Use critical_path(depends_on={...}) for the real ones."
     )
 
 

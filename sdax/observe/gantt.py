@@ -18,6 +18,8 @@ from .times import seconds, ticks
 WIDEST_LABEL: Final = 32
 NARROWEST_LABEL: Final = 8
 NARROWEST_CHART: Final = 20
+NARROWEST_TICK: Final = 5
+MOST_TICKS: Final = 12
 TIME_WIDTH: Final = 10
 MOST_RUNS_SHOWN: Final = 40
 MOST_NOTES_SHOWN: Final = 40
@@ -136,15 +138,25 @@ class _Chart:
         return min(self.columns - 1, max(0, int(share * self.columns)))
 
     def axis(self) -> str:
-        line = [" "] * self.columns
-        free = 0
-        for time, text in ticks(self.duration, max(2, self.columns // 14)):
+        """Return as many marks of time as fit side by side."""
+        most = min(MOST_TICKS, self.columns // NARROWEST_TICK)
+        lines = (self.marked(number) for number in range(most, 1, -1))
+        return (" " * (self.label_width + 1) + next(filter(None, lines), "|0")).rstrip()
+
+    def marked(self, most: int) -> str | None:
+        """Return at most so many marks, or None where one would touch another."""
+        line = ""
+        for time, text in ticks(self.duration, most):
             column = self.column(self.start + time)
-            text = "|" + text
-            if column >= free and column + len(text) <= self.columns:
-                line[column : column + len(text)] = text
-                free = column + len(text) + 1
-        return (" " * (self.label_width + 1) + "".join(line)).rstrip()
+            if column + len(text) < self.columns:
+                text = "|" + text
+            else:
+                text += "|"
+                column -= len(text) - 1
+            if line and column < len(line) + 2:
+                return None
+            line = line.ljust(column) + text
+        return line
 
     def row_of_run(self, run: RecordedRun) -> str:
         line = [" "] * self.columns

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
-from time import perf_counter
-from typing import Any, Final, NamedTuple
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..common.order import PHASES, POST
 from ..common.text import counted, listed, one_line, shortened, shown
@@ -34,6 +34,9 @@ from ..tasks import AsyncTask
 from .layers import layers_of
 from .times import seconds
 
+if TYPE_CHECKING:
+    from ..many import Progress
+
 try:
     from rich.console import Console, Group, RenderableType
     from rich.errors import LiveError
@@ -50,6 +53,7 @@ MOST_RUNS: Final = 4
 MOST_GROUPS: Final = 12
 MOST_NAMES: Final = 4
 MOST_CHARACTERS: Final = 300  # of an exception
+SECONDS_BETWEEN_LINES: Final = 10.0  # about many runs
 
 
 class ProgressDisplay:
@@ -62,6 +66,10 @@ class ProgressDisplay:
     Where there is no terminal, it writes lines, with the names of tasks and with times: a phase
     starts, a level has finished a phase, retries, failures, what was skipped, and the end.
 
+    As the observer of `sdax.many.run_many` it shows how many inputs are done and have failed, how
+    many are done per second, and how long the rest takes. Where there is no terminal it writes that
+    at the start, every ten seconds, and at the end.
+
     `console` is standard error by default. If writing to it fails, nothing more is shown.
 
     >>> await processor.process_tasks(ctx, observer=ProgressDisplay())
@@ -72,6 +80,7 @@ class ProgressDisplay:
             raise TypeError(f"console must be a rich.console.Console or None, got {shown(console)}")
         self._console = Console(stderr=True) if console is None else console
         self._runs: dict[ObservedRun, _Run] = {}
+        self._many: dict[Progress, float] = {}  # when each was written of
         # Runs may be in several threads, and the display is drawn in one of its own. Drawing holds
         # rich's locks and asks for the first of these: so nothing is written that holds it.
         self._state = threading.Lock()
@@ -88,6 +97,20 @@ class ProgressDisplay:
                 if not self._broken:
                     self._write(lines)
 
+    def many_changed(self, progress: Progress, /) -> None:
+        """Take in what `sdax.many.run_many` has done."""
+        now = monotonic()
+        if not progress.is_over and now < self._many.get(progress, 0.0) + SECONDS_BETWEEN_LINES:
+            return  # a live display looks by itself
+        with self._state:
+            self._many[progress] = now
+            if progress.is_over:
+                del self._many[progress]
+        text = _summary(progress)
+        with self._output:
+            if not self._broken:
+                self._write([_Line(text, urgent=False, picture=Text(text))])
+
     def _take(self, event: Event) -> Iterator[_Line]:
         if isinstance(event, RunStarted):
             self._runs[event.run] = begun = _Run(event.run)
@@ -103,14 +126,17 @@ class ProgressDisplay:
             shown = [part for run in islice(self._runs.values(), MOST_RUNS) for part in run.draw()]
             if len(self._runs) > MOST_RUNS:
                 shown.append(Text(f"and {counted(len(self._runs) - MOST_RUNS, 'more run')}"))
+            for progress in self._many:
+                shown.extend(_draw(progress))
             return Group(*shown)
 
     def _write(self, lines: list[_Line]) -> None:
         try:
-            if self._runs and self._live is None:
+            is_busy = bool(self._runs or self._many)
+            if is_busy and self._live is None:
                 self._begin()
             live = self._live
-            ends = live is not None and not self._runs
+            ends = live is not None and not is_busy
             if live is not None and ends:
                 self._end(live)
             for line in lines:
@@ -366,6 +392,30 @@ class _Run:
         yield table
         if len(rows) < len(self.groups):
             yield Text(f"and {len(self.groups) - len(rows)} more")
+
+
+def _summary(progress: Progress) -> str:
+    """Return how far many runs are."""
+    done = f"{progress.done:,}"
+    if progress.total is None:
+        parts = [f"{done} {'input' if progress.done == 1 else 'inputs'} done"]
+    else:
+        parts = [f"{done} of {progress.total:,} inputs done"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    if progress.done:
+        parts.append(f"{progress.per_second:,.0f} per second")
+    if progress.is_over:
+        parts.append(f"in {seconds(progress.seconds)}")
+    elif (left := progress.seconds_left) is not None:
+        parts.append(f"{seconds(left)} left")
+    return ", ".join(parts)
+
+
+def _draw(progress: Progress) -> Iterator[RenderableType]:
+    yield Text(_summary(progress), style="red" if progress.failed else "")
+    if progress.total is not None:
+        yield ProgressBar(total=progress.total, completed=progress.done, width=60)
 
 
 def _tasks_of(processor: Any) -> Iterable[AsyncTask[Any, Any]]:

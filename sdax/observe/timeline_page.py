@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ..common.text import counted, one_line
+from ..common.text import one_line
 from ..states import State
-from .critical_path import CriticalPath, PathStep, critical_path, describe_graph
+from .critical_path import (
+    CriticalPath,
+    PathStep,
+    critical_path,
+    describe_graph,
+    describe_shorter,
+    divided,
+)
 from .notes import (
     describe,
     describe_attempt,
@@ -20,7 +27,7 @@ from .page import page, text
 from .spans import AttemptSpan, FunctionSpan, RecordedRun
 from .times import seconds, ticks
 
-MOST_TICKS: Final = 10
+MOST_TICKS: Final = 8
 MOST_STEPS: Final = 100
 INSIDE: Final = {
     None: "",
@@ -191,13 +198,16 @@ def _notes(run: RecordedRun) -> Iterator[str]:
 def _path(path: CriticalPath) -> Iterator[str]:
     yield "<h2>Critical path: what the run waited for</h2><table>"
     yield "<tr><th>function</th><th>held the run</th><th>run without waiting for it</th></tr>"
-    for step in path.steps[:MOST_STEPS]:
+    shown, left = divided(path, MOST_STEPS)
+    for step in shown:
         without = "unknown" if step.without is None else seconds(step.without)
         yield f"<tr><td>{text(label(step.span))}</td>"
         yield f'<td class="number">{seconds(step.hold)}</td><td class="number">{without}</td></tr>'
+    if left:
+        hold = seconds(sum(step.hold for step in left))
+        yield f'<tr class="soft"><td>{describe_shorter(left)}</td>'
+        yield f'<td class="number">{hold}</td></tr>'
     yield "</table>"
-    if len(path.steps) > MOST_STEPS:
-        yield f'<p class="soft">and {counted(len(path.steps) - MOST_STEPS, "more step")}</p>'
     if path.graph is not None:
         yield f'<p class="soft">{text(describe_graph(path.graph))}</p>'
 
@@ -226,9 +236,15 @@ class _Scale:
         marks = list(ticks(self.duration, MOST_TICKS))
         places = [self.percent(self.start + time) for time, _ in marks]
         yield '<div class="row axis"><div></div><div class="track">'
-        for place, (_, shown) in zip(places, marks, strict=True):
+        for number, (place, (_, shown)) in enumerate(zip(places, marks, strict=True), 1):
+            # Where there is little room, only each second or fourth has its label, with the last.
+            left = len(marks) - number
+            rare = "" if number == 1 else "few " if left % 2 else "some " if left % 4 else ""
             if float(place) < 97:
-                yield f'<span style="left:{place}%">{shown}</span>'
+                yield f'<span class="{rare}tick" style="left:{place}%">{shown}</span>'
+            else:
+                right = 100 - float(place)
+                yield f'<span class="{rare}last tick" style="right:{right:.3f}%">{shown}</span>'
         yield "</div></div>"
         lines = "".join(f'<b style="left:{place}%"></b>' for place in places)
         yield f'<div class="lines">{lines}</div>'

@@ -1,0 +1,356 @@
+"""`python -m sdax run`: a batch job, from a file of inputs to a file of outcomes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import signal
+import sys
+from asyncio import AbstractEventLoop, CancelledError, Task
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TextIO
+
+from ..common.text import class_name, counted, one_line, shown
+from ..errors import SdaxExecutionError
+from ..report import RunReport
+from .named import Processor, complain, load_function, load_processor, refuse
+
+DASK: Final = "dask://"
+STANDARD_INPUT: Final = "-"
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the subparsers of `python -m sdax`."""
+    command = commands.add_parser(
+        "run",
+        help="run a processor for each line of a file",
+        description="Runs a processor once for each line of a file, many at a time, and writes an "
+        "outcome for each as it comes. A line of the inputs is a value in JSON. A line of the "
+        "outcomes is an object in JSON: 'number' is that of the line, from 1; 'value' is what was "
+        "kept, or 'error' says what has failed. The status is 1 if anything failed. Ctrl-C and "
+        "SIGTERM end the job, with the cleanup of what was under way; --resume goes on with it.",
+    )
+    command.add_argument("processor", metavar="MODULE:NAME", help="a processor, as a module has it")
+    command.add_argument(
+        "--inputs", required=True, metavar="PATH", help="a value in JSON on each line; - is stdin"
+    )
+    command.add_argument(
+        "--out", required=True, metavar="PATH", type=Path, help="where outcomes are written"
+    )
+    command.add_argument(
+        "--context",
+        metavar="MODULE:FUNCTION",
+        help="a function, async or not, that makes the context of a run out of an input; without "
+        "it the input is the context",
+    )
+    command.add_argument(
+        "--resources",
+        metavar="MODULE:FUNCTION",
+        help="a function that returns an async context manager; what that gives is the second "
+        "argument of the context's function, and is made once on each worker",
+    )
+    command.add_argument(
+        "--pick",
+        metavar="MODULE:FUNCTION",
+        help="a function of the context and the report that returns what to write as the value; "
+        "by default that is what each task's execute has returned",
+    )
+    command.add_argument("--concurrency", metavar="N", type=int, help="runs at a time (100)")
+    command.add_argument("--batch-size", metavar="N", type=int, help="inputs sent together (50)")
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--workers", metavar="N", type=int, help="run in so many processes")
+    where.add_argument("--on", metavar="dask://HOST:PORT", help="run on a Dask cluster")
+    command.add_argument(
+        "--resume", action="store_true", help="leave out the numbers that the outcomes have"
+    )
+    command.set_defaults(run=run, command="run")
+
+
+class Line(NamedTuple):
+    """A line of the inputs."""
+
+    number: int
+    item: Any
+
+
+class OfLine:
+    """A function of items, called with lines."""
+
+    def __init__(self, function: Callable[..., Any] | None) -> None:
+        self.function = function
+
+    def __call__(self, line: Line, *resources: Any) -> Any:
+        return line.item if self.function is None else self.function(line.item, *resources)
+
+
+def executed(ctx: Any, report: RunReport[Any]) -> dict[str, Any]:
+    """Return what each task's `execute` has returned, but for None."""
+    return {
+        one_line(name): task.execute.value
+        for name, task in report.items()
+        if task.execute.value is not None
+    }
+
+
+class Inputs:
+    """The lines of a file, but for those that are done. Bad ones are complained of."""
+
+    def __init__(self, args: argparse.Namespace, done: set[int]) -> None:
+        self.args = args
+        self.done = done
+        self.bad = 0
+
+    def __iter__(self) -> Iterator[Line]:
+        with Path(self.args.inputs).open("rb") as file:
+            yield from self._lines(file)
+
+    def __len__(self) -> int:
+        with Path(self.args.inputs).open("rb") as file:
+            return sum(
+                number not in self.done and not text.isspace()
+                for number, text in enumerate(file, 1)
+            )
+
+    async def from_stdin(self) -> AsyncIterator[Line]:
+        """Yield lines as they come, without blocking the event loop."""
+        lines = iter(sys.stdin.buffer.readline, b"")
+        number = 0
+        while (text := await asyncio.to_thread(next, lines, b"")) != b"":
+            number += 1
+            for line in self._line(number, text):
+                yield line
+
+    def _lines(self, file: Any) -> Iterator[Line]:
+        for number, text in enumerate(file, 1):
+            yield from self._line(number, text)
+
+    def _line(self, number: int, text: bytes) -> Iterator[Line]:
+        if number in self.done or text.isspace():
+            return
+        try:
+            yield Line(number, json.loads(text))
+        except ValueError as error:  # no JSON, or no UTF-8
+            self.bad += 1
+            where = "standard input" if self.args.inputs == STANDARD_INPUT else self.args.inputs
+            complain(self.args, f"{where}, line {number} is left out: {error}")
+
+
+class Job:
+    """One batch job: counts what comes, and writes it."""
+
+    def __init__(self, args: argparse.Namespace, out: TextIO, inputs: Inputs) -> None:
+        self.args = args
+        self.out = out
+        self.inputs = inputs
+        self.done = self.failed = 0
+        self.signal: int | None = None  # the one that ended it
+        self.lost: str | None = None  # why there are inputs without an outcome
+        self._outcomes: Any = None
+        self._task: Task[None] | None = None
+
+    async def run(self, processor: Processor, options: dict[str, Any]) -> None:
+        """Run the processor for all inputs."""
+        from ..many import WorkerLost, run_many
+
+        self._task = asyncio.current_task()
+        is_stdin = self.args.inputs == STANDARD_INPUT
+        async with AsyncExitStack() as stack:
+            restore = self._catch_signals(asyncio.get_running_loop())
+            stack.callback(restore)
+            on = await self._where(stack)
+            inputs: Any = self.inputs.from_stdin() if is_stdin else self.inputs
+            with suppress(CancelledError):
+                many = run_many(processor, inputs, on=on, observer=_progress(), **options)
+                async with many as outcomes:
+                    self._outcomes = outcomes
+                    async for outcome in outcomes:
+                        if isinstance(outcome.error, WorkerLost) and self.args.workers:
+                            continue  # its process did not end because of it alone
+                        self._write(outcome)
+
+    async def _where(self, stack: AsyncExitStack) -> Any:
+        """Return where to run."""
+        if self.args.workers:
+            spawn = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(self.args.workers, spawn, initializer=ignore_ctrl_c)
+            return stack.enter_context(pool)
+        if self.args.on:
+            from distributed import Client
+
+            connect: Any = Client  # which has no annotations
+            client = connect("tcp://" + self.args.on.removeprefix(DASK), asynchronous=True)
+            try:
+                return await stack.enter_async_context(client)
+            except OSError as error:
+                refuse(self.args, f"--on: there is no Dask scheduler at {self.args.on}: {error}")
+        return None
+
+    def _write(self, outcome: Any) -> None:
+        line: dict[str, Any] = {"number": outcome.item.number}
+        if outcome.error is None:
+            line["value"] = outcome.value
+        else:
+            self.failed += 1
+            line["error"] = described(outcome.error)
+        self.done += 1
+        self.out.write(json.dumps(line, default=shown) + "\n")
+        self.out.flush()
+
+    def _catch_signals(self, loop: AbstractEventLoop) -> Callable[[], None]:
+        caught = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, self._end, number)
+                caught.append(number)
+
+        def restore() -> None:
+            for number in caught:
+                loop.remove_signal_handler(number)
+
+        return restore
+
+    def _end(self, number: int) -> None:
+        """End the job because of a signal."""
+        if self.args.workers and self.signal is None and self._outcomes is not None:
+            complain(self.args, "ends what has begun; a second signal ends it at once")
+            self._outcomes.take_no_more()
+        else:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            if self._task is not None:
+                self._task.cancel()
+        self.signal = number
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the job, and say what became of it."""
+    processor = load_processor(args, args.processor)
+    context = None if args.context is None else load_function(args, args.context)
+    options: dict[str, Any] = {
+        "make_context": OfLine(context),
+        "pick": executed if args.pick is None else load_function(args, args.pick, "to pick by"),
+        "concurrency": args.concurrency,
+        "batch_size": args.batch_size,
+    }
+    if args.resources is not None:
+        options["resources"] = load_function(args, args.resources, "that gives resources")
+    options = {name: value for name, value in options.items() if value is not None}
+    _check(args)
+    done = _done_already(args) if args.resume else set[int]()
+    job = _run_job(args, processor, options, Inputs(args, done))
+    counts = [f"{job.done - job.failed} succeeded", f"{job.failed} failed"]
+    if job.inputs.bad:
+        counts.append(f"{counted(job.inputs.bad, 'line')} left out")
+    if done:
+        counts.append(f"{len(done)} done before")
+    complain(args, f"{counted(job.done, 'outcome')}: {', '.join(counts)}")
+    if job.signal is not None:
+        complain(
+            args, f"ended by {signal.Signals(job.signal).name}; --resume goes on with the rest"
+        )
+        raise SystemExit(128 + job.signal)
+    if job.failed or job.inputs.bad or job.lost:
+        raise SystemExit(1)
+
+
+def _run_job(
+    args: argparse.Namespace, processor: Processor, options: dict[str, Any], inputs: Inputs
+) -> Job:
+    from ..many import WorkerTraceback
+
+    with _opened(args) as out:
+        job = Job(args, out, inputs)
+        try:
+            asyncio.run(job.run(processor, options))
+        except (TypeError, ValueError) as error:
+            if job.done:
+                raise
+            refuse(args, str(error))
+        except BrokenExecutor as error:
+            job.lost = str(error)
+            complain(args, f"{error}; --resume tries again what has no outcome")
+        except Exception as error:
+            if not isinstance(error.__cause__, WorkerTraceback):
+                raise
+            job.lost = str(error)
+            complain(args, f"a worker cannot run the job: {type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            job.signal = signal.SIGINT
+        return job
+
+
+def _opened(args: argparse.Namespace) -> TextIO:
+    path: Path = args.out
+    try:
+        # Nothing that was done is ever written over.
+        return path.open("a" if args.resume else "x", encoding="utf-8")
+    except FileExistsError:
+        refuse(args, f"--out: {path} exists; --resume goes on with it")
+    except OSError as error:
+        refuse(args, f"--out: {path} cannot be written: {error.strerror}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.inputs != STANDARD_INPUT and not Path(args.inputs).is_file():
+        refuse(args, f"--inputs: there is no file {args.inputs}")
+    if args.workers is not None and args.workers < 1:
+        refuse(args, f"--workers: must be at least 1, got {args.workers}")
+    if args.on is not None and not args.on.startswith(DASK):
+        refuse(args, f"--on: expected {DASK}HOST:PORT, got {args.on}")
+
+
+def _done_already(args: argparse.Namespace) -> set[int]:
+    """Return the numbers that the outcomes have. A last line that is not whole is cut off."""
+    done = set[int]()
+    if not args.out.exists():
+        return done
+    with args.out.open("r+b") as file:
+        whole = 0
+        for place, text in enumerate(file, 1):
+            try:
+                if not text.endswith(b"\n"):
+                    break
+                done.add(int(json.loads(text)["number"]))
+            except (ValueError, KeyError, TypeError):
+                refuse(args, f"--resume: {args.out}, line {place} has no outcome of this command")
+            whole += len(text)
+        file.truncate(whole)
+    return done
+
+
+def _progress() -> Any:
+    """Return a display of the progress, if there is a terminal and rich is installed."""
+    if not sys.stderr.isatty():
+        return None
+    with suppress(ImportError):
+        from ..observe.progress import ProgressDisplay
+
+        return ProgressDisplay()
+    return None
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """Return what is written of an error."""
+    written: dict[str, Any] = {"type": class_name(error), "message": one_line(str(error))}
+    if isinstance(error, SdaxExecutionError):
+        written["failures"] = [
+            {
+                "task": one_line(failure.name),
+                "phase": failure.phase,
+                "attempts": failure.attempts,
+                "type": class_name(failure.exception),
+                "message": one_line(str(failure.exception)),
+            }
+            for failure in error.failures
+        ]
+    return written
+
+
+def ignore_ctrl_c() -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that writes outcomes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

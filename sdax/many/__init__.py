@@ -1,0 +1,282 @@
+"""Many runs of one processor: on this event loop, on a cluster, or in a pool of processes.
+
+>>> async with run_many(processor, inputs, make_context=Request, concurrency=200) as outcomes:
+...     async for outcome in outcomes:
+...         print(outcome.number, outcome.item, outcome.result())
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Sized
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+
+from ..common.checks import checked_limit, runs_later
+from ..common.text import shown
+from ..events import Observers, checked_observers
+from ..processor import TaskProcessor
+from ..report import RunReport
+from .local import LocalOutcomes
+from .outcome import Outcome, Outcomes
+from .progress import ManyObserver, Progress, split_observers
+from .ray import RayCluster
+from .travel import TravelError, WorkerLost, WorkerTraceback
+
+if TYPE_CHECKING:
+    from .batches import Cluster
+
+__all__ = [
+    "ManyObserver",
+    "Outcome",
+    "Outcomes",
+    "Progress",
+    "RayCluster",
+    "TravelError",
+    "WorkerLost",
+    "WorkerTraceback",
+    "run_many",
+]
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+Item = TypeVar("Item")
+V = TypeVar("V")
+R = TypeVar("R")
+
+DEFAULT_CONCURRENCY: Final = 100
+DEFAULT_BATCH_SIZE: Final = 50
+DEFAULT_AHEAD: Final = 2
+
+
+@overload
+def run_many(
+    processor: TaskProcessor[Item, K],
+    inputs: Iterable[Item] | AsyncIterable[Item],
+    *,
+    make_context: None = None,
+    pick: None = None,
+    concurrency: int = ...,
+    ordered: bool = ...,
+    observer: Observers | None = ...,
+    on: Any = ...,
+    batch_size: int = ...,
+    ahead: int = ...,
+) -> Outcomes[Item, RunReport[K]]: ...
+
+
+@overload
+def run_many(
+    processor: TaskProcessor[Item, K],
+    inputs: Iterable[Item] | AsyncIterable[Item],
+    *,
+    make_context: None = None,
+    pick: Callable[[Item, RunReport[K]], V],
+    concurrency: int = ...,
+    ordered: bool = ...,
+    observer: Observers | None = ...,
+    on: Any = ...,
+    batch_size: int = ...,
+    ahead: int = ...,
+) -> Outcomes[Item, V]: ...
+
+
+@overload
+def run_many(
+    processor: TaskProcessor[T, K],
+    inputs: Iterable[Item] | AsyncIterable[Item],
+    *,
+    make_context: Callable[[Item], Awaitable[T]] | Callable[[Item], T],
+    pick: None = None,
+    concurrency: int = ...,
+    ordered: bool = ...,
+    observer: Observers | None = ...,
+    on: Any = ...,
+    batch_size: int = ...,
+    ahead: int = ...,
+) -> Outcomes[Item, RunReport[K]]: ...
+
+
+@overload
+def run_many(
+    processor: TaskProcessor[T, K],
+    inputs: Iterable[Item] | AsyncIterable[Item],
+    *,
+    make_context: Callable[[Item], Awaitable[T]] | Callable[[Item], T],
+    pick: Callable[[T, RunReport[K]], V],
+    concurrency: int = ...,
+    ordered: bool = ...,
+    observer: Observers | None = ...,
+    on: Any = ...,
+    batch_size: int = ...,
+    ahead: int = ...,
+) -> Outcomes[Item, V]: ...
+
+
+@overload
+def run_many(
+    processor: TaskProcessor[T, K],
+    inputs: Iterable[Item] | AsyncIterable[Item],
+    *,
+    make_context: Callable[[Item, R], Awaitable[T]] | Callable[[Item, R], T],
+    resources: Callable[[], AbstractAsyncContextManager[R]],
+    pick: None = None,
+    concurrency: int = ...,
+    ordered: bool = ...,
+    observer: Observers | None = ...,
+    on: Any = ...,
+    batch_size: int = ...,
+    ahead: int = ...,
+) -> Outcomes[Item, RunReport[K]]: ...
+
+
+@overload
+def run_many(
+    processor: TaskProcessor[T, K],
+    inputs: Iterable[Item] | AsyncIterable[Item],
+    *,
+    make_context: Callable[[Item, R], Awaitable[T]] | Callable[[Item, R], T],
+    resources: Callable[[], AbstractAsyncContextManager[R]],
+    pick: Callable[[T, RunReport[K]], V],
+    concurrency: int = ...,
+    ordered: bool = ...,
+    observer: Observers | None = ...,
+    on: Any = ...,
+    batch_size: int = ...,
+    ahead: int = ...,
+) -> Outcomes[Item, V]: ...
+
+
+def run_many(
+    processor: TaskProcessor[Any, Any],
+    inputs: Iterable[Any] | AsyncIterable[Any],
+    *,
+    make_context: Callable[..., Any] | None = None,
+    resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    pick: Callable[[Any, RunReport[Any]], Any] | None = None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    ordered: bool = False,
+    observer: Observers | None = None,
+    on: Any = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    ahead: int = DEFAULT_AHEAD,
+) -> Outcomes[Any, Any]:
+    """Run a processor once for each input, many at a time, and return the outcomes.
+
+    Use it as `async with run_many(...) as outcomes`, and take the outcomes with `async for`.
+
+    - `inputs`: any iterable or async iterable, also one without an end. An input is taken when a
+      place is free for it. An async generator is closed when the block is left.
+    - `make_context`: a function, async or not, that makes the context of a run out of an input.
+      Without it the input is the context. Its run sees the context variables that it sets.
+    - `pick`: a function that gets the context and the report, and returns what becomes
+      `outcome.value`; by default that is the report.
+    - `concurrency`: at most so many inputs are under way, or have an outcome that is not taken. On
+      a cluster, so many are under way on each worker.
+    - `ordered`: True gives outcomes in the order of the inputs, False as runs end.
+    - `observer`: as for `process_tasks`, of each run. A `ManyObserver`, such as `ProgressDisplay`,
+      hears of inputs and outcomes instead.
+    - `resources`: a function that returns an async context manager. It is entered once, on a
+      cluster once on each worker, and what it gives is the second argument of `make_context`.
+    - `on`: None is this event loop. A `distributed.Client`, a `RayCluster` or an executor of
+      `concurrent.futures` runs the processor there; see the documentation of many runs.
+    - `batch_size` and `ahead`: how many inputs go to a worker together, and how many such batches
+      each worker may have. Only for clusters and executors.
+
+    A failed run is an outcome with an `error`, and stops nothing. What `make_context` or `pick`
+    raises is the error of its input. What `inputs` raises is raised by the `async for`, when all
+    runs have ended. `KeyboardInterrupt`, and whatever else is not an `Exception`, cancels
+    all runs, waits for their cleanup, and is raised.
+
+    Leaving the block early cancels the runs that are under way, and waits for their cleanup.
+
+    Raises `TypeError` and `ValueError` for arguments of other kinds.
+
+    >>> async with run_many(processor, orders, make_context=Order, ordered=True) as outcomes:
+    ...     totals = [outcome.result() async for outcome in outcomes]
+    """
+    if not isinstance(processor, TaskProcessor):
+        raise TypeError(f"run_many takes a processor, got {shown(processor)}; call build() first?")
+    if not isinstance(inputs, (Iterable, AsyncIterable)):
+        raise TypeError(f"inputs must be an iterable or an async iterable, got {shown(inputs)}")
+    for name, function in (
+        ("make_context", make_context),
+        ("pick", pick),
+        ("resources", resources),
+    ):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function or None, got {shown(function)}")
+    if pick is not None and runs_later(pick):
+        raise TypeError(f"pick must be a plain function, got {shown(pick)}; define it with 'def'")
+    if resources is not None and make_context is None:
+        raise TypeError(
+            "resources are passed to make_context: give one that takes (item, resources)"
+        )
+    if not isinstance(ordered, bool):
+        raise TypeError(f"ordered must be True or False, got {shown(ordered)}")
+    limits = {
+        name: _checked(name, value)
+        for name, value in (
+            ("concurrency", concurrency),
+            ("batch_size", batch_size),
+            ("ahead", ahead),
+        )
+    }
+    of_runs, of_many = (
+        (None, []) if observer is None else split_observers(checked_observers(observer))
+    )
+    progress = Progress(len(inputs) if isinstance(inputs, Sized) else None, of_many)
+    common: dict[str, Any] = {"ordered": ordered, "progress": progress if of_many else None}
+    if on is None:
+        return LocalOutcomes(
+            processor,
+            inputs,
+            make_context,
+            pick,
+            (of_runs or None) if of_many else of_runs,
+            concurrency=limits["concurrency"],
+            resources=resources,
+            **common,
+        )
+    if of_runs:
+        raise TypeError(
+            f"observer: {shown(of_runs[0])} cannot hear of runs in other processes; build the "
+            f"processor with an observer that can be pickled"
+        )
+    from .batches import BatchedOutcomes
+    from .worker import Job
+
+    cluster = _cluster_of(on)
+    silenced = None if of_runs is None or of_many else ()
+    job = Job(processor, make_context, pick, resources, silenced, limits["concurrency"])
+    common.update(batch_size=limits["batch_size"], ahead=limits["ahead"])
+    return BatchedOutcomes(inputs, cluster, job, **common)
+
+
+def _cluster_of(on: Any) -> Cluster:
+    """Return what runs batches on what the user has given."""
+    if isinstance(on, RayCluster):
+        from .ray import RayActors
+
+        return RayActors(on)
+    distributed = sys.modules.get("distributed")
+    if distributed is not None and isinstance(on, distributed.Client):
+        from .dask import DaskWorkers
+
+        return DaskWorkers(on)
+    if isinstance(on, Executor):
+        from .futures import ExecutorCluster
+
+        return ExecutorCluster(on)
+    raise TypeError(
+        f"on must be None, a distributed.Client, a RayCluster or an executor of "
+        f"concurrent.futures; got {shown(on)}"
+    )
+
+
+def _checked(name: str, value: Any) -> int:
+    limit = checked_limit(name, value)
+    if limit is None:
+        raise TypeError(f"{name} must be an integer, got None")
+    return limit

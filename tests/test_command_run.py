@@ -1,0 +1,321 @@
+"""`python -m sdax run`: batch jobs, as real processes that get real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHOP = """
+import asyncio, os
+from contextlib import asynccontextmanager
+from pathlib import Path
+from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction
+
+async def double(ctx):
+    await asyncio.sleep(0.001)
+    if ctx["id"] % 10 == 3:
+        raise ValueError(f"bad order {ctx['id']}")
+    return ctx["id"] * 2
+
+async def wait(ctx):
+    Path(f"begun-{ctx['id']}").touch()
+    while ctx["id"] >= 5 and not Path("go").exists():
+        await asyncio.sleep(0.005)
+
+async def clean(ctx):
+    await asyncio.sleep(0.02)
+    Path(f"cleaned-{ctx['id']}").touch()
+
+async def kill(ctx):
+    if ctx["id"] == 7:
+        os._exit(1)
+
+def of(function, cleanup=None):
+    post = cleanup and TaskFunction(cleanup)
+    made = AsyncTask("Double", execute=TaskFunction(function), post_execute=post)
+    return AsyncTaskProcessor.builder().add_task(made, 1).build()
+
+processor = of(double)
+waiting = of(wait, clean)
+killing = of(kill)
+
+def make(item):
+    return dict(item)
+
+async def make_later(item, prefix):
+    await asyncio.sleep(0)
+    return {**item, "prefix": prefix}
+
+@asynccontextmanager
+async def resources():
+    yield "A-"
+
+def pick(ctx, report):
+    return ctx["prefix"] + str(report["Double"].execute.value)
+
+def pick_odd(ctx, report):
+    return {"when": complex(1, 2)}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(SHOP)
+    write_inputs(tmp_path, 30)
+    return tmp_path
+
+
+def write_inputs(folder: Path, number: int, *more: str) -> None:
+    lines = [json.dumps({"id": each}) for each in range(number)]
+    (folder / "in.jsonl").write_text("\n".join([*lines, *more]) + "\n")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "sdax", "run", *arguments]
+
+
+def sdax_run(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+JOB = ("--inputs", "in.jsonl", "--out", "out.jsonl")
+
+
+def written(folder: Path) -> dict[int, Any]:
+    lines = (folder / "out.jsonl").read_text().splitlines()
+    outcomes = [json.loads(line) for line in lines]
+    assert len({each["number"] for each in outcomes}) == len(outcomes)
+    return {each["number"]: each for each in outcomes}
+
+
+@pytest.mark.parametrize("where", [[], ["--workers", "2", "--batch-size", "4"]], ids=["here", "2"])
+def test_each_line_has_an_outcome(folder: Path, where: list[str]) -> None:
+    done = sdax_run(folder, "shop:processor", *JOB, "--context", "shop:make", *where)
+    assert done.returncode == 1, done.stderr
+    assert "30 outcomes: 27 succeeded, 3 failed" in done.stderr
+    outcomes = written(folder)
+    assert sorted(outcomes) == list(range(1, 31))
+    assert outcomes[1] == {"number": 1, "value": {"Double": 0}}
+    assert outcomes[4]["error"] == {
+        "type": "SdaxExecutionError",
+        "message": "execute of task 'Double' failed (1 sub-exception)",
+        "failures": [
+            {
+                "task": "Double",
+                "phase": "execute",
+                "attempts": 1,
+                "type": "ValueError",
+                "message": "bad order 3",
+            }
+        ],
+    }
+
+
+def test_a_job_that_succeeds(folder: Path) -> None:
+    write_inputs(folder, 3)
+    options = ["--context", "shop:make_later", "--resources", "shop:resources"]
+    done = sdax_run(folder, "shop:processor", *JOB, *options, "--pick", "shop:pick")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert [each["value"] for each in written(folder).values()] == ["A-0", "A-2", "A-4"]
+
+
+def test_what_json_does_not_know_is_written_as_it_is_shown(folder: Path) -> None:
+    write_inputs(folder, 1)
+    done = sdax_run(folder, "shop:processor", *JOB, "--pick", "shop:pick_odd")
+    assert done.returncode == 0, done.stderr
+    assert written(folder)[1]["value"] == {"when": "(1+2j)"}
+
+
+def test_bad_lines_are_told_of_and_the_rest_goes_on(folder: Path) -> None:
+    write_inputs(folder, 2, "{oops", "", "  ", '{"id": 2}')
+    done = sdax_run(folder, "shop:processor", *JOB)
+    assert done.returncode == 1
+    assert "in.jsonl, line 3 is left out: Expecting property name" in done.stderr
+    assert "3 outcomes: 3 succeeded, 0 failed, 1 line left out" in done.stderr
+    assert sorted(written(folder)) == [1, 2, 6]
+
+
+def test_inputs_from_standard_input(folder: Path) -> None:
+    done = sdax_run(
+        folder, "shop:processor", "--inputs", "-", "--out", "out.jsonl", input='{"id": 1}\n{"id": 2'
+    )
+    assert done.returncode == 1
+    assert "standard input, line 2 is left out" in done.stderr
+    assert written(folder) == {1: {"number": 1, "value": {"Double": 2}}}
+
+
+def test_resuming_leaves_out_what_is_done(folder: Path) -> None:
+    torn = '{"number": 1, "value": 1}\n{"number": 5, "value": 2}\n{"number": 6, "val'
+    (folder / "out.jsonl").write_text(torn)
+    done = sdax_run(folder, "shop:processor", *JOB, "--resume")
+    assert "28 outcomes: 25 succeeded, 3 failed, 2 done before" in done.stderr
+    outcomes = written(folder)
+    assert sorted(outcomes) == list(range(1, 31))
+    assert outcomes[5]["value"] == 2
+    assert outcomes[6]["value"] == {"Double": 10}
+    again = sdax_run(folder, "shop:processor", *JOB, "--resume")
+    assert again.returncode == 0
+    assert "0 outcomes: 0 succeeded, 0 failed, 30 done before" in again.stderr
+
+
+@pytest.fixture
+def job(folder: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """A job whose first five inputs end, while the others wait."""
+    arguments = ["shop:waiting", *JOB, *request.param]
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ids(folder: Path, what: str) -> set[int]:
+    return {int(path.name.partition("-")[2]) for path in folder.glob(f"{what}-*")}
+
+
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+
+
+def wait_for(folder: Path, job: subprocess.Popen[str], lines: int, begun: int) -> None:
+    out = folder / "out.jsonl"
+    while not (
+        out.exists()
+        and len(out.read_text().splitlines()) >= lines
+        and len(ids(folder, "begun")) >= begun
+    ):
+        assert job.poll() is None, job.stderr and job.stderr.read()
+
+
+@needs_signals
+@pytest.mark.parametrize("job", [["--concurrency", "8"]], indirect=True, ids=["here"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_job_with_its_cleanup(
+    folder: Path, job: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    wait_for(folder, job, 5, 13)
+    job.send_signal(number)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 128 + number
+    assert f"ended by {number.name}; --resume goes on with the rest" in errors
+    assert sorted(written(folder)) == [1, 2, 3, 4, 5]
+    assert ids(folder, "cleaned") == ids(folder, "begun") == set(range(13))
+    (folder / "go").touch()
+    done = sdax_run(folder, "shop:waiting", *JOB, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert sorted(written(folder)) == list(range(1, 31))
+
+
+@needs_signals
+@pytest.mark.parametrize("job", [["--workers", "2", "--batch-size", "5"]], indirect=True, ids=["2"])
+def test_a_signal_lets_processes_end_what_they_have(
+    folder: Path, job: subprocess.Popen[str]
+) -> None:
+    wait_for(folder, job, 5, 15)
+    job.send_signal(signal.SIGTERM)
+    assert job.stderr is not None
+    assert "a second signal ends it at once" in job.stderr.readline()
+    (folder / "go").touch()
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGTERM, errors
+    outcomes = written(folder)
+    assert 10 < len(outcomes) < 30
+    assert ids(folder, "cleaned") == ids(folder, "begun") == {number - 1 for number in outcomes}
+
+
+@needs_signals
+@pytest.mark.parametrize("job", [["--workers", "2", "--batch-size", "5"]], indirect=True, ids=["2"])
+def test_a_second_signal_ends_processes(folder: Path, job: subprocess.Popen[str]) -> None:
+    wait_for(folder, job, 5, 10)
+    job.send_signal(signal.SIGINT)
+    assert job.stderr is not None
+    assert "a second signal ends it at once" in job.stderr.readline()
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGINT
+    assert len(written(folder)) < 30
+
+
+def test_a_process_that_ends_is_told_of(folder: Path) -> None:
+    done = sdax_run(folder, "shop:killing", *JOB, "--workers", "1", "--batch-size", "2")
+    assert done.returncode == 1
+    assert "--resume tries again what has no outcome" in done.stderr
+    assert all(each.get("error") is None for each in written(folder).values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shop:processors", *JOB], "has no 'processors'; did you mean processor?"),
+        (["shop:processor", *JOB, "--context", "shop:nothing"], "has no 'nothing'"),
+        (["shop:processor", *JOB, "--pick", "shop:SHOP"], "has no 'SHOP'"),
+        (["shop:processor", "--inputs", "no", "--out", "o"], "--inputs: there is no file no"),
+        (["shop:processor", *JOB, "--workers", "0"], "--workers: must be at least 1, got 0"),
+        (["shop:processor", *JOB, "--on", "spark://a"], "--on: expected dask://HOST:PORT"),
+        (["shop:processor", *JOB, "--concurrency", "0"], "concurrency must be at least 1, got 0"),
+        (
+            ["shop:processor", "--inputs", "in.jsonl", "--out", "in.jsonl"],
+            "in.jsonl exists; --resume goes on with it",
+        ),
+        (
+            ["shop:processor", "--inputs", "in.jsonl", "--out", "in.jsonl", "--resume"],
+            "in.jsonl, line 1 has no outcome of this command",
+        ),
+        (["shop:processor", "--inputs", "in.jsonl", "--out", "no/out"], "cannot be written"),
+    ],
+    ids=lambda each: each[-1] if isinstance(each, list) else "",
+)
+def test_bad_arguments_are_refused(folder: Path, arguments: list[str], message: str) -> None:
+    done = sdax_run(folder, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_on_a_dask_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    monkeypatch.syspath_prepend(str(folder))  # which worker processes get
+    with distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": False},
+    ) as cluster:
+        address = cluster.scheduler_address.replace("tcp://", "dask://")
+        done = sdax_run(folder, "shop:processor", *JOB, "--context", "shop:make", "--on", address)
+    assert "30 outcomes: 27 succeeded, 3 failed" in done.stderr
+    assert sorted(written(folder)) == list(range(1, 31))
+
+
+def test_a_scheduler_that_is_not_there_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "100ms")
+    done = sdax_run(folder, "shop:processor", *JOB, "--on", "dask://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "--on: there is no Dask scheduler at dask://127.0.0.1:9" in done.stderr
