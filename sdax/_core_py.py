@@ -951,7 +951,8 @@ class Attempts:
             self.error = None
             self.number += 1
             self.timed_out = False
-            error = value = other = None
+            error = value = None
+            other: Any = None
             driver.__qualname__ = name
             more = special or self.history is not None
             try:
@@ -983,7 +984,7 @@ class Attempts:
                         awaitable = driver.as_coroutine(awaitable)
                     driver.coroutine = awaitable
                     driver.__qualname__ = awaitable.__qualname__
-                    value = yield from awaitable
+                    value = yield from awaitable  # type: ignore[misc]
             except BaseException as exception:
                 if type(exception) is GeneratorExit and not driver.is_stepped():
                     raise
