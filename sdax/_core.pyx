@@ -660,8 +660,7 @@ cdef class Driver:
             outcome = NULL
             limits = (<tuple>run.work[self.index])[1]
             if how == CALL and limits is not None:
-                if (<GuardedStep>begin_attempt)(self) < 0:
-                    run.break_down(sdax_take_error())
+                self.begin_attempt()
             elif run.watch is not None:
                 self.tell("attempt_resumed")
             if how == SEND:
@@ -790,6 +789,23 @@ cdef class Driver:
             return RAISED
         outcome[0] = sdax_take_returned()
         return RETURNED
+
+    cdef int begin_attempt(self) except -1:
+        cdef Run run = self.run
+        cdef tuple work = <tuple>run.work[self.index]
+        if self.attempts:
+            self.go_on()
+        self.attempts += 1
+        if run.watch is not None:
+            self.tell("attempt_started")
+        if work[5] is not None or work[7] is True or self.history is not None:
+            if (<GuardedStep>set_deadline)(self) < 0:
+                run.break_down(sdax_take_error())
+                self.deadline = UNSET
+                self.wants_timer = True
+            if work[7] is True:
+                self.bound()
+        return 0
 
     cdef int tell(self, what) except -1:
         """Tell the observers of the attempt."""
@@ -1354,24 +1370,6 @@ cdef object call_otherwise(Driver driver, tuple work):
     if work[4] is OUTCOME:
         return work[0](run.ctx, run.outcome())
     return run.set_up(driver.index)
-
-
-cdef int begin_attempt(Driver driver) except -1:
-    cdef Run run = driver.run
-    cdef tuple work = <tuple>run.work[driver.index]
-    if driver.attempts:
-        driver.go_on()
-    driver.attempts += 1
-    if run.watch is not None:
-        driver.tell("attempt_started")
-    if work[5] is not None or work[7] is True or driver.history is not None:
-        if (<GuardedStep>set_deadline)(driver) < 0:
-            run.break_down(sdax_take_error())
-            driver.deadline = UNSET
-            driver.wants_timer = True
-        if work[7] is True:
-            driver.bound()
-    return 0
 
 
 cdef int set_deadline(Driver driver) except -1:

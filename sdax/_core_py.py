@@ -1094,6 +1094,7 @@ class Attempts:
             self.number += 1
             self.timed_out = False
             error = value = None
+            other: Any = None
             driver.__qualname__ = name
             more = special or self.history is not None
             try:
@@ -1106,13 +1107,17 @@ class Attempts:
                         run.clock = clock_of(run.loop)
                     self.began = now = time.monotonic() if run.clock is time else run.clock()
                     self.deadline = now + timeout if timeout else AT_ONCE
+                if more:
+                    other = self.other_call(work)
             except BaseException as exception:
                 run.break_down(exception)
                 self.deadline = UNSET
+                if more and other is None:
+                    other = self.other_call(work)
             try:
-                if more and (awaitable := self.other_call(work)) is not None:
-                    driver.coroutine = awaitable
-                    value = yield from awaitable
+                if other is not None:
+                    driver.coroutine = other
+                    value = yield from other
                 elif kind is True:
                     value = driver.call_plain(work)
                 elif kind:
@@ -1123,7 +1128,7 @@ class Attempts:
                         awaitable = driver.as_coroutine(awaitable)
                     driver.coroutine = awaitable
                     driver.__qualname__ = awaitable.__qualname__
-                    value = yield from awaitable
+                    value = yield from awaitable  # type: ignore[misc]
             except BaseException as exception:
                 if type(exception) is GeneratorExit and not driver.is_stepped():
                     raise

@@ -102,14 +102,15 @@ class DriverBase:
             return None
         finally:
             del arguments
-            run = self.run
-            try:
-                if run is not None and not self.is_stepped():
-                    cancel(self.task, run.break_down)
-            except BaseException as error:
-                run.break_down(error)
-                if not self.is_stepped():
-                    cancel(self.task, run.break_down)
+            run: Any = self.run
+            if run is not None:
+                try:
+                    if not self.is_stepped():
+                        cancel(self.task, run.break_down)
+                except BaseException as error:
+                    run.break_down(error)
+                    if not self.is_stepped():
+                        cancel(self.task, run.break_down)
 
     def refuse_running(self) -> None:
         """Raise the `ValueError` that a coroutine raises that is asked to step while it steps.
