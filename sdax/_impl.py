@@ -41,14 +41,14 @@ else:
         if is_on("SDAX_REQUIRE_EXTENSIONS"):
             raise ImportError(
                 "SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine sdax._core cannot be "
-                "imported; with a C compiler, this builds it: "
-                "pip install --no-cache-dir --no-binary sdax --force-reinstall sdax"
+                "imported. Install a C compiler, and run this in a clone of sdax: "
+                "pip install --no-cache-dir --force-reinstall ."
             ) from error
         if not _is_expected(error):
             warnings.warn(
-                f"sdax takes its Python engine, which is slower, because the compiled engine "
-                f"sdax._core cannot be imported ({type(error).__name__}: {error}); install sdax "
-                f"again, or set SDAX_NO_EXTENSIONS=1 to do without the compiled engine",
+                f"sdax uses its Python engine, which is slower, because the compiled engine "
+                f"sdax._core cannot be imported ({type(error).__name__}: {error}). Install sdax "
+                f"again, or set SDAX_NO_EXTENSIONS=1 to use the Python engine without this warning",
                 RuntimeWarning,
                 stacklevel=3,
             )

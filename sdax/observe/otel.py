@@ -47,7 +47,8 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "sdax.observe.otel needs opentelemetry-api; install it with: pip install 'sdax[otel]'"
+        "sdax.observe.otel needs opentelemetry-api. Install it with: "
+        "pip install 'opentelemetry-api>=1.31'"
     ) from error
 
 Value: TypeAlias = (

@@ -46,7 +46,7 @@ try:
     from rich.text import Text
 except ImportError as error:
     raise ImportError(
-        "sdax.observe.progress needs rich; install it with: pip install 'sdax[rich]'"
+        "sdax.observe.progress needs rich; install it with: pip install 'rich>=13'"
     ) from error
 
 MOST_RUNS: Final = 4
