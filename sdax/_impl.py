@@ -1,9 +1,9 @@
 """Chooses the engine when sdax is imported.
 
-The compiled one where it is installed, else the Python one. A compiled engine that is there and
-cannot be imported is a `RuntimeWarning`. `SDAX_NO_EXTENSIONS=1` asks for the Python engine,
-`SDAX_REQUIRE_EXTENSIONS=1` makes a missing compiled one an `ImportError`; an empty value, `0` and
-`false` mean off.
+It uses the compiled engine if it is installed, and otherwise the Python engine. If the compiled
+engine is installed but cannot be imported, there is a `RuntimeWarning`. `SDAX_NO_EXTENSIONS=1`
+selects the Python engine. With `SDAX_REQUIRE_EXTENSIONS=1`, a missing compiled engine is an
+`ImportError`. An empty value, `0` and `false` mean off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _is_expected(error: Exception) -> bool:
     """Return True if the compiled engine is not installed, or this is a sub-interpreter."""
     if isinstance(error, ModuleNotFoundError):
         return error.name == f"{__package__}._core"
-    # CPython and Cython each refuse sub-interpreters with a message of their own.
+    # CPython and Cython both refuse sub-interpreters, each with its own message.
     return isinstance(error, ImportError) and "interpreter" in str(error).lower()
 
 

@@ -114,7 +114,7 @@ RULES = (
         "start with the subject: a clause is not a subject",
         (DOCUMENT, DOCSTRING, COMMENT),
     ),
-    rule(r";(?!\s*\Z)", "write two sentences", SENTENCES),
+    rule(r";(?!\s*(?:\Z|\n\s*-\s))", "write two sentences", SENTENCES),
     rule(r"\b(?:[Tt]ell|[Tt]ells|told) whether\b", 'write "return True if"', SENTENCES),
     rule(r"\b(?:were one|had it been|had it taken|had they)\b", 'write "if"'),
     rule(r"\b(?:[Tt]he|[Tt]hat|[Tt]hose|[Tt]hese) very \w+\b", 'write "the same" or "the original"'),
@@ -176,10 +176,10 @@ def _cut(docstring: str) -> str:
         (len(line) - len(line.lstrip()) for line in docstring.splitlines()[1:] if line.strip()),
         default=0,
     )
-    lines = [
-        "" if re.match(rf"\s*>>> |\s*\.\.\. |\s{{{margin + 4}}}", line) else line
-        for line in docstring.split("\n")
-    ]
+    lines, example = [], False
+    for line in docstring.split("\n"):
+        example = bool(line.strip()) and (example or line.lstrip().startswith(">>> "))
+        lines.append("" if example or line.startswith(" " * (margin + 4)) else line)
     return "\n".join(lines)
 
 

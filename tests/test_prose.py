@@ -74,12 +74,12 @@ def test_markdown(tmp_path: Path) -> None:
 def test_python(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text(
-        '"""It runs; it ends.\n\n    >>> a; b\n\nIt is\nover.\n"""\n\n'
+        '"""It runs; it ends.\n\n    >>> a; b\n    c; d\n\nIt is\nover.\n"""\n\n'
         "# It is\n# over, says the comment.\nx = 1  # one; two\n"
         'message = f"{x!r} is no integer"\nother = "is no" + " a; b "\n',
         encoding="utf-8",
     )
-    assert lines_of(module) == [1, 5, 9, 11, 12]
+    assert lines_of(module) == [1, 6, 10, 12, 13]
 
 
 def test_it_says_what_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What several modules check of what users give: returned as it can be relied on, or refused."""
+"""Checks of users' arguments for several modules. They return a safe value or raise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .text import class_name, nearest_only, shown
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What to do instead of a phase with a 'yield'.
+# The advice for a phase with a 'yield'.
 SPLIT_GENERATOR: Final = (
     "a phase cannot be a generator, because nothing would run what stands after its 'yield'; put "
     "what stands before the 'yield' into pre_execute, and what stands after it into post_execute"
@@ -22,10 +22,10 @@ SPLIT_GENERATOR: Final = (
 
 
 def checked_number(field: str, value: Any) -> float:
-    """Return a number that is finite and not negative; refuse all else in the field's name."""
+    """Return a finite, non-negative number. Raise an error that names the field for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{field} must be a number, got {shown(value)}")
-    # A subclass may do anything in its arithmetic, and a run must be able to rely on it.
+    # The arithmetic of a subclass can do anything, and a run must be able to rely on the number.
     number = float.__pos__(value) if isinstance(value, float) else int.__pos__(value)
     try:
         finite = math.isfinite(number)
@@ -50,12 +50,12 @@ def checked_seconds(field: str, value: Any) -> float:
 
 
 def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
-    """Return None or an integer of at least this; refuse all else in the field's name."""
+    """Return None or an integer of at least `least`. Raise an error that names the field otherwise."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{field} must be an integer or None, got {shown(value)}")
-    number = int.__pos__(value)  # as above: nothing of a subclass
+    number = int.__pos__(value)  # as above: not an instance of a subclass
     if number < least:
         raise ValueError(f"{field} must be at least {least}, got {shown(value)}")
     return number
@@ -94,7 +94,7 @@ def no_attribute(owner: object, name: str, hints: Mapping[str, str]) -> Attribut
 
 
 def is_async(function: Any) -> bool:
-    """Return True if a call makes a coroutine, by an `async def` of its own or of `__call__`."""
+    """Return True if a call makes a coroutine: the function or its `__call__` is an `async def`."""
     return any(map(inspect.iscoroutinefunction, _called(function)))
 
 
@@ -103,7 +103,7 @@ def is_generator(function: Any) -> bool:
     for each in _called(function):
         if inspect.isasyncgenfunction(each):
             return True
-        # What types.coroutine() makes of a generator function can be awaited.
+        # The result of types.coroutine() is a generator function too, but can be awaited.
         flags = getattr(getattr(each, "__code__", None), "co_flags", 0)
         if inspect.isgeneratorfunction(each) and not flags & CO_ITERABLE_COROUTINE:
             return True
@@ -111,12 +111,12 @@ def is_generator(function: Any) -> bool:
 
 
 def runs_later(function: Any) -> bool:
-    """Return True if a call does nothing until somebody awaits or iterates what it returns."""
+    """Return True if a call does nothing until its result is awaited or iterated."""
     return is_async(function) or is_generator(function)
 
 
 def _called(function: Any) -> tuple[Any, Any]:
-    """Return what a call runs: the function itself, or its class's `__call__`."""
+    """Return the function that a call runs: the function itself, or its class's `__call__`."""
     while isinstance(function, partial):
         function = function.func
     return function, getattr(type(function), "__call__", None)  # noqa: B004
