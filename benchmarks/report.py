@@ -2,8 +2,8 @@
 
     python benchmarks/report.py
 
-Reads what the suites write with `--benchmark-json` and what published.py adds, and service.json
-if it is there.
+It reads the files that the suites write with `--benchmark-json` and that published.py adds, and
+service.json if it exists.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ HEAD = """\
 names the command that measured it. `make results` runs all of them for one Python.
 
 Row names are levels x functions per level: 100 x 10 means 100 levels of 10 functions. The functions
-return immediately unless the name says `sleep(0)`, which suspends for one pass of the event loop, or
-1 ms. Short runs are repeated and timed together, as `sdax/bench/work.py` says, so that the start and
-the end of an event loop do not count. A number in a column of contestants is the **speed compared with
-one `asyncio.TaskGroup` per level**: 2.0 means twice as fast, below 1 means slower. Each contestant is
-checked before its time counts: it must call every function once, and none too early.
+return immediately unless the name says `sleep(0)`, which suspends for one pass of the event loop,
+or 1 ms. Short runs are repeated and timed together, as `sdax/bench/work.py` says, so that the start
+and the end of an event loop do not count. A number in a column of contestants is the **speed
+compared with one `asyncio.TaskGroup` per level**: 2.0 means twice as fast, below 1 means slower.
+Each contestant is checked before its time counts: it must call every function once, and none too
+early.
 
 - *gather* is `asyncio.gather`. *eager* is a `TaskGroup` on a loop with asyncio's eager task factory
   (Python 3.12 and newer). *eager tasks* are such tasks alone: if one fails, the others just run on.
@@ -44,14 +45,14 @@ checked before its time counts: it must call every function once, and none too e
 
 SHORT = """\
 Speed compared with one `asyncio.TaskGroup` per level, on asyncio's own loop, by version of CPython:
-2.0 means twice as fast, below 1 means slower. Measured with `pytest benchmarks/`. Row names are levels
-x functions per level (3-2-2: three levels with 3, 2 and 2 functions). The functions return immediately
-unless the name says `sleep(0)` or 1 ms.
+2.0 means twice as fast, below 1 means slower. Measured with `pytest benchmarks/`. Row names are
+levels x functions per level (3-2-2: three levels with 3, 2 and 2 functions). The functions return
+immediately unless the name says `sleep(0)` or 1 ms.
 """
 
 AT_ONCE = """\
-In "500 at once", `asyncio.gather` starts the runs for all contestants, and its own tasks are part of
-the time.
+In "500 at once", `asyncio.gather` starts the runs for all contestants, and its own tasks are part
+of the time.
 """
 
 README_WORKS = (
@@ -65,7 +66,7 @@ README_WORKS = (
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; the first row is its head."""
+    """Return a table. The first row is its head."""
     head, *body = rows
     rule = ["---", *["--:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))

@@ -1,6 +1,6 @@
-"""What ``quickstart.py`` does, written with asyncio alone, and the same promises kept.
+"""The same as ``quickstart.py``, written with asyncio alone, with the same promises.
 
-README shows this file from below its imports on. Run it with ``python examples/by_hand.py``.
+README shows this file from below its imports. Run it with ``python examples/by_hand.py``.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ async def load_user_with_retries(request: Request) -> None:
     for pause in (1.0, 2.0, None):
         try:
             async with asyncio.timeout(2.0):
-                return await load_user(request)
+                await load_user(request)
+                return
         except (TimeoutError, ConnectionError):
             if pause is None:
                 raise

@@ -1,6 +1,6 @@
 """The smallest workflow worth having: a connection, two calls side by side, and an answer.
 
-README shows this file from the next line on. Run it with ``python examples/quickstart.py``.
+README shows this file from the imports on. Run it with ``python examples/quickstart.py``.
 ``by_hand.py`` does the same without sdax.
 """
 
@@ -36,6 +36,7 @@ async def load_user(request: Request) -> None:
 async def load_theme(request: Request) -> None:
     try:
         async with asyncio.timeout(0.5):
+            await asyncio.sleep(0.01)  # a request over HTTP
             raise ConnectionError("the theme service is down")
     except (ConnectionError, TimeoutError) as error:
         print("  without a theme:", error)  # the page works without it

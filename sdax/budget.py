@@ -22,7 +22,7 @@ class RetryBudget:
 
     Without a budget, a service that is down gets `retries + 1` times its usual calls. With a
     budget, first attempts deposit and retries withdraw. Create one budget for each service and
-    share it between all functions that call it, in all runs, event loops and threads of the process.
+    share it between all functions that call it, in all runs, event loops and threads of a process.
 
     - `ratio`: the number of retries that each first attempt allows. 0.2 allows one retry for five
       calls.

@@ -176,7 +176,7 @@ INSTALLS_BY_NAME = re.compile(
 
 
 def test_nothing_tells_people_to_install_another_sdax() -> None:
-    # The sdax on PyPI is a different package. README says so, and is the only page that may name it.
+    # The sdax on PyPI is a different package.
     assert INSTALLS_BY_NAME.search('pip install "sdax[rich]"')
     assert INSTALLS_BY_NAME.search("uv pip install --no-binary sdax --reinstall sdax")
     assert not INSTALLS_BY_NAME.search("pip install dist/sdax-1.0.0-py3-none-any.whl")

@@ -34,7 +34,9 @@ def add_to(commands: Any) -> None:
         help="time for all works together; each runs at least once (default: %(default)g)",
     )
     command.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
-    command.add_argument("--only", default="", metavar="TEXT", help="only works with TEXT in their names")
+    command.add_argument(
+        "--only", default="", metavar="TEXT", help="only works with TEXT in their names"
+    )
     command.set_defaults(run=run)
 
 

@@ -22,7 +22,7 @@ SPLIT_GENERATOR: Final = (
 
 
 def checked_number(field: str, value: Any) -> float:
-    """Return a finite, non-negative number. Raise an error that names the field for anything else."""
+    """Return a finite, non-negative number. Otherwise raise an error that names the field."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{field} must be a number, got {shown(value)}")
     # The arithmetic of a subclass can do anything, and a run must be able to rely on the number.
@@ -50,7 +50,7 @@ def checked_seconds(field: str, value: Any) -> float:
 
 
 def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
-    """Return None or an integer of at least `least`. Raise an error that names the field otherwise."""
+    """Return None or an integer of at least `least`. Otherwise raise an error with the field."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
