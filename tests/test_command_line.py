@@ -400,7 +400,7 @@ def test_what_cannot_be_explored(explored: Path, capsys: Any, engine: Any) -> No
         ("trace shop:levels shop:graph", "shop:graph is not a function that makes a context"),
         (
             "explore shop:levels shop:make_context shop:graph",
-            "no function that checks a run, but of",
+            "not a function that checks a run, but of",
         ),
         ("explore shop:levels shop:graph shop:load", "is not a function that makes a context, but"),
         (f"{EXPLORE} --faults cncel", "faults: there is no fault 'cncel'; did you mean 'cancel'"),
