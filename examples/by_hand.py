@@ -11,13 +11,21 @@ from quickstart import Request, answer, connect, disconnect, load_theme, load_us
 async def load_user_with_retries(request: Request) -> None:
     for pause in (1.0, 2.0, None):
         try:
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(2):
                 await load_user(request)
                 return
         except (TimeoutError, ConnectionError):
             if pause is None:
                 raise
         await asyncio.sleep(pause)
+
+
+async def load_theme_if_possible(request: Request) -> None:
+    try:
+        async with asyncio.timeout(1):
+            await load_theme(request)
+    except Exception as error:
+        print("  without a theme:", error)
 
 
 async def disconnect_in_any_case(request: Request) -> None:
@@ -37,7 +45,7 @@ async def process(request: Request) -> None:
         await connect(request)
         async with asyncio.TaskGroup() as group:
             group.create_task(load_user_with_retries(request))
-            group.create_task(load_theme(request))
+            group.create_task(load_theme_if_possible(request))
         await answer(request)
     finally:
         await disconnect_in_any_case(request)
