@@ -84,7 +84,7 @@ class RetryBudget:
         return allowed
 
     def give_back(self) -> None:
-        """Return the price of a retry that was cancelled, if it still counts."""
+        """Deposit the price of a cancelled retry again, if the withdrawal still counts."""
         now, window = self.clock(), self._window
         with window.lock:
             window.move_to(now)

@@ -142,6 +142,6 @@ def _head(counts: str, tasks: Tasks, options: Options) -> str:
 
 
 def _manners(tasks: Tasks, options: Options) -> list[str]:
-    """Say how tasks run, as far as their places do not show it."""
+    """Return a description of how tasks run, if their places do not show it."""
     order = order_of_execute(tasks, options.execute_order)
     return [*([order] if order else []), *([KEEPS_GOING] if options.keeps_going else [])]

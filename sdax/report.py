@@ -185,7 +185,7 @@ class _Unpickled(RunReport[K]):
 def changed_report(
     report: RunReport[K], change: Callable[[Any], Any], failures: tuple[TaskFailure, ...]
 ) -> RunReport[K]:
-    """Return a report with other values and exceptions: what `change` makes of each."""
+    """Return a report in which `change` has replaced each value and exception."""
     tasks = {
         name: TaskReport(
             *(

@@ -60,13 +60,16 @@ class TaskReport(NamedTuple):
 
 
 def explain_attribute(self: object, name: str) -> NoReturn:
-    """Say where the attributes of a phase are; Python asks for nothing that is there."""
+    """Raise an error that says where the attributes of a phase are.
+
+    Python calls this only for missing attributes.
+    """
     what = "each phase" if isinstance(self, TaskReport) else "each phase of a task"
     where = f"; {what} has its own, such as report[name].execute.{name}"
     raise no_attribute(self, name, dict.fromkeys(PhaseReport._fields, where))
 
 
-if not TYPE_CHECKING:  # or every attribute would be right
+if not TYPE_CHECKING:  # or type checkers would accept every attribute
     TaskReport.__getattr__ = explain_attribute
 
 

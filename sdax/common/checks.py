@@ -37,7 +37,7 @@ def checked_number(field: str, value: Any) -> float:
 
 
 def checked_seconds(field: str, value: Any) -> float:
-    """Return a number, which may be negative or infinite; refuse all else in the field's name."""
+    """Return a number, also a negative or infinite one. Otherwise raise an error with the field."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{field} must be a number of seconds or None, got {shown(value)}")
     try:
@@ -64,7 +64,7 @@ def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
 def explained(
     explain: Callable[[tuple[Any, ...], dict[str, Any]], str | None],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function that is called with wrong arguments say what was meant.
+    """Make a function that suggests the right arguments when it is called with wrong ones.
 
     `explain` gets the arguments if they do not fit. It returns a message, or None for Python's own.
     """
@@ -88,7 +88,7 @@ def explained(
 
 
 def no_attribute(owner: object, name: str, hints: Mapping[str, str]) -> AttributeError:
-    """Return the error for an attribute that is not there, with a hint if there is one."""
+    """Return the error for a missing attribute, with a hint if there is one."""
     hint = hints.get(name) or nearest_only(name, [n for n in dir(type(owner)) if n[0] != "_"])
     return AttributeError(f"{class_name(owner)} has no attribute {shown(name)}{hint}")
 

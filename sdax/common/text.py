@@ -69,7 +69,7 @@ def nearest(name: Hashable, names: Collection[Hashable]) -> str:
 
 
 def nearest_only(name: Hashable, names: Collection[Hashable]) -> str:
-    """Return what `nearest` does, but nothing if no name is near."""
+    """Return the same as `nearest`, or nothing if no name is similar."""
     texts: dict[str, Hashable] = {}
     for each in islice(names, MOST_COMPARED):
         texts.setdefault(one_line(each).casefold(), each)

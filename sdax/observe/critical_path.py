@@ -285,9 +285,9 @@ def _checked_dependencies(
 
 
 def divided(path: CriticalPath, most: int) -> tuple[list[PathStep], list[PathStep]]:
-    """Return the steps that a table shows, at most `most`, and the shorter ones that share a row.
+    """Return the steps of a table, at most `most`, and the shorter steps, which share a row.
 
-    Several steps share a row as well if together they held the run for less than 1 % of its time.
+    Several steps also share a row if together they delayed the run for less than 1 % of its time.
     """
     shortest = sorted(path.steps, key=lambda step: step.hold)
     limit = path.duration * SMALLEST_SHARE
@@ -301,7 +301,7 @@ def divided(path: CriticalPath, most: int) -> tuple[list[PathStep], list[PathSte
 
 
 def describe_shorter(steps: Sequence[PathStep]) -> str:
-    """Say how many steps a table sums up."""
+    """Return a line about the steps that share a row."""
     return f"{counted(len(steps), 'shorter step')} in total"
 
 

@@ -138,13 +138,13 @@ class _Chart:
         return min(self.columns - 1, max(0, int(share * self.columns)))
 
     def axis(self) -> str:
-        """Return as many marks of time as fit side by side."""
+        """Return all marks of time that fit side by side."""
         most = min(MOST_TICKS, self.columns // NARROWEST_TICK)
         lines = (self.marked(number) for number in range(most, 1, -1))
         return (" " * (self.label_width + 1) + next(filter(None, lines), "|0")).rstrip()
 
     def marked(self, most: int) -> str | None:
-        """Return at most so many marks, or None where one would touch another."""
+        """Return at most `most` marks, or None if two of them would touch."""
         line = ""
         for time, text in ticks(self.duration, most):
             column = self.column(self.start + time)

@@ -95,7 +95,7 @@ def describe_attempt(span: FunctionSpan, attempt: AttemptSpan) -> str:
 
 
 def call(attempt: AttemptSpan) -> str:
-    """Return the name of an attempt: its number, or that it is the call of the fallback."""
+    """Return the name of an attempt: its number, or the word fallback."""
     return f"attempt {attempt.number}" if attempt.covers is None else "fallback"
 
 

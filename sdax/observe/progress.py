@@ -53,7 +53,7 @@ MOST_RUNS: Final = 4
 MOST_GROUPS: Final = 12
 MOST_NAMES: Final = 4
 MOST_CHARACTERS: Final = 300  # of an exception
-SECONDS_BETWEEN_LINES: Final = 10.0  # about many runs
+SECONDS_BETWEEN_LINES: Final = 10.0  # of many runs
 
 
 class ProgressDisplay:
@@ -99,10 +99,10 @@ class ProgressDisplay:
                     self._write(lines)
 
     def many_changed(self, progress: Progress, /) -> None:
-        """Take in what `sdax.many.run_many` has done."""
+        """Take the progress of `sdax.many.run_many`."""
         now = monotonic()
         if not progress.is_over and now < self._many.get(progress, 0.0) + SECONDS_BETWEEN_LINES:
-            return  # a live display looks by itself
+            return  # a live display reads it by itself
         with self._state:
             self._many[progress] = now
             if progress.is_over:
@@ -262,7 +262,7 @@ class _Run:
         self.now = "starting"  # or its phase, or its end
         self.retries = 0
         self.fallbacks = 0
-        self.covering: set[tuple[str, Hashable]] = set()  # whose fallback is called next
+        self.covering: set[tuple[str, Hashable]] = set()  # their fallback is called next
         self.all = _Tally()
         self.skipped = _Names()  # not in any line yet
         layers = layers_of(run.tasks)
@@ -395,7 +395,7 @@ class _Run:
 
 
 def _summary(progress: Progress) -> str:
-    """Return how far many runs are."""
+    """Return a line about the progress of many runs."""
     done = f"{progress.done:,}"
     if progress.total is None:
         parts = [f"{done} {'input' if progress.done == 1 else 'inputs'} done"]

@@ -99,7 +99,7 @@ class FunctionRecord:
         self.state: State | None = None
         self.exception: str | None = None
         self.cause: Cause | None = None
-        self.covers: str | None = None  # what the fallback does, of which the call comes next
+        self.covers: str | None = None  # the exception for the fallback, which is called next
         self.attempts: list[AttemptRecord] = []
 
     def span(self, phase: str, now: float) -> FunctionSpan:

@@ -84,8 +84,10 @@ class Replay:
         return None if graph is None else self.run.duration - (self.duration - graph)
 
     def stops(self, span: FunctionSpan) -> bool:
-        """Return True if the run stopped at the end of this function of `pre_execute` or
-        `execute`: it failed, or returned `Finish`."""
+        """Return True if this function of `pre_execute` or `execute` stopped the run.
+
+        It failed, or returned `Finish`.
+        """
         if span.state in FAILURES:
             return not (span.spared or self.run.keeps_going)
         return (span.phase, span.task.name) in self.finishing

@@ -57,12 +57,12 @@ class FunctionSpan:
 
     @property
     def fell_back(self) -> bool:
-        """Whether its fallback was called, which is the last of the attempts then."""
+        """True if its fallback was called. The last attempt is then the call of the fallback."""
         return bool(self.attempts) and self.attempts[-1].covers is not None
 
     @property
     def tries(self) -> int:
-        """How many attempts there were, without the call of the fallback."""
+        """The number of attempts, without the call of the fallback."""
         return len(self.attempts) - self.fell_back
 
     @property
@@ -77,7 +77,7 @@ class FunctionSpan:
 
     @property
     def spared(self) -> bool:
-        """Whether it may fail and the run goes on as after a success: its task is not required."""
+        """True if the run continues after its failure, because its task is not required."""
         return not self.task.required and self.phase != PHASES[POST]
 
     @property
