@@ -314,8 +314,8 @@ async def note(ctx: Context) -> None:
 def test_a_cleanup_that_cannot_cope_is_a_finding() -> None:
     findings = problems(solo(note, None, read_what_is_not_there), faults=CANCEL)
     problem = (
-        "A.post_execute raised IndexError('list assignment index out of range'); a cleanup has to "
-        "cope with whatever is there"
+        "A.post_execute raised IndexError('list assignment index out of range'); a cleanup must "
+        "work with whatever exists"
     )
     assert findings == dict.fromkeys(
         ["A.pre_execute#1@1:cancel", "A.pre_execute#1@1+:cancel"], (problem,)
