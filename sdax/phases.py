@@ -190,9 +190,10 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             del body, interruption
 
     async def _end(self, run: Run) -> BaseException | None:
-        """Wait for the phase that runs, if one does, and for the cleanup; return what came first.
+        """Wait for the running phase, if there is one, and for the cleanup.
 
-        Called again, it goes on where it was interrupted.
+        Returns the first exception that came meanwhile, or None. A second call continues where the
+        first was interrupted.
         """
         interruption = None
         try:
