@@ -59,12 +59,13 @@ asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc
 cov: ## measure which lines the tests run, on Python 3.11 and 3.13 together (minutes)
 	.ci/cov
 
-lint: $(INSTALLED) ## check style, spelling, workflows and news
+lint: $(INSTALLED) ## check style, spelling, plain English, workflows and news
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint sdax
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+	$(BIN)/python -m tests.prose
 	$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run .ci/cov .ci/dist .ci/test-dist .ci/windows
 	$(BIN)/zizmor -q --offline .github
 	$(BIN)/towncrier build --draft --version next > /dev/null

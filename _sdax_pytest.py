@@ -1,7 +1,7 @@
 """sdax's plugin for pytest: options and a mark for `sdax.testing`, and a summary of explorations.
 
-It does not import sdax, which has this place outside of the package: pytest loads every plugin that
-is installed, and only tests that explore something need more. Nothing happens by itself.
+It is outside the package because it must not import sdax. pytest loads every installed plugin, and
+only tests that explore something need sdax. The plugin does nothing by itself.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ OPTIONS = {
     "--sdax-schedules": ("max_schedules", int, "N", "explore at most N schedules"),
     "--sdax-disturbances": ("disturbances", int, "N", "disturb each run at up to N (2) points"),
     "--sdax-seed": ("seed", int, "N", "explore a random sample beyond the limit"),
-    "--sdax-replay": ("replay", str, "SCHEDULE", "repeat a schedule, as a finding names it"),
+    "--sdax-replay": ("replay", str, "SCHEDULE", "repeat the schedule of a finding"),
 }
 PROPERTY = "sdax"
 
-# pytest rewrites the assertions of all that comes with a plugin. For sdax, which has assertions in
-# its engine, that would be time and memory for nothing.
+# pytest rewrites the assertions of the package of a plugin. sdax has assertions in its engine, so
+# this would cost time and memory for nothing.
 for _finder in sys.meta_path:
     _marked = getattr(_finder, "_must_rewrite", None)
     if isinstance(_marked, set):
@@ -29,9 +29,9 @@ for _finder in sys.meta_path:
 
 
 class Test:
-    """The test that is being run, as `sdax.testing` sees it."""
+    """The running test, as `sdax.testing` sees it."""
 
-    __test__ = False  # for pytest, which this is no test of
+    __test__ = False  # for pytest: this class is not a test
 
     def __init__(self, item: pytest.Item) -> None:
         self.nodeid = item.nodeid
@@ -43,7 +43,7 @@ class Test:
 
     @property
     def marked(self) -> dict[str, Any]:
-        """The options that marks give, the nearest mark before others."""
+        """The options of the marks. The nearest mark has priority."""
         options: dict[str, Any] = {}
         for mark in self._item.iter_markers("sdax"):
             if mark.args:
@@ -52,12 +52,12 @@ class Test:
         return options
 
     def begin_exploration(self) -> int:
-        """Return the number of an exploration of this test, from 1."""
+        """Return the number of the next exploration of this test, from 1."""
         self._explorations += 1
         return self._explorations
 
     def tell(self, line: str) -> None:
-        """Have the summary tell of an exploration, from another process too."""
+        """Add a line about an exploration to the summary, also from another process."""
         self._item.user_properties.append((PROPERTY, line))
 
 

@@ -20,11 +20,11 @@ from setuptools.errors import BaseError, CCompilerError
 
 WITHOUT = """
 *** sdax: the compiled engine could not be built: {error}
-*** sdax works all the same, with its engine in pure Python: the same behaviour, but more time per
-*** function. For the compiled one,
-*** {advice}, and then:
-***     pip install --no-cache-dir --no-binary sdax --force-reinstall sdax
-*** Without these options, pip takes the pure wheel that it finds in its cache or on the index."""
+*** sdax still works. It uses its engine in pure Python, which behaves the same and is slower.
+*** To get the compiled engine, {advice}.
+*** Then run this in a clone of sdax:
+***     pip install --no-cache-dir --force-reinstall .
+*** With these options, pip builds again and does not use a wheel from its cache."""
 
 NO_COMPILER = (
     "install a C compiler (Debian: gcc and python3-dev; macOS: xcode-select --install; "

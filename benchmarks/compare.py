@@ -1,11 +1,11 @@
-"""Print what has become faster or slower between two versions of sdax, beyond noise.
+"""Print the works that became faster or slower between two versions of sdax, beyond noise.
 
     python benchmarks/compare.py --base base*.json --head head*.json
 
-Takes several files of pytest-benchmark's for each version, measured in turn. What is compared is
-the ratio to the `TaskGroup` of the same file, never a time. A change counts if no ratio of the one
-version lies among those of the other, and if it is larger than the spread of both together.
-Prints a Markdown table of the changes; prints nothing if there are none.
+It takes several files of pytest-benchmark for each version, measured in turn. It compares the ratio
+to the `TaskGroup` of the same file, never a time. A change counts if no ratio of one version lies
+among those of the other, and if it is larger than the spread of both together. It prints a Markdown
+table of the changes, or nothing if there are none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from report import markdown, number
 
 Key: TypeAlias = tuple[str, str, str, str]  # table, loop, work, contestant
 
-FEWEST = 3  # files of each version: with less there is no spread to speak of
+FEWEST = 3  # files of each version, the minimum for a spread
 
 
 def ratios_of(runs: Iterable[Run]) -> dict[Key, list[float]]:
@@ -37,7 +37,7 @@ def ratios_of(runs: Iterable[Run]) -> dict[Key, list[float]]:
 
 
 def is_beyond_noise(base: Sequence[float], head: Sequence[float]) -> bool:
-    """Tell whether two versions differ by more than either differs from itself."""
+    """Return True if two versions differ by more than either differs from itself."""
     if min(base) <= max(head) and min(head) <= max(base):
         return False
     spread = max(base) - min(base) + max(head) - min(head)
@@ -45,7 +45,7 @@ def is_beyond_noise(base: Sequence[float], head: Sequence[float]) -> bool:
 
 
 def changes(base: Iterable[Run], head: Iterable[Run]) -> Iterator[list[str]]:
-    """Return the rows of what has changed, the largest losses first."""
+    """Return the rows of all changes, the largest losses first."""
     before, after = ratios_of(base), ratios_of(head)
     both = [(median(after[key]) / median(before[key]), key) for key in before if key in after]
     for change, key in sorted(both):
@@ -62,15 +62,15 @@ def main() -> None:
         parser.add_argument(version, nargs="+", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     if min(len(args.base), len(args.head)) < FEWEST:
-        parser.error(f"{FEWEST} files of each version are the least that show what is noise")
+        parser.error(f"at least {FEWEST} files of each version are needed, to know the noise")
     base, head = (
         [read_run(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
         for paths in (args.base, args.head)
     )
     rows = list(changes(base, head))
     if rows:
-        print("How many times as fast as `asyncio.TaskGroup`, medians of interleaved runs;")
-        print("only what has changed by more than the runs of a version differ.\n")
+        print("Speed compared with `asyncio.TaskGroup`, medians of interleaved runs. Only changes")
+        print("that are larger than the differences between runs of one version.\n")
         print(markdown([["work", "loop", "engine", "base", "head", "change"], *rows]))
 
 

@@ -1,7 +1,7 @@
-"""What the suites share: which sdax is measured, on which loop, and how.
+"""The common parts of the suites: the measured sdax, the event loop, and the timing.
 
-pytest-benchmark times plain functions. What it times here is one `loop.run_until_complete()` of a
-whole work, on a loop that lives as long as the test; trio's contestant calls `trio.run()`.
+pytest-benchmark times plain functions. Here it times one `loop.run_until_complete()` of a whole
+work, on a loop that lives as long as the test. trio's contestant calls `trio.run()`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ PACKAGES = (
 
 
 def _take_the_work_from_this_checkout() -> None:
-    """Have `import sdax.bench` find the one beside, whichever sdax is installed: only so can
-    another version of sdax do the same work."""
+    """Let `import sdax.bench` find this checkout, even if another sdax is installed.
+
+    So another version of sdax does the same work.
+    """
     spec = importlib.util.spec_from_file_location("sdax.bench", BENCH)
     assert spec is not None
     assert spec.loader is not None
@@ -46,7 +48,7 @@ _take_the_work_from_this_checkout()
 
 @pytest.fixture
 def loop(loop_name: str) -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop of the kind that the test is for."""
+    """A loop of the kind of the test."""
     if loop_name == "uvloop":
         import uvloop
 
@@ -58,7 +60,7 @@ def loop(loop_name: str) -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
-    """Leave out who this machine is, and add the versions of what was measured."""
+    """Remove the name of this machine, and add the versions of the measured packages."""
     del machine_info["node"]
     cpu = machine_info["cpu"]
     machine_info["cpu"] = {key: cpu[key] for key in ("brand_raw", "arch", "count") if key in cpu}
@@ -66,7 +68,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: An
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: Any) -> None:
-    """Keep what was measured of each work and what its times come to; add the command."""
+    """Keep the summary of each work, and add the command."""
     output_json["command"] = " ".join(["pytest", *config.invocation_params.args])
     output_json["benchmarks"] = list(map(in_short, output_json["benchmarks"]))
 
@@ -81,7 +83,7 @@ def in_short(benchmark: Any) -> Any:
 
 
 def installed() -> Iterator[tuple[str, str]]:
-    """Return the versions of what can be measured."""
+    """Return the versions of the packages that can be measured."""
     yield "Python", platform.python_version()
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Who does what: the contestants that are installed, each with the works that it can do."""
+"""The installed contestants, each with the works that it can do."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ IS_PUBLISHED = not hasattr(sdax, "IMPLEMENTATION")
 
 
 def by_loop() -> dict[str, list[Contestant]]:
-    """Return the contestants for each loop: the peers, to save time, for asyncio's own alone.
+    """Return the contestants for each loop. To save time, peers run on asyncio's own loop only.
 
-    Beside a published sdax, which is measured in an environment of its own, only the baseline.
+    Beside an earlier sdax, which is measured in its own environment, there is only the baseline.
     """
     hosts = contestants()
     if IS_PUBLISHED:
@@ -34,7 +34,7 @@ def by_loop() -> dict[str, list[Contestant]]:
 
 
 def _is_of_common_size(work: Work) -> bool:
-    return work.functions < 100_000  # version 0.3 would take hours for the one level of so many
+    return work.functions < 100_000  # version 0.3 would take hours for a level of this size
 
 
 def contests(
@@ -57,7 +57,7 @@ def contests(
 
 
 def described(table: str, loop: str, work: Work, contestant: Contestant) -> dict[str, object]:
-    """Return what the report has to know of a measurement, besides its times."""
+    """Return the facts about a measurement that the report needs, besides its times."""
     return {
         "table": table,
         "loop": loop,

@@ -1,9 +1,10 @@
-"""What a hedged function costs when its first call is fast enough, beside a bare `asyncio.Task`.
+"""Measure the cost of a hedged function with a fast first call, beside a bare `asyncio.Task`.
 
     python benchmarks/hedging.py
 
-The function waits for one pass of the event loop, which is the least that can be waited for. Prints
-the processor time of each, and their ratio, on asyncio's own loop and on uvloop if that is there.
+The function waits for one pass of the event loop, which is the shortest possible wait. It prints
+the processor time of each, and their ratio, on asyncio's own loop, and on uvloop if it is
+installed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ async def with_hedging() -> None:
 
 
 async def measure() -> tuple[float, float]:
-    """Return the microseconds of one call in a task, and of one that is hedged."""
+    """Return the microseconds of one call in a task, and of one hedged call."""
     ways = (with_a_task, with_hedging)
     times: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
@@ -47,7 +48,7 @@ async def measure() -> tuple[float, float]:
             for _ in range(CALLS):
                 await way()
             taken.append((process_time() - begun) / CALLS * 1e6)
-    # What is below the quartile is hardly disturbed.
+    # Times below the quartile are hardly disturbed.
     first, second = (sorted(taken)[ROUNDS // 4] for taken in times)
     return first, second
 

@@ -1,9 +1,9 @@
 """The measurements in the files that pytest-benchmark writes.
 
 Times are the shortest of all rounds. A ratio compares with the `TaskGroup` of the same file, so
-that nothing is compared that was not measured in one process. Files `NAME-1.json`, `NAME-2.json`
-and so on are the same suite run several times: of their ratios the median counts, since a machine
-may be busy just while one contestant has its turn.
+both were measured in one process. Files `NAME-1.json`, `NAME-2.json` and so on are several runs of
+the same suite. The median of their ratios counts, because a machine can be busy during the turn of
+one contestant.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def read_run(content: Any) -> Run:
 
 
 def key_of(info: Any) -> tuple[str, str, str]:
-    """Return what the contestants to be compared have in common."""
+    """Return the key that comparable contestants have in common."""
     return info["table"], info["loop"], info["work"]
 
 

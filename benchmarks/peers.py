@@ -1,8 +1,7 @@
-"""Libraries that do some of the same, where they are installed: the extra `bench-peers`.
+"""Other libraries that do some of the same, if they are installed (the extra `bench-peers`).
 
-anyio, trio and quattro have task groups, with which one writes levels by hand. asyncinject,
-async-dag and Hamilton run a graph of functions, each of which depends here on all of the level
-before its own.
+anyio, trio and quattro have task groups, for levels by hand. asyncinject, async-dag and Hamilton
+run a graph of functions. Here each function depends on all functions of the level before.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from sdax.bench.work import PRE, Function, Job, Library, Once, Work
 
 
 def peers() -> list[Contestant]:
-    """Return the contestants that are installed."""
+    """Return the installed contestants."""
     found: list[Contestant] = []
     for make in (_anyio, _trio, _quattro, _asyncinject, _async_dag, _hamilton):
         with suppress(ImportError):
@@ -115,7 +114,7 @@ def _hamilton() -> Contestant:
 
         return once
 
-    # It goes through the graph by recursion.
+    # It goes through the graph recursively.
     return Contestant(
         "hamilton",
         make,
@@ -129,7 +128,7 @@ def _is_graph_work(work: Work) -> bool:
 
 
 def _limit(fail_after: Any) -> Callable[[Function, float], Function]:
-    """Return what gives a function a timeout, of a context manager that does so."""
+    """Return a function that adds a timeout, from a context manager for timeouts."""
 
     def limit(function: Function, seconds: float) -> Function:
         async def limited(ctx: Any) -> Any:
@@ -149,7 +148,7 @@ def _ignoring_more(function: Function) -> Callable[..., Any]:
 
 
 def _graph(job: Job) -> Iterator[Any]:
-    """Return functions whose arguments are named after what they depend on, as one writes them."""
+    """Return functions as people write them, with arguments named after their dependencies."""
     before = ""
     for level, functions in enumerate(job.pre):
         names = [f"task_{level}_{number}" for number in range(len(functions))]

@@ -46,7 +46,7 @@ def draw_many(results: Path, directory: Path) -> None:
 
 
 def ratio(runs: Sequence[Run]) -> Any:
-    """Draw bars of how many times as fast the engines are, a panel for each Python."""
+    """Draw the speed of the engines as bars, a panel for each Python."""
     pythons = unique(run.python for run in runs)
     figure, panels = panelled(1, len(pythons), figsize=(3 + 2.6 * len(pythons), 6), sharey=True)
     for panel, python in zip(panels[0], pythons, strict=True):

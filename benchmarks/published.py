@@ -1,4 +1,4 @@
-"""Measure the `sdax` packages of PyPI, on the same work, in environments of their own.
+"""Measure the earlier `sdax` packages on PyPI with the same work, in their own environments.
 
     python benchmarks/published.py 0.7 0.3 [OPTION OF PYTEST ...]
 

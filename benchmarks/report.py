@@ -1,9 +1,9 @@
-"""Turn the measurements in benchmarks/results/ into RESULTS.md, its pictures and README's table.
+"""Write RESULTS.md, its pictures and README's table from the measurements in benchmarks/results/.
 
     python benchmarks/report.py
 
-Reads what the suites write with `--benchmark-json` and what published.py adds, and service.json
-if it is there.
+It reads the files that the suites write with `--benchmark-json` and that published.py adds, and
+service.json if it exists.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from measurements import ENGINES, Measurement, Run, read_runs, unique
 from sdax.bench.contestants import BASELINE
@@ -23,43 +23,57 @@ BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 HEAD = """\
 # Results
 
-Written by `python benchmarks/report.py` out of the files in benchmarks/results/; each chapter
-names the command that has measured it. `make results` runs all of them for one Python.
+`python benchmarks/report.py` writes this page from the files in benchmarks/results/. Each chapter
+names the command that measured it. `make results` runs all of them for one Python.
 
-A **work** is so many levels of so many functions: 100 x 10 are 100 levels of 10. The functions
-return at once, or `sleep(0)`, which suspends for one pass of the event loop, or wait for 1 ms.
-What is over in a moment is done several times in a row and timed together, as `sdax/bench/work.py`
-says, so that the start and the end of an event loop do not count. A number in a column of
-contestants says **how many times as fast as one `asyncio.TaskGroup` per level** it is; 1 is as
-fast, and less than 1 is slower. Each contestant is checked before its time counts: that it has
-called every function once, and none before its turn.
+Row names are levels x functions per level: 100 x 10 means 100 levels of 10 functions. The functions
+return immediately unless the name says `sleep(0)`, which suspends for one pass of the event loop,
+or 1 ms. Short runs are repeated and timed together, as `sdax/bench/work.py` says, so that the start
+and the end of an event loop do not count. A number in a column of contestants is the **speed
+compared with one `asyncio.TaskGroup` per level**: 2.0 means twice as fast, below 1 means slower.
+Each contestant is checked before its time counts: it must call every function once, and none too
+early.
 
-- *gather* is `asyncio.gather`, *eager* a `TaskGroup` on a loop with asyncio's eager task factory
-  (Python 3.12 and newer), *eager tasks* such tasks alone, with nobody to look after the rest when
-  one fails, *one by one* plain sequential awaits without any structure, the floor.
-- Where 500 run at once, `asyncio.gather` starts them for all alike.
-- Where a suite was run several times, as is said there, a ratio is the median of theirs.
-- Garbage is collected before a measurement and not in it. trio's times include `trio.run()`.
-- Empty cells: the contestant cannot do the work, or was not measured.
+- *gather* is `asyncio.gather`. *eager* is a `TaskGroup` on a loop with asyncio's eager task factory
+  (Python 3.12 and newer). *eager tasks* are such tasks alone: if one fails, the others just run on.
+  *one by one* calls the functions one after another, without any structure. It is the lower limit.
+- Where 500 run at once, `asyncio.gather` starts them for all contestants.
+- Where a suite ran several times, and the page says so, a ratio is the median of its runs.
+- Garbage is collected before a measurement and not during it. trio's times include `trio.run()`.
+- An empty cell means that the contestant cannot do this or was not measured.
 """
 
 SHORT = """\
-How many times as fast as one `asyncio.TaskGroup` per level each engine is, on asyncio's own loop,
-by version of CPython; less than 1 is slower. Measured with `pytest benchmarks/`. A work is so many
-levels of so many functions, which return at once, `sleep(0)`, or wait for 1 ms; in "500 at once",
-where `asyncio.gather` starts the runs for all alike, its own tasks are part of the time.
+Speed compared with one `asyncio.TaskGroup` per level, on asyncio's own loop, by version of CPython:
+2.0 means twice as fast, below 1 means slower. Measured with `pytest benchmarks/`. Row names are
+levels x functions per level (3-2-2: three levels with 3, 2 and 2 functions). The functions return
+immediately unless the name says `sleep(0)` or 1 ms.
 """
+
+AT_ONCE = """\
+In "500 at once", `asyncio.gather` starts the runs for all contestants, and its own tasks are part
+of the time.
+"""
+
+README_WORKS = (
+    "1 ms, 3-2-2",
+    "sleep(0), 100 x 10",
+    "3-2-2",
+    "100 x 10",
+    "1 x 1000, timeout",
+    "1 of 1000 fails",
+)
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; the first row is its head."""
+    """Return a table. The first row is its head."""
     head, *body = rows
     rule = ["---", *["--:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
 
 
 def number(value: float | None) -> str:
-    """Return a number with two or three digits that mean something."""
+    """Return a number with two or three significant digits."""
     if value is None:
         return ""
     if value >= 10:
@@ -106,19 +120,35 @@ def per_function(measurements: Sequence[Measurement], *, memory: bool) -> str:
 
 
 def short_table(runs: Sequence[Run]) -> str:
-    """Return the table that README shows: sdax alone, asyncio's own loop, every Python."""
-    found = {
+    """Return the table of RESULTS.md's first chapter: sdax alone, asyncio's own loop, all works."""
+    found = _speeds(runs)
+    return f"{SHORT}{AT_ONCE}\n{_speed_rows(found, unique(work for _, work, _ in found))}"
+
+
+def readme_table(runs: Sequence[Run]) -> str:
+    """Return the table of README: the same, of a few works."""
+    return f"{SHORT}\n{_speed_rows(_speeds(runs), README_WORKS)}"
+
+
+Speeds: TypeAlias = dict[tuple[str, str, str], float | None]
+
+
+def _speeds(runs: Sequence[Run]) -> Speeds:
+    return {
         (each.python, each.work, each.contestant): each.ratio
         for run in runs
         for each in run.measurements
         if (each.table, each.loop) == ("work", "asyncio") and each.contestant in ENGINES
     }
+
+
+def _speed_rows(found: Speeds, works: Iterable[str]) -> str:
     pythons = unique(python for python, _, _ in found)
     rows = [["work", *(f"{python} {name[5:]}" for python in pythons for name in ENGINES)]]
-    for work in unique(work for _, work, _ in found):
+    for work in works:
         cells = [found.get((python, work, name)) for python in pythons for name in ENGINES]
         rows.append([work, *map(number, cells)])
-    return f"{SHORT}\n{markdown(rows)}"
+    return markdown(rows)
 
 
 def service_table(rows: Sequence[Any]) -> Iterator[str]:
@@ -215,13 +245,14 @@ def chapters(
         yield from many_tables(many)
 
 
-def between_markers(text: str) -> str:
-    """Return the short table of README or RESULTS.md."""
-    return text.partition(BEGIN)[2].partition(END)[0]
+def with_table(readme: str, runs: Sequence[Run]) -> str:
+    """Return README's text with the table between its markers written again."""
+    before, _, rest = readme.partition(BEGIN)
+    return f"{before}{BEGIN}\n{readme_table(runs)}\n{END}{rest.partition(END)[2]}"
 
 
 def results(directory: Path) -> str:
-    """Return what RESULTS.md has to say of a directory of results."""
+    """Return the text of RESULTS.md for a directory of results."""
     path = directory / "service.json"
     service = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     path = directory / "many.json"
@@ -233,13 +264,11 @@ def main() -> None:
     """Write everything."""
     from pictures import draw, draw_many  # needs matplotlib
 
-    text = results(RESULTS)
-    (BENCHMARKS / "RESULTS.md").write_text(text, encoding="utf-8")
+    (BENCHMARKS / "RESULTS.md").write_text(results(RESULTS), encoding="utf-8")
+    runs = read_runs(RESULTS)
     readme = BENCHMARKS.parent / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}{between_markers(text)}{END}{after}", encoding="utf-8")
-    draw(read_runs(RESULTS), BENCHMARKS)
+    readme.write_text(with_table(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    draw(runs, BENCHMARKS)
     draw_many(RESULTS / "many.json", BENCHMARKS)
 
 

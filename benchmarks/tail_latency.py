@@ -2,12 +2,12 @@
 
     python benchmarks/tail_latency.py [--rate 50] [--seconds 20] [--rounds 3] [--loop uvloop]
 
-The endpoint of `service/` over a real PostgreSQL also asks an upstream service here. That takes
-20 ms to answer, and for 2 % of the requests 20 times as long. Three variants of the endpoint are
+Here the endpoint of `service/` over a real PostgreSQL also asks an upstream service. That takes 20
+ms to answer, and 20 times as long for 2 % of the requests. Three variants of the endpoint are
 loaded in turn, at a fixed rate: by hand, with sdax, and with sdax and `hedged` around the call of
-the service. Prints the latencies of each, and how often it has called the service for each request.
+the service. The program prints the latencies of each, and its calls to the service per request.
 
-Needs `sdax[bench]` and PostgreSQL (on Debian: apt-get install postgresql).
+It needs the extra `bench` and PostgreSQL (on Debian: apt-get install postgresql).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ VARIANTS = (
 
 @contextmanager
 def upstream() -> Generator[int]:
-    """Start the upstream service; yield its port."""
+    """Start the upstream service, and yield its port."""
     options = {
         "--seconds": UPSTREAM_SECONDS,
         "--share": SLOW_SHARE,
@@ -69,7 +69,7 @@ def upstream() -> Generator[int]:
 async def load(
     server: Server, tokens: Sequence[str], rate: float, seconds: float, upstream_port: int
 ) -> tuple[list[float], int]:
-    """Load a server; return the latencies, and how often it has called upstream meanwhile."""
+    """Load a server. Return the latencies, and the number of its calls to the upstream service."""
     counter = Upstream(upstream_port, server.variant.name)
     before = await counter.ask("?")
     latencies = await offer(server.port, tokens, rate, seconds)

@@ -47,7 +47,7 @@ def test_growth(
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Return how many bytes a call takes at most, beyond those that were taken before it."""
+    """Return the peak bytes of a call, beyond the bytes in use before it."""
     gc.collect()
     tracemalloc.start()
     try:

@@ -22,11 +22,11 @@ WORKS = (
 
 
 def ignore(event: object) -> None:
-    """Hear of an event, and do nothing."""
+    """Get an event, and do nothing."""
 
 
 def observed(number: int, contestant: Contestant) -> Contestant:
-    """Return the contestant with so many observers."""
+    """Return the contestant with this number of observers."""
 
     def make(job: Job) -> Once:
         return partial(build(job).process_tasks, observer=(ignore,) * number)

@@ -2,12 +2,12 @@
 
     python benchmarks/throughput.py [--seconds 5] [--rounds 7] [--connections 32] [--loop uvloop]
 
-A real PostgreSQL, uvicorn and Starlette, loaded by wrk; the endpoint is `service/`. Needs
-`sdax[bench]`, and PostgreSQL and wrk (on Debian: apt-get install postgresql wrk). First every
-variant must answer rightly, in the end no client that hangs up may leave anything behind. In
-between they are loaded in turn. Prints the median round of each variant, and writes it to
-`results/service.json`, in place of what was measured there with the same Python, loop and number
-of connections.
+wrk loads the endpoint of `service/`, with a real PostgreSQL, uvicorn and Starlette. The program
+needs the extra `bench`, PostgreSQL and wrk (on Debian: apt-get install postgresql wrk). First every
+variant must answer correctly. Then the variants are loaded in turn. At the end clients hang up, and
+nothing may be left of them. The program prints the median round of each variant and writes it to
+`results/service.json`, where it replaces the result of the same Python, loop and number of
+connections.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Rounds = dict[str, list[Round]]
 
 
 def check_answers(server: Server, secret: bytes) -> None:
-    """Compare answers with what the rows say; raise `SystemExit` if one is wrong."""
+    """Compare answers with the rows. Raise `SystemExit` if an answer is wrong."""
     wanted: dict[str, tuple[int, Any]] = {
         sign(secret, 1)[:-1] + "_": (401, {"error": "forged token"}),
         sign(secret, CUSTOMERS + 1): (404, {"error": f"no customer {CUSTOMERS + 1}"}),
@@ -68,8 +68,11 @@ def check_answers(server: Server, secret: bytes) -> None:
 
 
 async def check_orders(servers: Sequence[Server], database: Database) -> None:
-    """See that every answer stands for an order, and that nothing else does but for a commit whose
-    client was gone; raise `SystemExit` if not."""
+    """Check that there is an order for every answer, and no other order.
+
+    Only a commit whose client had hung up may have an order without an answer. Raises `SystemExit`
+    if the check fails.
+    """
     states = [await asyncio.to_thread(server.settle) for server in servers]
     connection = await database.connect()
     orders: int = await connection.fetchval("SELECT count(*) FROM orders")
@@ -81,7 +84,7 @@ async def check_orders(servers: Sequence[Server], database: Database) -> None:
 
 
 def load_in_turn(servers: Sequence[Server], load: Load, rounds: int, seconds: int) -> Rounds:
-    """Load every server once in each round, each time another one first."""
+    """Load every server once in each round, in a different order each time."""
     for server in servers:
         measure(load, server, WARM_UP)
     measured: Rounds = {server.variant.name: [] for server in servers}
@@ -133,7 +136,7 @@ def commit() -> str:
 
 
 def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows to the file, in place of those of the same measurement."""
+    """Write rows to the file, instead of those of the same measurement."""
 
     def measurement(row: dict[str, Any]) -> tuple[str, str, int]:
         return row["python"].rpartition(".")[0], row["loop"], row["connections"]
@@ -162,7 +165,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def end(number: int, frame: object) -> None:
-    """End on a signal as on an error: ended at once, this would leave PostgreSQL running."""
+    """Exit on a signal as on an error. Otherwise PostgreSQL would continue to run."""
     sys.exit(f"ended by {signal.Signals(number).name}")
 
 

@@ -5,7 +5,7 @@ live. A deploy builds the next release from the files in `data`. If anything fai
 script is stopped, the old version stays live, and the new one leaves nothing behind.
 
     python examples/deploy.py                   # a temporary site: deploys version 1, then 2
-    python examples/deploy.py SITE              # the next version; it stays live
+    python examples/deploy.py SITE              # the next version, which stays live
     python examples/deploy.py SITE --fail Check # a step that fails
     python examples/deploy.py SITE --hang Build # a step that hangs: press Ctrl-C
     python examples/deploy.py SITE --stop       # stop what is live
@@ -14,8 +14,9 @@ The exit status is 0 if the new version is live and the old one has stopped, 1 i
 2 for wrong arguments, 129 after SIGHUP, 130 after Ctrl-C and 143 after SIGTERM. A signal stops what
 runs and starts the cleanup. Further signals do not interrupt the cleanup, which has its timeouts.
 
-It runs on Linux and macOS and needs rich (`sdax[rich]`). A real deploy would ask systemd, Docker or
-Kubernetes to start and stop the servers; the order of the steps, and their cleanup, stay the same.
+It runs on Linux and macOS and needs rich (the extra `rich`). A real deploy would ask systemd,
+Docker or Kubernetes to start and stop the servers. The order of the steps, and their cleanup, stay
+the same.
 """
 
 import argparse
@@ -56,12 +57,12 @@ PYTHON = (sys.executable, "-I", "-S", "-u")  # the standard library alone starts
 
 
 class DeployError(Exception):
-    """A step cannot succeed; the message says why."""
+    """A step cannot succeed. The message has the reason."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A release that is being served."""
+    """A running release."""
 
     version: int
     pid: int
@@ -70,7 +71,7 @@ class Server:
 
 @dataclass
 class Deploy:
-    """The context of one deploy. What the steps fill in has a value that means "nothing yet"."""
+    """The context of one deploy. Fields that steps set have a default: cleanup may run first."""
 
     site: Path
     fail: str | None = None
@@ -79,7 +80,7 @@ class Deploy:
     old: Server | None = None  # live before this deploy
     pid: int | None = None  # of the new server
     new: Server | None = None
-    done: bool = False  # from here on the new version stays, and the old one goes
+    done: bool = False  # True: the new version stays, and the old version is removed
 
     @property
     def version(self) -> int:
@@ -105,9 +106,9 @@ class Deploy:
 
 
 async def run(step: str, *arguments: str | Path, grace: float = GRACE) -> str:
-    """Run Python with these arguments, show what it prints, and return that.
+    """Run Python with these arguments, show its output, and return it.
 
-    However this function ends, by a failure, a timeout or a cancellation: the process has ended.
+    When this function ends, even by a failure, a timeout or a cancellation, the process has ended.
     """
     process = await asyncio.create_subprocess_exec(
         *PYTHON,
@@ -153,7 +154,7 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 class DetachedProcess(subprocess.Popen[bytes]):
-    """A process that may go on when this script ends. asyncio would kill it then."""
+    """A process that may outlive this script. asyncio would kill it."""
 
     def __del__(self, *_: object) -> None:
         """Do not warn that it is still running."""
@@ -208,7 +209,7 @@ async def served_version(port: int) -> int:
 
 
 def read_live(site: Path) -> Server | None:
-    """Return the server that is live."""
+    """Return the live server, or None."""
     try:
         return Server(**json.loads((site / "live.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -216,7 +217,7 @@ def read_live(site: Path) -> Server | None:
 
 
 def write_live(site: Path, server: Server | None) -> None:
-    """Say which server is live. Readers find the old file or the new one, never a part of it."""
+    """Write which server is live. Readers find the old file or the new file, never a part."""
     if server is None:
         (site / "live.json").unlink(missing_ok=True)
         return
@@ -231,7 +232,7 @@ Step: TypeAlias = Callable[["Deploy"], Awaitable[None] | None]
 
 
 def lock_site(deploy: Deploy) -> None:
-    """Keep other deploys out. The system gives the lock back if this process is killed."""
+    """Keep other deploys out. The system releases the lock if this process is killed."""
     deploy.site.mkdir(parents=True, exist_ok=True)
     deploy.lock = (deploy.site / "lock").open("w")
     try:
@@ -256,7 +257,7 @@ def make_release(deploy: Deploy) -> None:
 
 
 def remove_other_release(deploy: Deploy) -> None:
-    """Keep the release that is live, and remove the other one."""
+    """Keep the live release, and remove the other release."""
     if not deploy.done:
         shutil.rmtree(deploy.release(deploy.version), ignore_errors=True)
     elif deploy.old is not None:
@@ -276,12 +277,12 @@ async def check(deploy: Deploy) -> None:
 
 
 async def unpack(deploy: Deploy) -> None:
-    """Unpack what is to be served."""
+    """Unpack the pages."""
     await run("Unpack", "-m", "zipfile", "-e", deploy.archive, deploy.pages)
 
 
 async def stop_other_server(deploy: Deploy) -> None:
-    """Keep the server that is live, and stop the other one."""
+    """Keep the live server, and stop the other server."""
     if not deploy.done:
         if deploy.pid is not None:
             await stop_server(deploy.pid)
@@ -313,25 +314,25 @@ def switch(deploy: Deploy) -> None:
 
 
 def switch_back(deploy: Deploy) -> None:
-    """Make the old version live again, unless all went well."""
+    """Make the old version live again, unless everything worked."""
     if not deploy.done:
         write_live(deploy.site, deploy.old)
 
 
 async def verify(deploy: Deploy) -> None:
-    """Ask for the version as a user would. Only then is the deploy done."""
+    """Ask for the version as a user would. After that the deploy is done."""
     live = read_live(deploy.site)
     if live is None or await served_version(live.port) != deploy.version:
-        raise DeployError(f"{live} is live in place of version {deploy.version}")
+        raise DeployError(f"{live} is live instead of version {deploy.version}")
 
 
 def finish(deploy: Deploy) -> None:
-    """From here on the cleanups keep the new version. Nothing can go wrong in between."""
+    """From now on the cleanups keep the new version. Nothing can fail in between."""
     deploy.done = True
 
 
 def step(name: str, work: Step, **limits: Unpack[Limits]) -> TaskFunction[Deploy]:
-    """Make the function of a step. It does the work, then fails or hangs if it is told to."""
+    """Make the function of a step. It does the work, then fails or hangs if an option says so."""
 
     async def function(deploy: Deploy) -> None:
         result = work(deploy)
@@ -408,10 +409,10 @@ PROCESSOR = (
 
 
 def cancel_on(*numbers: signal.Signals) -> list[signal.Signals]:
-    """Cancel the calling `asyncio.Task` on these signals; return the list of those that have come.
+    """Cancel the calling `asyncio.Task` on these signals. Return the list of received signals.
 
-    `asyncio.run` handles Ctrl-C alone. For the second one it raises KeyboardInterrupt wherever the
-    program is just then, which may be in a cleanup. Here each signal only cancels.
+    `asyncio.run` handles only Ctrl-C. On the second Ctrl-C it raises KeyboardInterrupt wherever the
+    program is, which may be in a cleanup. Here each signal only cancels.
     """
     loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
     assert this_task is not None
@@ -444,7 +445,7 @@ async def main(deploy: Deploy) -> int:
 
 
 def deploy_once(deploy: Deploy) -> int:
-    """Deploy, say which version is live then, and return the exit status."""
+    """Deploy, print which version is live, and return the exit status."""
     status = asyncio.run(main(deploy))
     live = read_live(deploy.site)
     print("no version is live" if live is None else f"version {live.version} is live", flush=True)
@@ -452,7 +453,7 @@ def deploy_once(deploy: Deploy) -> int:
 
 
 def stop_site(site: Path) -> None:
-    """Stop what is live."""
+    """Stop the live version."""
     live = read_live(site)
     if live is not None:
         asyncio.run(stop_server(live.pid, live.port))

@@ -1,11 +1,11 @@
 """Three CSV files, read side by side, checked, joined and summed up: in levels and as a graph.
 
-The same tasks run twice, first in levels, then as a graph, in which nothing waits for what it does
-not need. Both must write the same result. What the tasks are and how they are ordered is printed
-beside what they did.
+The same tasks run twice, first in levels, then as a graph, in which each task waits only for its
+dependencies. Both must write the same result. The program prints the tasks, their order and what
+they did.
 
-Run it with ``python examples/pipeline.py [RESULT.json]``; without an argument the result goes into
-a temporary directory, and is gone at the end.
+Run it with ``python examples/pipeline.py [RESULT.json]``. Without an argument the result goes into
+a temporary directory, which is removed at the end.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ Line = tuple[str, str, int, int, int]  # customer, item, quantity, price, cost
 
 @dataclass
 class Sales:
-    """What one run gathers. Each task writes fields of its own."""
+    """The context of one run. Each task writes its own fields."""
 
     result: Path
     rows: dict[str, list[Row]] = field(default_factory=dict[str, list[Row]])

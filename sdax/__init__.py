@@ -1,4 +1,4 @@
-"""Structured declarative async execution: the inside of one operation, in phases and levels."""
+"""Structured declarative async execution: one async operation as tasks in levels, with cleanup."""
 
 from ._impl import IMPLEMENTATION
 from .budget import RetryBudget

@@ -1,4 +1,4 @@
-"""`python -m sdax`: which sdax is this? With a command, see `python -m sdax --help`."""
+"""`python -m sdax` prints the versions. `python -m sdax --help` lists the commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def print_versions(args: argparse.Namespace) -> None:
 
 
 class PrintVersion(argparse.Action):
-    """Print the version of sdax, and end the program."""
+    """Print the version of sdax, and exit."""
 
     def __call__(self, *arguments: object) -> None:
         write(f"sdax {__version__}\n")
@@ -35,7 +35,7 @@ class PrintVersion(argparse.Action):
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line; `run` of what it parses is the function to call."""
+    """Return the parser of the command line. `run` of its result is the function to call."""
     parser = Parser(prog="python -m sdax", description=print_versions.__doc__)
     parser.set_defaults(run=print_versions)
     parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version of sdax")
@@ -46,7 +46,7 @@ def make_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name; without one, print the versions."""
+    """Run the command that the arguments name. Without a command, print the versions."""
     args = make_parser().parse_args(arguments)
     args.run(args)
 

@@ -1,9 +1,9 @@
 """Chooses the engine when sdax is imported.
 
-The compiled one where it is installed, else the Python one. A compiled engine that is there and
-cannot be imported is a `RuntimeWarning`. `SDAX_NO_EXTENSIONS=1` asks for the Python engine,
-`SDAX_REQUIRE_EXTENSIONS=1` makes a missing compiled one an `ImportError`; an empty value, `0` and
-`false` mean off.
+It uses the compiled engine if it is installed, and otherwise the Python engine. If the compiled
+engine is installed but cannot be imported, there is a `RuntimeWarning`. `SDAX_NO_EXTENSIONS=1`
+selects the Python engine. With `SDAX_REQUIRE_EXTENSIONS=1`, a missing compiled engine is an
+`ImportError`. An empty value, `0` and `false` mean off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _is_expected(error: Exception) -> bool:
     """Return True if the compiled engine is not installed, or this is a sub-interpreter."""
     if isinstance(error, ModuleNotFoundError):
         return error.name == f"{__package__}._core"
-    # CPython and Cython each refuse sub-interpreters with a message of their own.
+    # CPython and Cython both refuse sub-interpreters, each with its own message.
     return isinstance(error, ImportError) and "interpreter" in str(error).lower()
 
 
@@ -41,14 +41,14 @@ else:
         if is_on("SDAX_REQUIRE_EXTENSIONS"):
             raise ImportError(
                 "SDAX_REQUIRE_EXTENSIONS is set, but the compiled engine sdax._core cannot be "
-                "imported; with a C compiler, this builds it: "
-                "pip install --no-cache-dir --no-binary sdax --force-reinstall sdax"
+                "imported. Install a C compiler, and run this in a clone of sdax: "
+                "pip install --no-cache-dir --force-reinstall ."
             ) from error
         if not _is_expected(error):
             warnings.warn(
-                f"sdax takes its Python engine, which is slower, because the compiled engine "
-                f"sdax._core cannot be imported ({type(error).__name__}: {error}); install sdax "
-                f"again, or set SDAX_NO_EXTENSIONS=1 to do without the compiled engine",
+                f"sdax uses its Python engine, which is slower, because the compiled engine "
+                f"sdax._core cannot be imported ({type(error).__name__}: {error}). Install sdax "
+                f"again, or set SDAX_NO_EXTENSIONS=1 to use the Python engine without this warning",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -13,28 +13,29 @@ from typing import Any, Final
 from .common.checks import checked_number
 from .common.text import shown
 
-SLICES: Final = 10  # of the window, which expire one after the other
+SLICES: Final = 10  # of the window. They expire one after the other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RetryBudget:
     """Allows retries in proportion to first attempts, so that retries cannot overload a service.
 
-    Without it, a service that is down gets `retries + 1` times the calls that it usually gets. With
-    it, first attempts deposit and retries withdraw. Make one budget for each service and share it
-    among all functions that call it, in all runs, event loops and threads of the process.
+    Without a budget, a service that is down gets `retries + 1` times its usual calls. With a
+    budget, first attempts deposit and retries withdraw. Create one budget for each service and
+    share it between all functions that call it, in all runs, event loops and threads of a process.
 
-    - `ratio`: how many retries each first attempt pays for. 0.2 allows one retry for five calls.
-    - `min_per_second`: retries per second that are allowed in any case, for a service that is
-      called rarely. They may come all at once: `min_per_second * ttl` in `ttl` seconds.
-    - `ttl`: how many seconds what was deposited and withdrawn counts. (It expires in tenths.)
+    - `ratio`: the number of retries that each first attempt allows. 0.2 allows one retry for five
+      calls.
+    - `min_per_second`: retries per second that are always allowed, for a service that is rarely
+      called. They can come all at once: `min_per_second * ttl` in `ttl` seconds.
+    - `ttl`: the seconds for which deposits and withdrawals count. (They expire in tenths.)
     - `clock`: a function that returns the time in seconds, for tests.
 
-    sdax calls the methods for functions that have it as their `retry_budget`. Call them yourself
-    for whatever else calls the same service. Attempts that are cancelled count for nothing.
+    sdax calls the methods for functions that have the budget as their `retry_budget`. Call them
+    yourself for everything else that calls the same service. Cancelled attempts do not count.
 
-    A budget belongs to one process. A copy, also one that went through pickle, has the same
-    settings, and nothing was deposited or withdrawn yet.
+    A budget belongs to one process. A copy or a pickle has the same settings, but no deposits and
+    no withdrawals.
 
     The rules are those of Finagle's `RetryBudget`. Raises `TypeError` or `ValueError`, with the
     field and the value, for settings that cannot work.
@@ -64,14 +65,14 @@ class RetryBudget:
         object.__setattr__(self, "_window", _Window(self.ttl, self.clock()))
 
     def deposit(self) -> None:
-        """Pay in for a first attempt that has ended."""
+        """Deposit for a first attempt that has ended."""
         now, window = self.clock(), self._window
         with window.lock:
             window.move_to(now)
             window.deposits[-1] += 1
 
     def try_withdraw(self) -> bool:
-        """Return True, and take the price of a retry, if there is enough left for it.
+        """Withdraw a retry and return True, or return False if too little is left.
 
         It never waits.
         """
@@ -83,7 +84,7 @@ class RetryBudget:
         return allowed
 
     def give_back(self) -> None:
-        """Return the price of a retry that was cancelled, if it still counts."""
+        """Deposit the price of a cancelled retry again, if the withdrawal still counts."""
         now, window = self.clock(), self._window
         with window.lock:
             window.move_to(now)
@@ -94,7 +95,7 @@ class RetryBudget:
 
     @property
     def balance(self) -> float:
-        """How many retries are left now; a part of one is not enough for a retry."""
+        """The number of retries that are left now. A fraction is not enough for a retry."""
         now, window = self.clock(), self._window
         with window.lock:
             window.move_to(now)
@@ -111,7 +112,7 @@ class RetryBudget:
 
 
 class _Window:
-    """Counts of the last `ttl` seconds, in slices of which the newest is the last."""
+    """Counts of the last `ttl` seconds, in slices. The newest slice is the last."""
 
     __slots__ = ("began", "deposits", "lock", "ttl", "withdrawals")
 
@@ -123,9 +124,9 @@ class _Window:
         self.lock = Lock()
 
     def move_to(self, now: float) -> None:
-        """Begin new slices, each in place of the oldest one, up to this moment."""
+        """Begin new slices up to this moment. Each replaces the oldest slice."""
         passed = (now - self.began) * SLICES / self.ttl
-        if passed < 1:  # or another thread has read the clock later, and been here before
+        if passed < 1:  # or another thread read the clock later and was here first
             return
         slices = int(min(passed, SLICES))
         for _ in range(slices):

@@ -1,8 +1,8 @@
-"""What the usual clients raise: whether another attempt may help, and when.
+"""The exceptions of the usual clients: can another attempt help, and when?
 
-httpx, aiohttp, asyncpg, psycopg, redis, botocore and grpc have exceptions of their own, most of
-which are neither a `ConnectionError` nor a `TimeoutError`. This module knows them by the names of
-their classes, so it imports none of these libraries.
+httpx, aiohttp, asyncpg, psycopg, redis, botocore and grpc have their own exceptions, and most of
+them are neither a `ConnectionError` nor a `TimeoutError`. This module knows the names of their
+classes, so it imports none of these libraries.
 
 >>> from sdax.clients import is_temporary, retry_after
 >>> task_func(load_user, retries=3, retryable_exceptions=is_temporary)
@@ -26,13 +26,13 @@ __all__ = ["is_temporary", "retry_after"]
 
 
 def is_temporary(exception: BaseException) -> bool:
-    """Return True if the reason for an exception may pass, so that another attempt may succeed.
+    """Return True if the reason for an exception is temporary, so that a retry can succeed.
 
-    Temporary are `TimeoutError`, `ConnectionError`, `RetryableException` and an `OSError` of the
-    network. Of httpx, aiohttp, asyncpg, psycopg, redis, botocore and grpc, these are temporary as
-    well:
+    `TimeoutError`, `ConnectionError`, `RetryableException` and an `OSError` of the network are
+    temporary. For httpx, aiohttp, asyncpg, psycopg, redis, botocore and grpc, these are temporary
+    too:
 
-    - connections that cannot be made or break, and timeouts;
+    - connections that fail or break, and timeouts;
     - the HTTP statuses 408, 425, 429 and 500 to 599, and AWS's error codes for throttling;
     - the SQLSTATEs 08 (connection), 40001 and 40P01 (serialization, deadlock), 53 (resources) and
       57P (shutdown);
@@ -40,9 +40,9 @@ def is_temporary(exception: BaseException) -> bool:
     - gRPC's UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and ABORTED, unless the server asks
       not to be called again.
 
-    Everything else is not: other HTTP statuses, wrong passwords, certificates that do not hold. A
-    group is temporary if all its leaves are. Nothing that an attribute of the exception raises
-    gets out. Raises `TypeError` if the argument is not an exception.
+    Everything else is not temporary: other HTTP statuses, wrong passwords, invalid certificates. A
+    group is temporary if all its leaves are. If an attribute of the exception raises, that error
+    is ignored. Raises `TypeError` if the argument is not an exception.
 
     >>> task_func(load_user, retries=3, retryable_exceptions=is_temporary)
     """
@@ -53,15 +53,15 @@ def is_temporary(exception: BaseException) -> bool:
 def retry_after(exception: BaseException) -> float | None:
     """Return the seconds that an answer asks to wait before the next attempt, or None.
 
-    Read are the header `Retry-After` (seconds, or a date) of httpx, aiohttp and botocore, AWS's
+    It reads the header `Retry-After` (seconds, or a date) of httpx, aiohttp and botocore, AWS's
     `x-amz-retry-after`, gRPC's trailers (`grpc-retry-pushback-ms`, and the `RetryInfo` of
-    `grpc-status-details-bin`), and the `retry_after` of a `RetryableException`. A date is compared
-    with the answer's own `Date`, so that clocks which differ do no harm. The result is negative if
-    a gRPC server asks not to be called again. Of a group it is the largest of the leaves, or
-    negative if one is.
+    `grpc-status-details-bin`), and the `retry_after` of a `RetryableException`. It compares a date
+    with the answer's own `Date`, so different clocks do no harm. The result is negative if a gRPC
+    server asks not to be called again. For a group it is the largest of the leaves, or negative if
+    one of them is.
 
-    Nothing that an attribute of the exception raises gets out. Raises `TypeError` if the argument
-    is not an exception.
+    If an attribute of the exception raises, that error is ignored. Raises `TypeError` if the
+    argument is not an exception.
 
     >>> try:
     ...     response = (await client.get("/user")).raise_for_status()
@@ -79,19 +79,19 @@ def _check(function: str, exception: object) -> None:
         raise TypeError(f"{function} takes an exception, got {shown(exception)}")
 
 
-# A class is known by its package and its name. Its answer, or what to ask its exceptions, holds for
-# subclasses which have none of their own.
+# The key of a class is its package and its name. Its answer, or the function that gives it, is also
+# valid for subclasses without an answer of their own.
 Answers: TypeAlias = Mapping[tuple[str, str], Any]
 
 
 def _ask(answers: Answers, exception: BaseException) -> Any:
-    """Return what the class nearest to the exception's own says; None if no class is known."""
+    """Return the answer of the exception's nearest known class, or None if there is none."""
     try:
         for kind in type(exception).__mro__:
             known = answers.get((kind.__module__.partition(".")[0], kind.__name__))
             if known is not None:
                 return known(exception) if callable(known) else known
-    except Exception:  # out of an attribute: such an exception says nothing
+    except Exception:  # from an attribute: such an exception has no answer
         return None
     return None
 
@@ -120,15 +120,15 @@ _NETWORK: Final = {
 def _os_error(error: Any) -> bool:
     if error.errno is not None:
         return error.errno in _NETWORK
-    if error.__cause__ is not None:  # anyio says here why each address failed
+    if error.__cause__ is not None:  # anyio has the reason for each address here
         return is_temporary(error.__cause__)
-    text = str(error)  # and asyncio: "Multiple exceptions: [Errno 111] ..., [Errno 113] ..."
+    text = str(error)  # asyncio: "Multiple exceptions: [Errno 111] ..., [Errno 113] ..."
     numbers = re.findall(r"\[Errno (\d+)\]", text) if text.startswith("Multiple exc") else []
     return bool(numbers) and all(int(number) in _NETWORK for number in numbers)
 
 
 def _unless_certificate(error: BaseException) -> bool:
-    """A broken connection may pass. A certificate that does not hold will not hold next time."""
+    """A broken connection is temporary. An invalid certificate will be invalid next time too."""
     seen: set[int] = set()
     reason: BaseException | None = error
     while reason is not None and id(reason) not in seen:
@@ -153,7 +153,7 @@ def _proxy_error(error: Any) -> bool:
 
 
 def _payload_error(error: Any) -> bool:
-    """A body of aiohttp's may be cut short, or compressed wrongly."""
+    """An aiohttp body is incomplete, or its compression is wrong."""
     return type(error.__cause__).__name__ != "ContentEncodingError"
 
 
@@ -180,7 +180,7 @@ def _number(text: str) -> float | None:
 
 def _date(text: str) -> datetime:
     date = parsedate_to_datetime(text)
-    return date if date.tzinfo else date.replace(tzinfo=UTC)  # HTTP knows no other zone
+    return date if date.tzinfo else date.replace(tzinfo=UTC)  # HTTP has no other zone
 
 
 # PostgreSQL.
@@ -194,11 +194,11 @@ def _temporary_sqlstate(error: Any) -> bool:
 
 
 def _closed_by_server(error: Any) -> bool:
-    """asyncpg says so of a connection that the server has closed while it was idle."""
+    """asyncpg's message for an idle connection that the server closed."""
     return str(error) == "connection is closed"
 
 
-# What a server says when it refuses a connection, of which libpq tells no SQLSTATE.
+# The messages of a server that refuses a connection. libpq gives no SQLSTATE for them.
 _REFUSES_FOR_NOW: Final = re.compile(
     r"too many (clients|connections)|connection slots|database system is|terminating connection"
     r"|no more connections|query_wait_timeout"
@@ -216,7 +216,7 @@ def _psycopg_error(error: Any) -> bool:
 
 # AWS.
 
-# What botocore retries in its own mode "standard", whatever the HTTP status is.
+# botocore retries these in its own mode "standard", with any HTTP status.
 _AWS_CODES: Final = frozenset(
     (
         "BandwidthLimitExceeded",
@@ -249,7 +249,7 @@ def _aws_error(error: Any) -> bool:
 # gRPC.
 
 _GRPC_CODES: Final = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
-_FOR_GOOD: Final = ("larger than max", "CERTIFICATE_VERIFY_FAILED")  # by the library's own text
+_FOR_GOOD: Final = ("larger than max", "CERTIFICATE_VERIFY_FAILED")  # in the library's own text
 
 
 def _grpc_error(error: Any) -> bool:
@@ -274,7 +274,7 @@ def _pushback(trailers: Mapping[str, Any]) -> float | None:
     if text is None:
         return None
     milliseconds = _number(text)
-    # gRPC's rule: negative or not readable means not to try again.
+    # gRPC's rule: negative or not readable means no retry.
     return -1.0 if milliseconds is None else milliseconds / 1000
 
 

@@ -24,8 +24,8 @@ ORDERS: Final = {
 NOT_REQUIRED: Final = "not required"
 KEEPS_GOING: Final = "keeps going after a failure"
 
-# Mermaid gives a meaning, inside quotes too, to quotes, backticks, tags, entities, what looks like
-# a directive or a style, and Markdown's marks: only what is harmless everywhere stays as it is.
+# Even inside quotes, Mermaid interprets quotes, backticks, tags, entities, directives, styles and
+# Markdown. So only characters that are harmless everywhere stay unchanged.
 _HARMFUL = re.compile(r"[^\w ,()']|(?<![^\W_])_|_(?![^\W_])|^ |(?<= ) ")
 
 
@@ -41,7 +41,7 @@ def outline_of_levels(levels: Levels, options: Options) -> str:
 
 
 def outline_of_graph(tasks: Tasks, dependencies: Dependencies, options: Options) -> str:
-    """Describe tasks in a graph: a line for each task, with what it depends on."""
+    """Describe tasks in a graph: a line for each task, with its dependencies."""
     edges = sum(len(set(names)) for names in dependencies.values())
     counts = f"{counted(len(tasks), 'task')}, {counted(edges, 'dependency', 'dependencies')}"
     rows: list[tuple[str, ...]] = []
@@ -82,7 +82,7 @@ def graph_to_mermaid(tasks: Tasks, dependencies: Dependencies, options: Options)
 def order_of_execute(tasks: Tasks, order: str) -> str:
     """Say in which order `execute` runs, or nothing if fewer than two tasks have it.
 
-    Levels and arrows show the order of `pre_execute`. They would say too much without this.
+    Levels and arrows show the order of `pre_execute` only.
     """
     if sum(task.execute is not None for task in tasks) < 2:
         return ""
@@ -104,7 +104,7 @@ def _node(number: int, task: AsyncTask[Any, Any]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text for Mermaid, which shows it as it is."""
+    """Return a text so that Mermaid shows it unchanged."""
     return _HARMFUL.sub(lambda match: f"#{ord(match[0])};", text)
 
 
@@ -143,6 +143,6 @@ def _head(counts: str, tasks: Tasks, options: Options) -> str:
 
 
 def _manners(tasks: Tasks, options: Options) -> list[str]:
-    """Say how tasks run, as far as their places do not show it."""
+    """Return a description of how tasks run, if their places do not show it."""
     order = order_of_execute(tasks, options.execute_order)
     return [*([order] if order else []), *([KEEPS_GOING] if options.keeps_going else [])]

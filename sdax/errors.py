@@ -1,4 +1,4 @@
-"""What a run raises, one copy for both engines."""
+"""The exceptions that a run raises, for both engines."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ E = TypeVar("E", bound=BaseException)
 class TaskCancelledError(Exception):
     """A function was cancelled, or cancelled itself, although the run did not ask for it.
 
-    The task did not succeed, so this is a failure; `__cause__` is the original
+    The task did not succeed, so this is a failure. `__cause__` is the original
     `asyncio.CancelledError`.
     """
 
 
 class SdaxExecutionError(ExceptionGroup[Exception]):
-    """What a failed run raises, after its last cleanup.
+    """The error of a failed run. It is raised after the last cleanup.
 
-    `exceptions` are the very objects that the functions raised, flat, in the order in which
-    they failed; an exception group that a function raised stays one member. `failures` says
-    for each of them which task and phase it left, `report` what happened to every task.
-    `except*`, `split` and `subgroup` give groups of this type again. Of a subclass they give
-    groups of that subclass with the same attributes. Its constructor is not called for them, nor
-    for a copy or after pickling: so it may take other arguments.
+    `exceptions` are the original exception objects that the functions raised, flat, in the order
+    in which they failed. An exception group that a function raised stays one member. `failures`
+    has the task and the phase of each, and `report` has the result of every task.
+
+    `except*`, `split` and `subgroup` return groups of this type. For a subclass they return groups
+    of the subclass with the same attributes. They do not call its constructor, and neither do
+    copies and pickles, so it can take other arguments.
 
     >>> try:
     ...     await processor.process_tasks(ctx)
@@ -47,7 +48,7 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     _report: RunReport[Any] | None = None
 
     def __new__(cls, message: str, exceptions: Sequence[Exception], /) -> Self:
-        # Python 3.14 takes the repr of any other sequence, which may fail.
+        # Python 3.14 calls the repr of any other sequence, which may fail.
         given: object = exceptions
         if isinstance(given, Sequence) and type(given) not in (list, tuple):
             exceptions = tuple(given)
@@ -57,9 +58,9 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     def from_failures(
         cls, failures: Sequence[TaskFailure], report: RunReport[Any] | None
     ) -> SdaxExecutionError:
-        """Make the error of a run out of its failures.
+        """Make the error of a run from its failures.
 
-        Raises `TypeError` for anything but `TaskFailure`s, and `ValueError` for none.
+        Raises `TypeError` for anything but `TaskFailure`s, and `ValueError` if there are none.
         """
         for failure in failures:
             if not isinstance(failure, TaskFailure):
@@ -82,7 +83,7 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
 
     @property
     def report(self) -> RunReport[Any]:
-        """What happened to every task of the run; a report of no tasks for a group made by hand."""
+        """The report of the run. For a group made by hand, it is a report without tasks."""
         return report_of_nothing() if self._report is None else self._report
 
     def __repr__(self) -> str:
@@ -90,10 +91,10 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
         return f"{type(self).__name__}({shown(self.message)}, [{members}])"
 
     def first(self, kind: type[E]) -> E | None:
-        """Return the first member that is a `kind`, or None; groups are searched for it as well.
+        """Return the first member that is a `kind`, or None. It also looks inside groups.
 
-        It is what an exception handler needs that answers by type. Raises `TypeError` if `kind` is
-        not an exception class.
+        An exception handler can use it to answer by type. Raises `TypeError` if `kind` is not an
+        exception class.
 
         >>> except SdaxExecutionError as error:
         ...     if (missing := error.first(NotFoundError)) is not None:
@@ -126,10 +127,10 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
         return _without_constructor, (type(self), self.message, members), dict(vars(self))
 
     def __setstate__(self, state: dict[str, Any] | None, /) -> None:
-        vars(self).update(state or {})  # not by __setattr__, which a subclass may have
+        vars(self).update(state or {})  # without __setattr__, which a subclass may define
 
     if TYPE_CHECKING:
-        # As `derive` has it, which nothing says of a group of another type.
+        # The same type as from `derive`. Nothing says this of a group of another type.
 
         def subgroup(  # type: ignore[override]
             self, matcher_value: Matcher, /
@@ -140,7 +141,7 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
         ) -> tuple[Self | None, Self | None]: ...
 
     def leaf_exceptions(self) -> list[BaseException]:
-        """Return the single exceptions, those inside groups that functions raised included."""
+        """Return the single exceptions, including those inside groups that functions raised."""
         return flatten_exceptions(self)
 
 
@@ -154,7 +155,7 @@ def _take_failure(member: Exception, left: list[TaskFailure]) -> TaskFailure | N
     for position, failure in enumerate(left):
         if failure.exception is member:
             return left.pop(position)
-    # A member that is a group is a new object after split(): its leaves tell whose it is.
+    # After split(), a member that is a group is a new object. Its leaves identify it.
     leaves = {id(leaf) for leaf in iter_leaves(member)}
     for failure in left:
         if leaves.issubset(id(leaf) for leaf in iter_leaves(failure.exception)):

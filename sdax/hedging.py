@@ -1,4 +1,4 @@
-"""A second call beside one that is slow: whichever answers first wins."""
+"""A second call beside a slow call. The first answer wins."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ R = TypeVar("R")
 def hedged(
     function: Callable[[C], Awaitable[R]], delay: float, attempts: int = 2
 ) -> Callable[[C], Coroutine[Any, Any, R]]:
-    """Return a function that calls another one again, beside the first call, if that is slow.
+    """Return a function that calls `function` again, beside the first call, if that is slow.
 
-    Use it only for functions that return their answer and do not write the context: several calls
-    may run at the same time, with the same context.
+    Use it only for functions that return their answer and do not write the context, because
+    several calls may run at the same time, with the same context.
 
-    A further call starts when `delay` seconds have passed without an answer, or at once when a
-    call has failed, until there were `attempts` calls. The first success is returned, after the
-    other calls have been cancelled and have ended, whatever they raise then. If all fail, the first
-    failure is raised, with the others as notes on it. Each call runs in an `asyncio.Task` of its
-    own, with a copy of the context variables. Cancelling the function cancels all calls and waits
-    for them.
+    A further call starts when `delay` seconds have passed without an answer, or immediately when a
+    call has failed, until there were `attempts` calls. When a call succeeds, the others are
+    cancelled and awaited, even if they raise. Then the function returns the first success. If all
+    calls fail, it raises the first failure, with the others as notes on it. Each call runs in its
+    own `asyncio.Task`, with a copy of the context variables. If the function is cancelled, it
+    cancels all calls and waits for them.
 
-    - `delay`: seconds. Take the time within which 95 or 99 % of the calls are answered. Then 5 or
-      1 % more calls are made.
-    - `attempts`: the most calls that are made. 1 means that there is never a second one.
+    - `delay`: seconds. Use the time in which 95 or 99 % of the calls are answered. Then there are
+      5 or 1 % more calls.
+    - `attempts`: the maximum number of calls. 1 means that there is never a second call.
 
-    A timeout of the `TaskFunction` bounds all calls together, and a retry begins anew. Raises
-    `TypeError` or `ValueError`, with the argument and the value, for what cannot work.
+    A timeout of the `TaskFunction` limits all calls together, and a retry starts again. Raises
+    `TypeError` or `ValueError`, with the argument and the value, for bad arguments.
 
     >>> task_func(hedged(fetch_price, delay=0.05), timeout=1.0, retries=2)
     """
@@ -65,7 +65,7 @@ def hedged(
 
 @dataclass(frozen=True, slots=True)
 class _Hedged:
-    """What `hedged` makes: picklable when the function is."""
+    """The function that `hedged` returns. It is picklable if `function` is."""
 
     function: Callable[[Any], Awaitable[Any]]
     delay: float
@@ -84,20 +84,20 @@ class _Hedged:
                 except BaseException as error:
                     race.stop()
                     if isinstance(error, GeneratorExit):
-                        raise  # nothing can be awaited any more
+                        raise  # it cannot await anything
                     interruption = error if interruption is None else interruption
             if race.has_won and race.fatal is None and interruption is None:
                 return race.value
             race.raise_what_failed(interruption)
         finally:
-            # What was raised leads here by its traceback: nothing may lead back.
+            # The traceback of the exception refers to this frame, which must not refer back.
             if race.failures:
                 race.failures.clear()
             del race, interruption
 
 
 class _Race:
-    """The calls that one call of a hedged function makes, each known by its number."""
+    """The calls of one call of a hedged function, by number."""
 
     __slots__ = (
         "context",
@@ -122,16 +122,16 @@ class _Race:
         self.context = copy_context()
         self.left = hedged.attempts
         self.running: dict[int, asyncio.Task[None]] = {}
-        self.waiter: asyncio.Future[None] | None = None  # done when nothing runs any more
+        self.waiter: asyncio.Future[None] | None = None  # done when no call runs
         self.timer: asyncio.TimerHandle | None = None  # of the next call
-        self.stopped = False  # no call is started any more, and what runs is cancelled
+        self.stopped = False  # no more calls start, and the running calls are cancelled
         self.has_won = False
-        self.value: Any = None  # of the call that has won
+        self.value: Any = None  # of the winning call
         self.failures: list[BaseException] = []
-        self.fatal: BaseException | None = None  # is no Exception, and ends everything
+        self.fatal: BaseException | None = None  # not an Exception: it ends everything
 
     def start_call(self) -> None:
-        """Start the next call, and another one for each that fails at once."""
+        """Start the next call, and another call for each that fails immediately."""
         loop, name = self.loop, self.hedged.name
         while self.left and not self.stopped:
             self.left = number = self.left - 1
@@ -139,15 +139,15 @@ class _Race:
             try:
                 if loop.get_task_factory() is not None:
                     task = loop.create_task(coroutine, name=name)
-                elif sys.version_info >= (3, 12):  # which saves a pass of the loop
+                elif sys.version_info >= (3, 12):  # this saves a pass of the loop
                     task = Task(coroutine, loop=loop, name=name, eager_start=True)
                 else:
                     task = Task(coroutine, loop=loop, name=name)
-            except BaseException as error:  # out of the loop's task factory
+            except BaseException as error:  # from the loop's task factory
                 coroutine.close()
                 self.failed(error)
                 continue
-            if task.done():  # as it may be if it starts at once
+            if task.done():  # possible if it starts immediately
                 if (closed := task.exception()) is not None:
                     self.failed(closed)
                 continue
@@ -159,7 +159,7 @@ class _Race:
             return
 
     async def call(self, number: int) -> None:
-        """Call the function, and take note of what becomes of it."""
+        """Call the function, and record its result."""
         value: Any = None
         failure: BaseException | None = None
         try:
@@ -171,11 +171,11 @@ class _Race:
                 )
             value = await returned
         except GeneratorExit:
-            raise  # nothing may follow if the coroutine is closed
+            raise  # a closed coroutine must not continue
         except BaseException as error:
             failure = error
         task = self.running.pop(number, None)
-        if task is not None:  # or else it is still being made
+        if task is not None:  # None while it is being created
             task.remove_done_callback(self.not_noted)
         if failure is not None:
             self.failed(failure)
@@ -188,7 +188,7 @@ class _Race:
             self.go_on()
 
     def not_noted(self, task: asyncio.Task[None]) -> None:
-        """Take note of an `asyncio.Task` that was cancelled before its first step, or closed."""
+        """Record an `asyncio.Task` that was cancelled before its first step, or closed."""
         self.running = {n: each for n, each in self.running.items() if each is not task}
         error = CancelledError() if task.cancelled() else task.exception()
         assert error is not None
@@ -196,7 +196,7 @@ class _Race:
         self.go_on()
 
     def failed(self, error: BaseException) -> None:
-        """Take note of what a call has raised; a cancellation is no failure if we asked for it."""
+        """Record the exception of a call. Our own cancellation is not a failure."""
         if not isinstance(error, (Exception, CancelledError)):
             self.fatal = error if self.fatal is None else self.fatal
             self.stop()
@@ -204,7 +204,7 @@ class _Race:
             self.failures.append(error)
 
     def go_on(self) -> None:
-        """After a call has ended, start another one in its place, or wake the waiting function."""
+        """After a call has ended, start another call instead, or wake the waiting function."""
         waiter = self.waiter
         if self.left and not self.stopped and not (waiter is not None and waiter.cancelled()):
             if self.timer is not None:
@@ -214,7 +214,7 @@ class _Race:
             waiter.set_result(None)
 
     def stop(self) -> None:
-        """Start no more calls, and cancel those that run, once."""
+        """Start no more calls, and cancel the running calls once."""
         if self.stopped:
             return
         self.stopped = True
@@ -242,7 +242,7 @@ class _Race:
 def _add_notes(exception: BaseException, *others: BaseException) -> None:
     for other in others:
         note = f"hedged: another call raised {shown(other)}"
-        # An exception may refuse it. One that several runs raise gets each note once.
+        # An exception may refuse a note. An exception of several runs gets each note once.
         with suppress(Exception):
             if note not in getattr(exception, "__notes__", ()):
                 exception.add_note(note)

@@ -1,4 +1,4 @@
-"""Going through a run phase by phase."""
+"""A run phase by phase."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ _PHASE_IDS: Final = {PRE: PhaseId.PRE_EXEC, EXECUTE: PhaseId.EXECUTE, POST: Phas
 
 
 class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
-    """One run, phase by phase: what `processor.open(ctx)` returns, for `async with`.
+    """One run, phase by phase. `processor.open(ctx)` returns it, for `async with`.
 
-    Leaving the block before the first phase does nothing. Leaving it later, by an exception too,
-    skips what had not begun, runs the cleanup that is due and raises what failed, even if the
-    block has looked at it. An exception of the block wins, with the failures as its context.
+    If you leave the block before the first phase, nothing happens. If you leave it later, also by
+    an exception, it skips the phases that have not begun, runs the due cleanup and raises the
+    failures, even if you already read them. If the block raised an exception, that exception is
+    raised, with the failures as its context.
 
     >>> async with processor.open(ctx) as run:
     ...     while await run.run_next():
@@ -63,17 +64,17 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         self._next: int | None = PRE
         self._running: Future[None] | None = None
         self._closed = False
-        self._abandoned = False  # its coroutine was closed: nothing can be awaited any more
+        self._abandoned = False  # its coroutine was closed, so it cannot await anything
 
     async def run_next(self) -> bool:
-        """Run the next phase to its end, and tell whether one is left.
+        """Run the next phase completely, and return True if another phase follows.
 
-        What fails in it is kept until the block is left: see `has_failures`. After a failed
+        Failures are kept until the block is left, see `has_failures`. After a failed
         `pre_execute` the next phase is the cleanup, unless the run keeps going. After a function
-        that returned `Finish` the next phase is the cleanup as well.
+        that returned `Finish` the next phase is the cleanup too.
 
-        Raises `RuntimeError` after the block was left and while another call runs;
-        `asyncio.CancelledError` if the caller is cancelled, once all functions of the phase have
+        Raises `RuntimeError` after the block was left, and while another call runs. Raises
+        `asyncio.CancelledError` if the caller is cancelled, when all functions of the phase have
         ended.
         """
         if self._closed:
@@ -104,7 +105,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 running.set_result(None)
             except BaseException as error:
                 run.break_down(error)
-                running.set_result(None)  # nobody else would wake up who waits for it
+                running.set_result(None)  # nothing else would wake up a waiting task
         try:
             raise_fatal(run)
             if interruption is not None:
@@ -114,16 +115,16 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
         return self._next is not None
 
     def next_phase_id(self) -> PhaseId | None:
-        """Return the phase that `run_next` would run, None when none is left."""
+        """Return the phase that `run_next` would run, or None after the last."""
         following = self._following()
         return None if following is None else _PHASE_IDS[following]
 
     def last_phase_id(self) -> PhaseId | None:
-        """Return the phase that ran last, None before the first."""
+        """Return the phase that ran last, or None before the first."""
         return None if self._last is None else _PHASE_IDS[self._last]
 
     def has_failures(self) -> bool:
-        """Tell whether anything has failed so far."""
+        """Return True if anything has failed so far."""
         return bool(self.failures())
 
     def failures(self) -> list[Exception]:
@@ -138,7 +139,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             raise_failures(self._run)
 
     async def aclose(self) -> None:
-        """Do what leaving the block does; a second call does nothing."""
+        """Do the same as leaving the block. A second call does nothing."""
         await self._close(None)
 
     async def __aenter__(self) -> Self:
@@ -167,8 +168,8 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
                 is_own = run.runs_in(current_task())
         if is_own:
             raise RuntimeError(
-                "aclose: called by a function of this run, which would wait for itself; leave it "
-                "to whoever opened the run"
+                "aclose: called by a function of this run, which would wait for itself; call it "
+                "where the run was opened"
             )
         self._closed = True
         if run is None or not first:
@@ -191,9 +192,10 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             del body, interruption
 
     async def _end(self, run: Run, *, failed: bool) -> BaseException | None:
-        """Wait for the phase that runs, if one does, and for the cleanup; return what came first.
+        """Wait for the running phase, if there is one, and for the cleanup.
 
-        Called again, it goes on where it was interrupted.
+        Returns the first exception that came meanwhile, or None. A second call continues where the
+        first was interrupted.
         """
         interruption = None
         try:
@@ -214,14 +216,16 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             del interruption
 
     async def _stop_phase(self, run: Run, running: Future[None]) -> BaseException | None:
-        """Cancel the phase that runs in another asyncio.Task, and wait for it; return what came
-        meanwhile."""
+        """Cancel the phase that runs in another asyncio.Task, and wait for it.
+
+        Returns an exception that came meanwhile, or None.
+        """
         run.cancel()
         came: BaseException | None = None
         try:
             await _shielded(run, running)
         except GeneratorExit:
-            # Nothing can be awaited any more: the cleanup follows when the phase has ended.
+            # This coroutine cannot await anything. The cleanup follows when the phase has ended.
             running.add_done_callback(lambda _: self._clean_up_alone(run))
             raise
         except BaseException as exception:
@@ -237,7 +241,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
             del came
 
     def _clean_up_alone(self, run: Run) -> None:
-        """Begin the cleanup, which then goes on by itself."""
+        """Begin the cleanup, which then continues by itself."""
         if self._last != POST:
             run.skip_execute()
             run.start(POST)
@@ -251,7 +255,7 @@ class AsyncPhaseRunner(KeyedByDefault, Generic[T, K]):
 
 
 async def _run_phase(run: Run, number: int) -> BaseException | None:
-    """Run up to and with a phase, whatever comes meanwhile; return what came first."""
+    """Run up to and including a phase. Return the first exception that came meanwhile, or None."""
     interruption: BaseException | None = None
     try:
         try:
@@ -274,8 +278,11 @@ async def _run_phase(run: Run, number: int) -> BaseException | None:
 def _conclude_block(
     run: Run, interruption: BaseException | None, body: BaseException | None
 ) -> None:
-    """Raise what the run has to raise. An exception of the block gets its context, and is left to
-    the block, which raises it again: a coroutine could not raise a `StopIteration`."""
+    """Raise the exception of the run.
+
+    An exception of the block gets its context, and the block raises it again, because a coroutine
+    cannot raise a `StopIteration`.
+    """
     traceback = None if body is None else traceback_of(body)
     try:
         conclude(run, interruption or body)
@@ -290,7 +297,7 @@ def _conclude_block(
 
 
 async def _shielded(run: Run, future: Future[Any]) -> None:
-    """Wait for a future that the cancellation of this wait does not touch."""
+    """Wait for a future without cancelling it when this wait is cancelled."""
     waiter = future.get_loop().create_future()
 
     def wake(_: Future[Any]) -> None:

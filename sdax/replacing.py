@@ -1,4 +1,4 @@
-"""Stubs in place of tasks, for tests of a workflow without what it calls."""
+"""Stubs instead of tasks, for tests of a workflow without its services."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Task: TypeAlias = AsyncTask[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Stand in place of a task, or of one of its phases, that succeeds at once with a value.
+    """A replacement for a task, or one of its phases, that succeeds immediately with a value.
 
     See `processor.replaced`.
 
@@ -31,7 +31,7 @@ class Done:
         return self.value
 
     def __hash__(self) -> int:
-        return hash(Done)  # the value need not be hashable, and a processor is
+        return hash(Done)  # a processor is hashable, and the value may not be
 
 
 Function: TypeAlias = Callable[..., Any] | TaskFunction[Any] | Done
@@ -44,9 +44,9 @@ _TAKES: Final = (
 
 
 def replaced_tasks(tasks: Sequence[Task], stubs: Any) -> Iterator[Task]:
-    """Yield these tasks, those of them that have stubs replaced by them.
+    """Yield these tasks, with stubs instead of those that have one.
 
-    Raises `TypeError` or `ValueError`, naming the task, for a stub that cannot take its place.
+    Raises `TypeError` or `ValueError`, naming the task, for a stub that cannot replace it.
     """
     if not isinstance(stubs, Mapping):
         raise TypeError(

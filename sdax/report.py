@@ -1,4 +1,4 @@
-"""What a run reports to its caller."""
+"""The report of a run to its caller."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SUCCEEDED = PhaseReport(State.SUCCEEDED, 1)
 
 
 class RunReport(Mapping[K, TaskReport], Generic[K]):
-    """What happened in a run: a read-only mapping from task name to `TaskReport`.
+    """The results of a run: a read-only mapping from task name to `TaskReport`.
 
-    It is made when it is looked at: a run whose report nobody reads pays next to nothing for it.
-    A name that is not there is a `KeyError`, which says the nearest ones.
+    It is built when you read it. A report that nobody reads costs next to nothing. An unknown
+    name raises a `KeyError` that suggests similar names.
 
     >>> report = await processor.process_tasks(ctx)
     >>> report["UserData"].execute.value
@@ -47,7 +47,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         finished_by: Hashable | None = None,
     ) -> None:
         if type(plan) is not Plan:
-            raise TypeError(f"a RunReport is made by a run, out of its plan; got {shown(plan)}")
+            raise TypeError(f"a RunReport is made by a run, from its plan; got {shown(plan)}")
         self._plan = plan
         self._values = values
         self._phases = phases
@@ -63,17 +63,17 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
     def ok(self) -> bool:
         """True if nothing failed, not even a task that is not required.
 
-        A run that was cancelled may be ok, although not all of its functions were called.
+        A cancelled run can be ok, although not all of its functions were called.
         """
         return not any(each.state in FAILURES for each in self._phases_noted())
 
     @property
     def failures(self) -> tuple[TaskFailure, ...]:
-        """`(name, phase, attempts, exception)` of each phase that failed, in the order in which
-        they failed.
+        """`(name, phase, attempts, exception)` of each failed phase, in the order of failure.
 
-        They are those of `SdaxExecutionError.failures`, and those of tasks that are not required.
-        What is no `Exception` is not among them: the run raises it.
+        These are the failures of `SdaxExecutionError.failures` and those of tasks that are not
+        required. They do not include a `KeyboardInterrupt`, or anything else that is not an
+        `Exception`. The run raises it.
         """
         size = len(self._plan.names)
         return tuple(
@@ -84,17 +84,17 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
 
     @property
     def duration(self) -> float | None:
-        """The seconds that the run took, or None: they are measured for runs with an observer."""
+        """The seconds that the run took, or None. Only runs with an observer are measured."""
         return None if self._durations is None else self._durations.run
 
     @property
     def phase_durations(self) -> Mapping[str, float] | None:
-        """The seconds of each phase of the run that has begun, by name, or None as `duration`."""
+        """The seconds of each phase that has begun, by name, or None as for `duration`."""
         return None if self._durations is None else self._durations.phases
 
     @property
     def counts(self) -> dict[State, int]:
-        """How many phases of tasks ended in each state; those without a function do not count."""
+        """The number of phases in each state. Phases without a function do not count."""
         found = Counter(each.state for task in self.values() for each in task)
         return {state: found[state] for state in State if found[state] and state != State.ABSENT}
 
@@ -119,7 +119,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
     def __str__(self) -> str:
         """Return a table: each phase with its state, attempts, and value or exception in short.
 
-        Of a large run it shows a part, of which failures are the first.
+        For a large run it shows a part, failures first.
 
         >>> print(report)
         1 task: 1 succeeded, 1 failed
@@ -133,7 +133,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
         __getattr__ = explain_attribute
 
     def _phases_noted(self) -> Iterable[PhaseReport]:
-        """Return at least what is not a plain success."""
+        """Return at least the phases that are not plain successes."""
         return (self._phases or {}).values()
 
     def _phase_report(self, number: int, index: int) -> PhaseReport:
@@ -147,7 +147,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
 
 
 class _Unpickled(RunReport[K]):
-    """A report without its plan, and so without the functions, which may not be picklable."""
+    """A report without its plan and its functions, which may not be picklable."""
 
     __slots__ = ("_failures",)
 
@@ -185,7 +185,7 @@ class _Unpickled(RunReport[K]):
 def changed_report(
     report: RunReport[K], change: Callable[[Any], Any], failures: tuple[TaskFailure, ...]
 ) -> RunReport[K]:
-    """Return a report with other values and exceptions: what `change` makes of each."""
+    """Return a report in which `change` has replaced each value and exception."""
     tasks = {
         name: TaskReport(
             *(

@@ -1,4 +1,4 @@
-"""The names that earlier `sdax` packages kept here, for programs written for them."""
+"""The names of earlier `sdax` packages, for programs that were written for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may become of the phases of tasks, and how it is told."""
+"""The states of phases, and the reports of tasks and phases."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from .common.text import nearest, shown, shown_fields
 
 
 class State(StrEnum):
-    """What became of one phase of a task."""
+    """The state of one phase of a task after a run."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
-    SKIPPED = "skipped"  # it has a function, which was not called
-    ABSENT = "absent"  # it has no function
+    SKIPPED = "skipped"  # there is a function, and it was not called
+    ABSENT = "absent"  # there is no function
 
 
 FAILURES: Final = (State.FAILED, State.TIMED_OUT)
 
 
 class PhaseReport(NamedTuple, Generic[V_co]):
-    """What became of one phase of a task: state, attempts made, and what it returned or raised.
+    """The result of one phase of a task: state, attempts, and the value or exception.
 
-    `value` is None unless the phase succeeded; `exception` is what failed it, an `Exception`
-    (what is no `Exception`, such as `KeyboardInterrupt`, is raised and not kept here).
-    `attempts_failed` are the exceptions of the attempts before the last, and before the one that
-    succeeded. `fell_back` is True if the fallback was called: if it succeeded, `value` is what it
-    returned, and `exception` is that of the last attempt, which it covers up.
+    `value` is None unless the phase succeeded. `exception` is the `Exception` that it failed with.
+    A `KeyboardInterrupt`, or anything else that is not an `Exception`, is raised and not kept here.
+    `attempts_failed` are the exceptions of all earlier attempts. `fell_back` is True if the
+    fallback was called. If the fallback succeeded, `value` is its return value, and `exception` is
+    the exception of the last attempt.
 
-    A report cannot know which type a function's value has, but you can say it:
+    A report cannot know the type of a function's value, but you can declare it:
 
     >>> user: PhaseReport[User] = report["User"].pre_execute
     >>> user.value.name
@@ -53,7 +53,7 @@ class PhaseReport(NamedTuple, Generic[V_co]):
 
 
 class TaskReport(NamedTuple):
-    """What became of a task, phase by phase."""
+    """The result of a task, phase by phase."""
 
     pre_execute: PhaseReport
     execute: PhaseReport
@@ -61,18 +61,21 @@ class TaskReport(NamedTuple):
 
 
 def explain_attribute(self: object, name: str) -> NoReturn:
-    """Say where the attributes of a phase are; Python asks for nothing that is there."""
+    """Raise an error that says where the attributes of a phase are.
+
+    Python calls this only for missing attributes.
+    """
     what = "each phase" if isinstance(self, TaskReport) else "each phase of a task"
     where = f"; {what} has its own, such as report[name].execute.{name}"
     raise no_attribute(self, name, dict.fromkeys(PhaseReport._fields, where))
 
 
-if not TYPE_CHECKING:  # or every attribute would be right
+if not TYPE_CHECKING:  # or type checkers would accept every attribute
     TaskReport.__getattr__ = explain_attribute
 
 
 class TaskFailure(NamedTuple):
-    """One failure of a run: which task, in which phase, after how many attempts, and why."""
+    """One failure of a run: the task, the phase, the number of attempts and the exception."""
 
     name: Hashable
     phase: str
@@ -105,14 +108,14 @@ class Outcome:
 
 
 class Durations(NamedTuple):
-    """How many seconds a run took, and each of its phases that has begun."""
+    """The seconds of a run, and of each of its phases that has begun."""
 
     run: float
     phases: Mapping[str, float]
 
 
 class UnknownTaskError(KeyError):
-    """A `KeyError` for the name of a task that is not there; it says which names are near."""
+    """A `KeyError` for an unknown task name. Its text suggests similar names."""
 
     def __init__(self, name: Hashable, names: Collection[Hashable] = ()) -> None:
         super().__init__(name)
@@ -123,4 +126,4 @@ class UnknownTaskError(KeyError):
         return f"there is no task {shown(name)}{nearest(name, self._names)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.args  # names may be many, and not picklable
+        return type(self), self.args  # there may be many names, not all of them picklable

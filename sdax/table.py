@@ -11,26 +11,26 @@ from .common.order import PHASES
 from .common.text import class_name, counted, in_columns, one_line
 from .states import PhaseReport, TaskReport
 
-Entry: TypeAlias = tuple[Hashable, str, PhaseReport | None]  # a task, a phase, what became of it
+Entry: TypeAlias = tuple[Hashable, str, PhaseReport | None]  # a task, a phase, its result
 
-WIDEST_RESULT: Final = 72  # characters of a value or an exception; the rest is "..."
+WIDEST_RESULT: Final = 72  # characters of a value or an exception, before "..."
 MOST_ROWS: Final = 50
 
 _HEAD: Final = ("task", "phase", "state", "attempts", "value or exception")
 
-# What a table shows that cannot show everything.
+# The order of importance, for a table that cannot show everything.
 _RANKS: Final = {"failed": 0, "timed out": 0, "cancelled": 1, "skipped": 2, "succeeded": 3}
 
-# Looks at no more of a collection than it shows: a value may be large.
+# It reads only the shown part of a collection, because a value may be large.
 _short: Final = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = WIDEST_RESULT
 
 
 def table_of(report: Mapping[Any, TaskReport], finished_by: Hashable | None = None) -> str:
-    """Show how many phases ended in which state, and each phase that has a function in a line.
+    """Show the number of phases in each state, and a line for each phase that has a function.
 
-    Of many it shows the first 50, failures before all others. The first line says who has
-    finished the run early, if anybody has.
+    It shows at most 50 lines, failures first. If a task finished the run early, the first line has
+    its name.
     """
     entries: list[Entry] = []
     for name, task in report.items():

@@ -392,7 +392,7 @@ def test_what_depends_on_what_is_checked(engine: Any) -> None:
 
 
 def test_the_path_of_nothing() -> None:
-    with pytest.raises(ValueError, match="no run of this timeline is over yet"):
+    with pytest.raises(ValueError, match="no run of this timeline has finished yet"):
         Timeline().critical_path()
 
 
@@ -410,7 +410,7 @@ async def test_a_run_that_is_under_way_has_no_path_yet(engine: Any) -> None:
 
     async def look(ctx: Any) -> None:
         await asyncio.sleep(0)
-        with pytest.raises(ValueError, match="run 1 is not over yet"):
+        with pytest.raises(ValueError, match="run 1 has not finished yet"):
             timeline.runs[0].critical_path()
         inside.append(str(timeline))
 

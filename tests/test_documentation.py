@@ -162,6 +162,34 @@ def test_scripts(request: Any, tmp_path: Path, block: Block) -> None:
     in_processes(request, block, [str(script)])
 
 
+@pytest.mark.parametrize("name", ["quickstart.py", "by_hand.py"])
+def test_the_readme_shows_the_first_examples(name: str) -> None:
+    example = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    example = re.sub(r"\n{3,}", "\n\n", example)  # README saves the lines
+    shown = [block.text for block in PYTHON if block.page.name == "README.md"]
+    assert [text for text in shown if example.endswith(f"\n{text}")] != []
+
+
+INSTALLS_BY_NAME = re.compile(
+    r"""\b(?:pip3?|pipx|poetry|uv)\s+(?:install|add|pip\s+install)\b[^`\n]*[\s"']sdax\b(?!\S*\.whl)"""
+)
+
+
+def test_nothing_tells_people_to_install_another_sdax() -> None:
+    # The sdax on PyPI is a different package.
+    assert INSTALLS_BY_NAME.search('pip install "sdax[rich]"')
+    assert INSTALLS_BY_NAME.search("uv pip install --no-binary sdax --reinstall sdax")
+    assert not INSTALLS_BY_NAME.search("pip install dist/sdax-1.0.0-py3-none-any.whl")
+    sources = [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
+    sources += [*ROOT.glob("sdax/**/*.py"), *ROOT.glob("examples/**/*.py")]
+    found = {
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in sources
+        for match in INSTALLS_BY_NAME.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert found == set()
+
+
 def test_there_are_examples() -> None:
     assert {block.page for block in PYTHON} >= {ROOT / "README.md"}
     assert len(PYTHON) > 30

@@ -314,8 +314,8 @@ async def note(ctx: Context) -> None:
 def test_a_cleanup_that_cannot_cope_is_a_finding() -> None:
     findings = problems(solo(note, None, read_what_is_not_there), faults=CANCEL)
     problem = (
-        "A.post_execute raised IndexError('list assignment index out of range'); a cleanup has to "
-        "cope with whatever is there"
+        "A.post_execute raised IndexError('list assignment index out of range'); a cleanup must "
+        "work with whatever exists"
     )
     assert findings == dict.fromkeys(
         ["A.pre_execute#1@1:cancel", "A.pre_execute#1@1+:cancel"], (problem,)
@@ -520,7 +520,7 @@ def test_what_goes_on_and_on_is_found() -> None:
     (finding, *_) = found(processor, anything, faults=CANCEL)
     assert finding.schedule == "A.pre_execute#1@1:cancel"
     (problem,) = finding.problems
-    assert problem.startswith("the run goes on and on:\n  A.post_execute, attempt 1, is at ")
+    assert problem.startswith("the run never ends:\n  A.post_execute, attempt 1, is at ")
     assert "in poll: await asyncio.sleep(0)" in problem
 
 
@@ -782,7 +782,7 @@ def test_with_the_real_clock_too_long_is_too_long(monkeypatch: pytest.MonkeyPatc
     (finding,) = found(unbounded, anything, clock="real", faults=("hang",))
     assert finding.schedule == "A.pre_execute#1@1:hang"
     assert finding.problems[0].startswith("nothing bounds A.pre_execute: give it a timeout")
-    assert finding.problems[1].startswith("the run goes on and on:")
+    assert finding.problems[1].startswith("the run never ends:")
 
 
 def test_an_error_of_the_real_loop_comes_through() -> None:

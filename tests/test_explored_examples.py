@@ -104,23 +104,14 @@ def test_there_are_programs() -> None:
 # ------------------------------------------------------------------------------ the quickstart
 
 
-def test_the_quickstart(engine: Implementation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quickstart(engine: Implementation) -> None:
     import quickstart
 
-    processors: list[Any] = []
-
-    async def noting(self: Any, ctx: Any, **options: Any) -> None:
-        processors.append(self)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TaskProcessor, "process_tasks", noting)
-        with contextlib.redirect_stdout(io.StringIO()):
-            asyncio.run(quickstart.main())
     with contextlib.redirect_stdout(io.StringIO()):
         explore(
-            processors[0],
-            context=quickstart.TaskContext,
-            check=lambda run: run.context.db_connection is None,
+            quickstart.processor,
+            context=lambda: quickstart.Request(1),
+            check=lambda run: run.context.connection is None,
             faults=("cancel", "fail", "cancel again", "interrupt"),
         )
 

@@ -133,7 +133,7 @@ def test_a_later_attempt_is_told() -> None:
     first, *_, second = re.findall(r"^(?:A\.|The caller).*", str(finding), re.MULTILINE)
     assert first == "A.pre_execute failed when it was called."
     assert second == "The caller was cancelled when A.pre_execute (attempt 2) was called."
-    assert "is to be retried" in str(finding)
+    assert "will be retried" in str(finding)
 
 
 def test_timeouts_are_told() -> None:

@@ -828,4 +828,4 @@ def test_without_opentelemetry_the_error_says_what_to_install() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert "pip install 'sdax[otel]'" in done.stdout
+    assert "pip install 'opentelemetry-api>=1.31'" in done.stdout

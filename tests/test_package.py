@@ -199,7 +199,7 @@ def test_a_broken_compiled_engine_is_warned_of_once(name: str, tmp_path: Path) -
     (tmp_path / "user.py").write_text(SAY_WHICH + "\nimport sdax.processor\n", encoding="utf-8")
     done = broken.run("user.py")
     assert (done.returncode, done.stdout) == (0, "python\n")
-    assert done.stderr.count("RuntimeWarning: sdax takes its Python engine") == 1
+    assert done.stderr.count("RuntimeWarning: sdax uses its Python engine") == 1
     assert "user.py:1:" in done.stderr  # it is told where sdax is imported
     assert "Error: " in done.stderr  # the reason
     without = broken.run("-W", "error", "user.py", SDAX_NO_EXTENSIONS="1")

@@ -391,7 +391,7 @@ def test_without_rich_the_error_says_what_to_install() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert "pip install 'sdax[rich]'" in done.stdout
+    assert "pip install 'rich>=13'" in done.stdout
 
 
 async def test_a_failed_run_is_no_less_told_of() -> None:

@@ -152,7 +152,7 @@ def test_a_build_without_cython_names_cython(source: Path, required: bool) -> No
     assert "could not be built: there is no Cython" in done.stderr
     assert 'install Cython (pip install "cython>=3.3")' in done.stderr
     assert "C compiler" not in done.stderr
-    assert ("--no-cache-dir --no-binary sdax --force-reinstall" in done.stderr) is not required
+    assert ("--no-cache-dir --force-reinstall ." in done.stderr) is not required
 
 
 def release(source: Path, event: str, ref: str, repository: str = "owner/sdax") -> Any:

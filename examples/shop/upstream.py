@@ -24,12 +24,12 @@ async def listening(application: web.Application) -> AsyncGenerator[URL, None]:
         await runner.cleanup()
 
 
-# What the services answer depends on the user and on the request, so that an answer
-# which was mixed up with that of another request is told apart from the right one.
+# The services' answers depend on the user and on the request, so that the answer to another request
+# is never taken for the right answer.
 
 
 def flags_for(user_id: int, request: int) -> dict[str, bool]:
-    """Tell the flags of one user, one of them on for a share of the requests only."""
+    """Return the flags of one user. One of them is on only for a share of the requests."""
     return {"discounts": user_id % 2 == 1, "new_checkout": request % 10 == 0}
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' work and contestants, and the half-minute of it that `python -m sdax bench` runs.
+"""The work and the contestants of the benchmarks, and `python -m sdax bench`, which runs a part.
 
-The rest is in the directory benchmarks/ of the source, which compares more, with pytest-benchmark.
+The directory benchmarks/ of the source has the rest. It compares more, with pytest-benchmark.
 """

@@ -1,4 +1,4 @@
-"""`python -m sdax bench`: how much faster is sdax than raw asyncio, here?"""
+"""`python -m sdax bench`: how much faster is sdax than raw asyncio on this machine?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import sdax
 
@@ -16,7 +16,7 @@ from ..commands.output import write
 from .contestants import BASELINE, Contestant, Loop, contestants
 from .work import SELECTION, Work
 
-WARM_UP = 2
+Clock: TypeAlias = Callable[[], float]
 
 
 def add_to(commands: Any) -> None:
@@ -24,14 +24,19 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "bench",
         help="measure sdax beside raw asyncio, for half a minute",
-        description="Measures sdax beside what one writes by hand with asyncio, interleaved in "
-        "this process, and prints the ratios. Each contestant is checked before its time counts.",
+        description="Measures sdax beside hand-written asyncio, interleaved in this process, and "
+        "prints the ratios. Each contestant is checked before its time counts.",
     )
     command.add_argument(
-        "--seconds", type=float, default=30, help="in all, more or less (default: %(default)g)"
+        "--seconds",
+        type=float,
+        default=30,
+        help="time for all works together; each runs at least once (default: %(default)g)",
     )
     command.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
-    command.add_argument("--only", default="", metavar="TEXT", help="works with it in their names")
+    command.add_argument(
+        "--only", default="", metavar="TEXT", help="only works with TEXT in their names"
+    )
     command.set_defaults(run=run)
 
 
@@ -40,21 +45,19 @@ def run(args: argparse.Namespace) -> None:
     works = [work for work in SELECTION if args.only in work.name]
     if not works:
         names = "\n  ".join(work.name for work in SELECTION)
-        raise SystemExit(f"--only: no work has {args.only!r} in its name; there are\n  {names}")
+        raise SystemExit(f"--only: no work has {args.only!r} in its name. These exist:\n  {names}")
     version = sys.version.split()[0]
     write(
-        f"sdax {sdax.__version__}, CPython {version}, {args.loop}; how many times as fast as\n"
-        "one asyncio.TaskGroup per level, whose nanoseconds per function stand first.\n\n"
+        f"sdax {sdax.__version__}, CPython {version}, {args.loop}. Speed compared with one\n"
+        "asyncio.TaskGroup per level: 2.0 means twice as fast, below 1 means slower. The first\n"
+        "column has the nanoseconds per function of the TaskGroup.\n\n"
     )
     rivals = contestants()
     baseline = next(rival for rival in rivals if rival.name == BASELINE)
     others = [rival for rival in rivals if rival is not baseline]
     write(row(["work", f"{BASELINE} ns", *(rival.name for rival in others)]))
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        for number, work in enumerate(works, 1):
-            show_progress(f"{number} of {len(works)}: {work.name} ...")
-            best = measure(runner.get_loop(), work, rivals, args.seconds / len(works))
-            show_progress("")
+        for work, best in measure_all(runner.get_loop(), works, rivals, args.seconds):
             base = best[baseline.name]
             write(
                 row(
@@ -67,50 +70,78 @@ def run(args: argparse.Namespace) -> None:
             )
 
 
+def measure_all(
+    loop: Loop,
+    works: Sequence[Work],
+    rivals: Sequence[Contestant],
+    seconds: float,
+    clock: Clock = time.perf_counter,
+) -> Iterator[tuple[Work, dict[str, float]]]:
+    """Return each work with the best seconds of each contestant, in about `seconds` in all.
+
+    Each work gets an equal share of the time that is left when it begins.
+    """
+    end = clock() + seconds
+    for number, work in enumerate(works):
+        show_progress(f"{number + 1} of {len(works)}: {work.name} ...")
+        share = max(0.0, end - clock()) / (len(works) - number)
+        best = measure(loop, work, rivals, share, clock)
+        show_progress("")
+        yield work, best
+
+
 def measure(
-    loop: Loop, work: Work, rivals: Sequence[Contestant], seconds: float
+    loop: Loop,
+    work: Work,
+    rivals: Sequence[Contestant],
+    seconds: float,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
-    """Time those that can do the work in turn, and return the best seconds of each by name."""
-    until = time.perf_counter() + seconds
+    """Time the contestants that can do the work in turn, and return the best seconds of each.
+
+    The check of the contestants is a part of `seconds`. After one round, there is another only if
+    it will probably end in time. The first rounds warm up, and are hardly ever the best.
+    """
+    until = clock() + seconds
     runs = [(rival, rival.checked(loop, work)) for rival in rivals if rival.can(work)]
     best: dict[str, float] = {}
-    rounds = 0
-    while rounds <= WARM_UP or time.perf_counter() < until:
+    begin = end = clock()
+    while not best or end + (end - begin) <= until:
+        begin = end
         for rival, once in runs:
             rival.prepare(loop)
-            took = timed(once)
-            if rounds >= WARM_UP:
-                best[rival.name] = min(took, best.get(rival.name, took))
-        rounds += 1
+            took = timed(once, clock)
+            best[rival.name] = min(took, best.get(rival.name, took))
+        end = clock()
     return best
 
 
-def timed(once: Callable[[], None]) -> float:
+def timed(once: Callable[[], None], clock: Clock = time.perf_counter) -> float:
     """Return the seconds that a call takes, without garbage collection."""
     gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
+        start = clock()
         once()
-        return time.perf_counter() - start
+        return clock() - start
     finally:
         gc.enable()
 
 
 def loop_factory(name: str) -> Callable[[], Loop]:
-    """Return what makes a loop of this name."""
+    """Return the factory of a loop of this name."""
     if name == "asyncio":
         return asyncio.new_event_loop
     try:
         import uvloop
     except ImportError as error:
-        raise SystemExit(f"--loop uvloop: {error}; pip install uvloop") from None
+        raise SystemExit(f"--loop uvloop: {error}. Run: pip install uvloop") from None
     factory: Callable[[], Loop] = uvloop.new_event_loop
     return factory
 
 
 def ratio(base: float, own: float | None) -> str:
-    """Return how many times as fast as the baseline, where it was measured."""
+    """Return the speed compared with the baseline, or nothing if it was not measured."""
     return "" if own is None else f"{base / own:.1f}" if base > 3 * own else f"{base / own:.2f}"
 
 
@@ -120,6 +151,6 @@ def row(cells: Sequence[str]) -> str:
 
 
 def show_progress(text: str) -> None:
-    """Write over the line that a terminal shows; nothing where there is none."""
+    """Replace the last line on the terminal. Do nothing if there is no terminal."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Who does the work: sdax on each of its engines, and what people write by hand with asyncio.
+"""The contestants: sdax on each of its engines, and the same written by hand with asyncio.
 
-What is written by hand differs in one point alone, how the functions of a level are run together;
-see `by_hand()`.
+The contestants by hand differ in one point only: how they run the functions of a level together.
+See `by_hand()`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import chain, zip_longest
 from typing import Any, TypeAlias
@@ -44,10 +44,10 @@ class Contestant:
     """One way to do a job.
 
     - `make`: takes a `Job` and returns a coroutine function, which takes the context of a run.
-    - `can`: tells which works it can do.
-    - `prepare`: sets up what must be set before a run, such as the task factory of the loop.
-    - `library`: what its functions wait with, and what runs it.
-    - `builds`: whether `make` builds something to be kept for all runs.
+    - `can`: returns True for a work that it can do.
+    - `prepare`: prepares a run, for example the task factory of the loop.
+    - `library`: the functions that wait, and the function that runs it.
+    - `builds`: True if `make` builds something that all runs share.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Contestant:
     builds: bool = False
 
     def checked(self, loop: Loop, work: Work) -> Callable[[], None]:
-        """Return a function that does the work once, after a check that it really does.
+        """Return a function that does the work once, after a check of the work.
 
-        Raises `AssertionError` if it does not.
+        Raises `AssertionError` if the check fails.
         """
         self.prepare(loop)
-        check(loop, work, self.library, self.make)
+        check(loop, replace(work, repeat=min(work.repeat, 2)), self.library, self.make)
         run = repeated(work, self.library, self.make(job_of(work, self.library)))
         return lambda: self.library.run(loop, run)
 
 
 def engines() -> dict[str, Any]:
-    """Return the engines that are installed, by name; none of a published sdax without engines."""
+    """Return the installed engines by name. An earlier sdax without engines has none."""
     if not hasattr(sdax, "IMPLEMENTATION"):
         return {}
     found = {"python": import_module("sdax._core_py").Run}
@@ -79,7 +79,7 @@ def engines() -> dict[str, Any]:
 
 
 def contestants() -> list[Contestant]:
-    """Return those that need nothing but sdax and asyncio: sdax first, and the baseline."""
+    """Return the contestants that need only sdax and asyncio: sdax first, and the baseline."""
     found = [
         Contestant(f"sdax {name}", make_sdax, prepare=_selecting(run), builds=True)
         for name, run in engines().items()
@@ -101,14 +101,14 @@ def contestants() -> list[Contestant]:
 
 
 def _eagerly(loop: Loop, coroutine: Any, *, eager_start: Any = None, **options: Any) -> Any:
-    # uvloop hands on eager_start, which the factory knows from 3.13.3 on.
+    # uvloop passes eager_start, which the factory accepts from 3.13.3 on.
     factory: Any = asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
     return factory(loop, coroutine, **options)
 
 
 def build(job: Job) -> Any:
     """Return a processor of a job."""
-    library: Any = sdax  # a published one may differ in its types
+    library: Any = sdax  # an earlier sdax may have other types
     builder = library.AsyncTaskProcessor.builder()
     for level, tasks in enumerate(zip_longest(job.pre, job.execute, job.post, fillvalue=())):
         for number, functions in enumerate(zip_longest(*tasks)):
@@ -154,10 +154,10 @@ def asyncio_limit(function: Function, seconds: float) -> Function:
 def by_hand(
     together: Together, limit: Limit = asyncio_limit, library: Library = ASYNCIO
 ) -> Callable[[Job], Once]:
-    """Return what does a job as one writes it by hand, level by level, with `finally`.
+    """Return a function that does a job as if written by hand, level by level, with `finally`.
 
-    `together(functions, ctx)` runs the functions of a level, `limit(function, seconds)` returns
-    one with a timeout.
+    `together(functions, ctx)` runs the functions of a level. `limit(function, seconds)` returns
+    a function with a timeout.
     """
 
     def make(job: Job) -> Once:
@@ -219,7 +219,7 @@ async def _in_gather(functions: Sequence[Function], ctx: Any) -> None:
 
 
 async def _in_eager_tasks(functions: Sequence[Function], ctx: Any) -> None:
-    # As little as it can cost to run them at once: nobody looks after the rest when one fails.
+    # The lowest cost of running them at once: if one fails, nobody stops the rest.
     options: dict[str, Any] = {"loop": asyncio.get_running_loop(), "eager_start": True}
     coroutines: Any = (function(ctx) for function in functions)
     tasks = [asyncio.Task(coroutine, **options) for coroutine in coroutines]

@@ -1,8 +1,8 @@
-"""The work that the contestants of a benchmark do, and the check that they have done it.
+"""The work of a benchmark, and the check that a contestant has done it.
 
-A `Work` is a description. `Job` is what a contestant gets: its functions, level by level. They
-come in two kinds: the plain ones, which are timed, and ones that write into the context what is
-called and what has ended, for `check()`.
+A `Work` is a description. A contestant gets a `Job`: the functions, level by level. There are two
+kinds of functions. Plain functions are timed. Writing functions record their calls and their ends
+in the context, for `check()`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PRE, EXECUTE, POST = "pre_execute", "execute", "post_execute"
 
 
 class PlannedFailureError(Exception):
-    """What the failing function of a work raises."""
+    """The exception of the failing function of a work."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """What functions wait with, and what starts and runs them."""
+    """The functions that wait, and the functions that start and run a job."""
 
     sleep: Callable[[float], Awaitable[Any]]
     sleep_forever: Callable[[], Awaitable[Any]]
@@ -53,15 +53,15 @@ ASYNCIO = Library(
 
 @dataclass(frozen=True)
 class Work:
-    """So many tasks in each level, with a function in each of the phases.
+    """A number of tasks in each level, with a function in each of the phases.
 
-    - `sleep`: the seconds that a function waits; 0 suspends for one pass of the event loop, and
-      None does not suspend at all.
-    - `timeout`, `retries`: of each function; neither is ever used up.
-    - `fails`: in the last level all wait for ever, but the last, which raises.
-    - `resources`: so many tasks of the first level are resources, of which a `PRE` and a `POST` are
-      the two halves. Those who have no resources call them as two functions.
-    - `repeat`, `concurrent`: so many runs one after another, or at once.
+    - `sleep`: the seconds that a function waits. 0 suspends for one pass of the event loop. None
+      does not suspend at all.
+    - `timeout`, `retries`: of each function. No function ever uses them up.
+    - `fails`: in the last level the last function raises, and all others wait for ever.
+    - `resources`: the number of tasks of the first level that are resources. Their `PRE` and `POST`
+      are the two halves. Contestants without resources call them as two functions.
+    - `repeat`, `concurrent`: the number of runs one after another, or at once.
     """
 
     name: str
@@ -77,13 +77,13 @@ class Work:
 
     @property
     def functions(self) -> int:
-        """How many functions are called in all."""
+        """The number of all function calls."""
         return sum(self.shape) * len(self.phases) * self.repeat * self.concurrent
 
 
 @dataclass(frozen=True)
 class Job:
-    """The functions of each phase, level by level; no levels where a phase is absent."""
+    """The functions of each phase, level by level. An absent phase has no levels."""
 
     pre: Levels
     execute: Levels
@@ -93,8 +93,8 @@ class Job:
     resources: int = 0
 
 
-# What is over in a moment is repeated, or the start and the end of the event loop, tens of
-# microseconds each time, would be a part of what is measured.
+# Short works are repeated. Otherwise the start and the end of the event loop, tens of microseconds
+# each time, would be a part of the measurement.
 SELECTION = (
     Work("1 x 1000", (1000,), repeat=10),
     Work("100 x 10", (10,) * 100, repeat=10),
@@ -113,7 +113,7 @@ SELECTION = (
 
 
 def job_of(work: Work, library: Library = ASYNCIO, *, writing: bool = False) -> Job:
-    """Return the functions of a work; writing ones append what they do to their context.
+    """Return the functions of a work. Writing functions append their events to their context.
 
     >>> job_of(Work("two by two", (2, 2))).pre
     """
@@ -134,7 +134,7 @@ def job_of(work: Work, library: Library = ASYNCIO, *, writing: bool = False) -> 
 
 
 def repeated(work: Work, library: Library, once: Once) -> Callable[[], Awaitable[None]]:
-    """Return what does the whole work with `once`, which does one run of it."""
+    """Return a function that does the whole work with `once`, which does one run."""
     if work.fails:
         once = _expected_to_fail(once)
 
@@ -151,10 +151,10 @@ def repeated(work: Work, library: Library, once: Once) -> Callable[[], Awaitable
 def check(
     loop: asyncio.AbstractEventLoop, work: Work, library: Library, make: Callable[[Job], Once]
 ) -> None:
-    """Run a contestant on functions that write, and look at what they have written.
+    """Run a contestant on writing functions, and check their events.
 
-    Raises `AssertionError` if a run did not call each function exactly once, or called one before
-    everything that comes before it had ended.
+    Raises `AssertionError` if a run did not call each function exactly once, or called a function
+    before all earlier functions had ended.
     """
     once = make(job_of(work, library, writing=True))
     contexts: list[list[Event]] = []
@@ -171,7 +171,7 @@ def check(
 
 
 def check_events(work: Work, events: Sequence[Event]) -> None:
-    """Check what the functions of one run have written, see `check()`."""
+    """Check the events of one run, see `check()`."""
     expected = Counter(
         (_rank(work, phase, level), (level, number), ended)
         for phase in work.phases
@@ -189,19 +189,19 @@ def check_events(work: Work, events: Sequence[Event]) -> None:
 
 
 def _ensure(holds: bool, message: str) -> None:
-    """Check as `assert` does, with `python -O` as well."""
+    """Do the same as `assert`, also with `python -O`."""
     if not holds:
         raise AssertionError(message)
 
 
 def _rank(work: Work, phase: str, level: int) -> int:
-    """Return the place of a level of functions in the order in which they are called."""
+    """Return the position of a level of functions in the order of calls."""
     height = len(work.shape)
     return {PRE: level, EXECUTE: height, POST: 2 * height - level}[phase]
 
 
 def _functions(work: Work, library: Library) -> Callable[[str, int, int], Function]:
-    """Return what tells the plain function of a phase, a level and a number in it."""
+    """Return a function that returns the plain function of a phase, a level and a number."""
     sleep, seconds = library.sleep, work.sleep
 
     async def returns_at_once(ctx: Any) -> None:

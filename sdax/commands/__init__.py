@@ -1,1 +1,1 @@
-"""The commands of `python -m sdax` that are about processors, each in a module of its own."""
+"""The commands of `python -m sdax` for processors. Each has a module of its own."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from .named import load_function, load_processor, refuse
 
-IN_FULL = 3  # findings that are printed with all that is known of them
+IN_FULL = 3  # findings that are printed with all details
 
 
 def add_to(commands: Any) -> None:
@@ -19,12 +19,12 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "explore",
         help="disturb a processor at every point, and check each run",
-        description="Runs a processor again and again, disturbed at each of its points: the caller "
-        "is cancelled, an exception is raised, an await never ends. Prints what is found, and how "
-        "many schedules there were; if anything is found the status is 1. It is the function "
-        "sdax.testing.explore, for those who have no test suite yet.",
+        description="Runs a processor many times, disturbed at each of its points: the caller is "
+        "cancelled, an exception is raised, an await never ends. Prints the findings and the "
+        "number of schedules, and exits with 1 if there are findings. It is the function "
+        "sdax.testing.explore, without a test suite.",
     )
-    command.add_argument("processor", metavar="MODULE:NAME", help="a processor, as a module has it")
+    command.add_argument("processor", metavar="MODULE:NAME", help="a processor in a module")
     command.add_argument(
         "make_context",
         metavar="MODULE:FUNCTION",
@@ -33,19 +33,19 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "check",
         metavar="MODULE:CHECK",
-        help="a function that gets each run, and fails it with False or an exception",
+        help="a function that gets each run, and returns False or raises if it is wrong",
     )
-    command.add_argument("--faults", metavar="A,B", help="which faults to try, with commas between")
-    command.add_argument("--disturbances", metavar="N", type=int, help="2 tries every two of them")
-    command.add_argument("--schedules", metavar="N", type=int, help="how many to try at most")
-    command.add_argument("--seed", metavar="N", type=int, help="try a random sample beyond that")
+    command.add_argument("--faults", metavar="A,B", help="the faults to try, separated by commas")
+    command.add_argument("--disturbances", metavar="N", type=int, help="2 also tries every two")
+    command.add_argument("--schedules", metavar="N", type=int, help="at most N schedules")
+    command.add_argument("--seed", metavar="N", type=int, help="a random sample of more")
     command.add_argument("--real-clock", action="store_true", help="for real sockets and threads")
-    command.add_argument("--replay", metavar="SCHEDULE", help="repeat a schedule that was found")
+    command.add_argument("--replay", metavar="SCHEDULE", help="repeat the schedule of a finding")
     command.set_defaults(run=run, command="explore")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Explore the processor, and print what is found."""
+    """Explore the processor, and print the findings."""
     from ..testing import NotDeterministic, NotReachedError, OutsideWorldError
     from ..testing.explore import Explorer
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     except (NotDeterministic, OutsideWorldError) as error:
         print(f"python -m sdax explore: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except Exception as error:  # out of the function that makes contexts
+    except Exception as error:  # from the function that makes contexts
         traceback.print_exception(error)
         raise SystemExit(1) from None
     print(explorer.exploration())

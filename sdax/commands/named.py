@@ -1,4 +1,4 @@
-"""What an argument of the command line names: `module:attribute`."""
+"""Loads the objects that command-line arguments name: `module:attribute`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ BUILDERS: Final = (AsyncTaskProcessorBuilder, AsyncDagTaskProcessorBuilder)
 
 
 def complain(args: argparse.Namespace, message: str) -> None:
-    """Print one line about what is wrong."""
+    """Print one line about a problem."""
     print(f"python -m sdax {args.command}: {one_line(message)}", file=sys.stderr)
 
 
 def refuse(args: argparse.Namespace, message: str) -> NoReturn:
-    """End the program with one line about what is wrong with its arguments, and status 2."""
+    """Print one line about wrong arguments, and exit with status 2."""
     complain(args, message)
     raise SystemExit(2)
 
@@ -45,8 +45,8 @@ def load_processor(args: argparse.Namespace, name: str) -> Processor:
     if isinstance(thing, BUILDERS):
         hint = "; did you forget .build()?"
     elif callable(thing):
-        hint = "; name the module's variable that has a processor, for nothing is called here"
-    refuse(args, f"{name} is no processor, but {_kind(thing)}{hint}")
+        hint = "; name a variable that has a processor, because nothing is called here"
+    refuse(args, f"{name} is not a processor, but {_kind(thing)}{hint}")
 
 
 def load_function(
@@ -56,11 +56,11 @@ def load_function(
     function: Callable[..., Any] = load(args, name)
     if callable(function):
         return function
-    refuse(args, f"{name} is no function {purpose}, but {_kind(function)}")
+    refuse(args, f"{name} is not a function {purpose}, but {_kind(function)}")
 
 
 def load(args: argparse.Namespace, name: str) -> Any:
-    """Return what is named; modules of the current directory are found as well."""
+    """Return the named object. Modules of the current directory are found too."""
     module_name, colon, path = name.partition(":")
     if not (colon and module_name and path):
         refuse(args, f"expected module:name, as in package.module:processor, got {shown(name)}")
@@ -101,7 +101,7 @@ def _described(error: BaseException) -> str:
 
 
 def _hint(owner: Any, attribute: str) -> str:
-    known = getattr(owner, "__dict__", {})  # which an object with slots does not have
+    known = getattr(owner, "__dict__", {})  # an object with slots has none
     names = [name for name, value in known.items() if isinstance(value, PROCESSORS)]
     if close := difflib.get_close_matches(attribute, dir(owner), 1):
         return f"; did you mean {close[0]}?"

@@ -1,4 +1,4 @@
-"""What the commands print: as standard output takes it, and no further than it is read."""
+"""Standard output of the commands, with any encoding, until the reader closes it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import suppress
 from errno import EINVAL, EPIPE
 from typing import Any, Final
 
-CLOSED: Final = 141  # 128 + SIGPIPE, as a shell shows the end of a program that the signal ended
+CLOSED: Final = 141  # 128 + SIGPIPE, the status that a shell shows for this signal
 
 
 def write(text: str, *, encoding: str | None = None) -> None:
-    """Print a text, in this encoding if one is given; escape what the encoding does not have.
+    """Print a text in this encoding, or that of the output. Escape characters it does not have.
 
-    Ends the program if the text cannot be printed: with status 141, and without a word, if whoever
-    read it has closed the pipe, else with one line and status 2.
+    If the reader has closed the pipe, exit silently with status 141. If the text cannot be printed
+    for another reason, print one line and exit with status 2.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
@@ -25,14 +25,14 @@ def write(text: str, *, encoding: str | None = None) -> None:
         print(text, end="", flush=True)
     except OSError as error:
         _discard_the_rest()
-        if error.errno in (EPIPE, EINVAL):  # the latter on Windows
+        if error.errno in (EPIPE, EINVAL):  # the second on Windows
             raise SystemExit(CLOSED) from None
         print(f"python -m sdax: standard output takes no more: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def _discard_the_rest() -> None:
-    """Keep Python from trying once more at its end, which would print a traceback."""
+    """Keep Python from writing again at exit, which would print a traceback."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -40,7 +40,7 @@ def _discard_the_rest() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that prints its help like everything else."""
+    """An `ArgumentParser` that prints its help with `write`."""
 
     def print_help(self, file: Any = None) -> None:
         """Print the help."""

@@ -16,9 +16,9 @@ def add_to(commands: Any) -> None:
         "show",
         help="draw a processor",
         description="Draws a processor: as an outline in text, as a Mermaid flowchart, or as an "
-        "HTML page that needs nothing else. Its module is imported; nothing is run.",
+        "HTML page that needs no other file. It imports the module and runs nothing.",
     )
-    command.add_argument("processor", metavar="MODULE:NAME", help="a processor, as a module has it")
+    command.add_argument("processor", metavar="MODULE:NAME", help="a processor in a module")
     command.add_argument("--format", choices=["text", "mermaid", "html"], default="text")
     command.set_defaults(run=run, command="show")
 
@@ -29,6 +29,6 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "text":
         write(f"{processor}\n")
     elif args.format == "mermaid":
-        write(processor.to_mermaid(), encoding="utf-8")  # which is what Mermaid reads
+        write(processor.to_mermaid(), encoding="utf-8")  # Mermaid reads UTF-8
     else:
-        write(processor_page(processor, args.processor), encoding="utf-8")  # as the page says
+        write(processor_page(processor, args.processor), encoding="utf-8")  # the page declares it

@@ -22,10 +22,11 @@ def add_to(commands: Any) -> None:
         "trace",
         help="run a processor once, and show its timeline",
         description="Runs a processor once, prints its timeline and its critical path, and writes "
-        "the timeline as an HTML page. The timeline takes the place of the observers that the "
-        "processor was built with. A run that fails has its timeline too; the status is then 1.",
+        "the timeline as an HTML page. The timeline replaces the observers that the processor was "
+        "built with. If the run fails, it prints the error and exits with 1. If a name does not "
+        "exist or is not a processor, it exits with 2.",
     )
-    command.add_argument("processor", metavar="MODULE:NAME", help="a processor, as a module has it")
+    command.add_argument("processor", metavar="MODULE:NAME", help="a processor in a module")
     command.add_argument(
         "make_context",
         metavar="MODULE:FUNCTION",
@@ -36,7 +37,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the processor, and show what became of it."""
+    """Run the processor, and show its timeline."""
     processor = load_processor(args, args.processor)
     make_context = load_function(args, args.make_context)
     path: Path | None = args.html
@@ -50,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
     except (Exception, asyncio.CancelledError) as error:
         status = 1
         if isinstance(error, SdaxExecutionError):
-            error = error.with_traceback(None)  # which is ours; those of its members matter
+            error = error.with_traceback(None)  # only the tracebacks of its members matter
         traceback.print_exception(error)
     finally:
-        # Of a run that was interrupted by Ctrl-C as well; without a context there is no run.
+        # Also after Ctrl-C. Without a context there was no run.
         if timeline.runs:
             written = path is None or _write_page(args, timeline, path)
             status = status or (0 if written else 2)
@@ -72,7 +73,7 @@ async def _traced(
 
 
 def _write_page(args: argparse.Namespace, timeline: Timeline, path: Path) -> bool:
-    """Write the page, or say why that cannot be, and return False."""
+    """Write the page. If that fails, print the reason and return False."""
     try:
         timeline.to_html(path, title=args.processor)
     except OSError as error:

@@ -1,1 +1,1 @@
-"""What every other part of sdax uses: words, checks and type variables."""
+"""Words, checks and type variables for every other part of sdax."""

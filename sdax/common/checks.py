@@ -1,4 +1,4 @@
-"""What several modules check of what users give: returned as it can be relied on, or refused."""
+"""Checks of users' arguments for several modules. They return a safe value or raise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .text import class_name, nearest_only, shown
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What to do instead of a phase with a 'yield'.
+# The advice for a phase with a 'yield'.
 _NO_GENERATOR: Final = (
     "a phase cannot be a generator, because nothing would run what stands after its 'yield'; "
 )
@@ -29,10 +29,10 @@ USE_RESOURCE: Final = _NO_GENERATOR + (
 
 
 def checked_number(field: str, value: Any) -> float:
-    """Return a number that is finite and not negative; refuse all else in the field's name."""
+    """Return a finite, non-negative number. Otherwise raise an error that names the field."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{field} must be a number, got {shown(value)}")
-    # A subclass may do anything in its arithmetic, and a run must be able to rely on it.
+    # The arithmetic of a subclass can do anything, and a run must be able to rely on the number.
     number = float.__pos__(value) if isinstance(value, float) else int.__pos__(value)
     try:
         finite = math.isfinite(number)
@@ -44,7 +44,7 @@ def checked_number(field: str, value: Any) -> float:
 
 
 def checked_seconds(field: str, value: Any) -> float:
-    """Return a number, which may be negative or infinite; refuse all else in the field's name."""
+    """Return a number, also a negative or infinite one. Otherwise raise an error with the field."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{field} must be a number of seconds or None, got {shown(value)}")
     try:
@@ -57,12 +57,12 @@ def checked_seconds(field: str, value: Any) -> float:
 
 
 def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
-    """Return None or an integer of at least this; refuse all else in the field's name."""
+    """Return None or an integer of at least `least`. Otherwise raise an error with the field."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{field} must be an integer or None, got {shown(value)}")
-    number = int.__pos__(value)  # as above: nothing of a subclass
+    number = int.__pos__(value)  # as above: not an instance of a subclass
     if number < least:
         raise ValueError(f"{field} must be at least {least}, got {shown(value)}")
     return number
@@ -71,7 +71,7 @@ def checked_limit(field: str, value: Any, least: int = 1) -> int | None:
 def explained(
     explain: Callable[[tuple[Any, ...], dict[str, Any]], str | None],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function that is called with wrong arguments say what was meant.
+    """Make a function that suggests the right arguments when it is called with wrong ones.
 
     `explain` gets the arguments if they do not fit. It returns a message, or None for Python's own.
     """
@@ -95,13 +95,13 @@ def explained(
 
 
 def no_attribute(owner: object, name: str, hints: Mapping[str, str]) -> AttributeError:
-    """Return the error for an attribute that is not there, with a hint if there is one."""
+    """Return the error for a missing attribute, with a hint if there is one."""
     hint = hints.get(name) or nearest_only(name, [n for n in dir(type(owner)) if n[0] != "_"])
     return AttributeError(f"{class_name(owner)} has no attribute {shown(name)}{hint}")
 
 
 def is_async(function: Any) -> bool:
-    """Return True if a call makes a coroutine, by an `async def` of its own or of `__call__`."""
+    """Return True if a call makes a coroutine: the function or its `__call__` is an `async def`."""
     return any(map(inspect.iscoroutinefunction, _called(function)))
 
 
@@ -110,7 +110,7 @@ def is_generator(function: Any) -> bool:
     if is_async_generator(function):
         return True
     for each in _called(function):
-        # What types.coroutine() makes of a generator function can be awaited.
+        # The result of types.coroutine() is a generator function too, but can be awaited.
         flags = getattr(getattr(each, "__code__", None), "co_flags", 0)
         if inspect.isgeneratorfunction(each) and not flags & CO_ITERABLE_COROUTINE:
             return True
@@ -123,12 +123,12 @@ def is_async_generator(function: Any) -> bool:
 
 
 def runs_later(function: Any) -> bool:
-    """Return True if a call does nothing until somebody awaits or iterates what it returns."""
+    """Return True if a call does nothing until its result is awaited or iterated."""
     return is_async(function) or is_generator(function)
 
 
 def _called(function: Any) -> tuple[Any, Any]:
-    """Return what a call runs: the function itself, or its class's `__call__`."""
+    """Return the function that a call runs: the function itself, or its class's `__call__`."""
     while isinstance(function, partial):
         function = function.func
     return function, getattr(type(function), "__call__", None)  # noqa: B004

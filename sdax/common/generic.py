@@ -25,8 +25,10 @@ V_co = TypeVar("V_co", covariant=True, default=Any)
 
 
 class KeyedByDefault:
-    """Lets a class that is generic in context and name be given the context alone at run time,
-    on Pythons whose type variables know no default."""
+    """Makes the second type argument of a class optional at run time: `AsyncTask[Context]`.
+
+    It is needed on Pythons whose type variables have no defaults.
+    """
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What is inside of exception groups."""
+"""The contents of exception groups."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def iter_leaves(exception: BaseException) -> Iterator[BaseException]:
     stack = [exception]
     while stack:
         current = stack.pop()
-        if issubclass(type(current), BaseExceptionGroup):  # asked without its own __class__
+        if issubclass(type(current), BaseExceptionGroup):  # not its __class__, which may lie
             stack.extend(reversed(_members.__get__(current)))
         else:
             yield current
 
 
 def flatten_exceptions(exception: BaseException) -> list[BaseException]:
-    """Return the leaves of an exception group in order; of any other exception, itself alone.
+    """Return the leaves of an exception group in order, or a list of the exception itself.
 
-    Raises `TypeError` for what is not an exception.
+    Raises `TypeError` if the argument is not an exception.
 
     >>> flatten_exceptions(ExceptionGroup("", [OSError(1), ExceptionGroup("", [KeyError(2)])]))
     [OSError(1), KeyError(2)]

@@ -1,4 +1,4 @@
-"""The phases of a run, in their order: by number where the engine counts, by name elsewhere."""
+"""The phases of a run, in their order: numbers for the engine, names for everything else."""
 
 from __future__ import annotations
 

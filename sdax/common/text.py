@@ -1,4 +1,4 @@
-"""How values, names and tables are written, in messages as in pictures."""
+"""The text of values, names and tables, for messages and pictures."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from itertools import islice
 from typing import Any, Final
 from unicodedata import combining, east_asian_width
 
-MOST_COMPARED: Final = 10_000  # names, when the nearest ones are looked for: it takes a while
+MOST_COMPARED: Final = 10_000  # names, in a search for similar ones, which takes time
 MOST_LISTED: Final = 8
-WIDEST_COLUMN: Final = 60  # a cell that is wider pushes on its own line alone
+WIDEST_COLUMN: Final = 60  # a wider cell moves only the rest of its own line
 
 _qualified_name: Final[Callable[[type], str]] = vars(type)["__qualname__"].__get__
 _module: Final[Callable[[type], object]] = vars(type)["__module__"].__get__
 
 
 def shown(value: object) -> str:
-    """Return the `repr` of a value for a message, whatever that `repr` does.
+    """Return the `repr` of a value for a message. It never raises.
 
-    It may raise, and an integer of some thousand digits has none. It may also return a string of
-    a class that does not behave like one.
+    A `repr` can raise, for example for an integer of some thousand digits. It can also return an
+    instance of a string class that does not behave like a string.
     """
     try:
         return str.__str__(repr(value))
@@ -29,24 +29,24 @@ def shown(value: object) -> str:
 
 
 def shown_fields(record: Any) -> str:
-    """Return the `repr` of a named tuple, whatever the `repr` of its members does."""
+    """Return the `repr` of a named tuple, even if the `repr` of a member raises."""
     pairs = zip(record._fields, record, strict=True)
     fields = ", ".join(f"{name}={shown(value)}" for name, value in pairs)
     return f"{type(record).__name__}({fields})"
 
 
 def class_name(value: object) -> str:
-    """Return the qualified name of a value's class, whatever its metaclass says."""
+    """Return the qualified name of a value's class, without asking its metaclass."""
     return _qualified_name(type(value))
 
 
 def module_name(value: object) -> str:
-    """Return the module of a value's class, whatever its metaclass says."""
+    """Return the module of a value's class, without asking its metaclass."""
     return str(_module(type(value)))
 
 
 def one_line(name: Hashable) -> str:
-    """Return a name on one line: a string as it is, anything else as its `repr`."""
+    """Return a name on one line: a string unchanged, anything else as its `repr`."""
     text = str.__str__(name) if isinstance(name, str) else shown(name)
     if not text.isprintable():
         text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
@@ -54,7 +54,7 @@ def one_line(name: Hashable) -> str:
 
 
 def nearest(name: Hashable, names: Collection[Hashable]) -> str:
-    """Return the end of a sentence about a name that is not there: what may have been meant.
+    """Return the end of a sentence about an unknown name, with similar names.
 
     >>> nearest("Usr", ["User", "Flags"])
     "; did you mean 'User'?"
@@ -69,7 +69,7 @@ def nearest(name: Hashable, names: Collection[Hashable]) -> str:
 
 
 def nearest_only(name: Hashable, names: Collection[Hashable]) -> str:
-    """Return what `nearest` does, but nothing if no name is near."""
+    """Return the same as `nearest`, or nothing if no name is similar."""
     texts: dict[str, Hashable] = {}
     for each in islice(names, MOST_COMPARED):
         texts.setdefault(one_line(each).casefold(), each)
@@ -78,17 +78,17 @@ def nearest_only(name: Hashable, names: Collection[Hashable]) -> str:
 
 
 def digits(number: int) -> str:
-    """Return a number, and no more than that, whatever an enumeration shows."""
+    """Return a number in digits, also for a member of an enumeration."""
     return shown(int.__pos__(number))
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return so many of a thing: `"1 task"`, `"2 tasks"`."""
+    """Return a number of things: `"1 task"`, `"2 tasks"`."""
     return f"{digits(number)} {one if number == 1 else many or one + 's'}"
 
 
 def shortened(text: str, longest: int) -> str:
-    """Return a text of at most so many characters."""
+    """Return a text of at most `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -99,7 +99,7 @@ def listed(names: Iterable[str], number: int, most: int) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
+    """Return the number of terminal columns of a text."""
     if text.isascii():
         return len(text)
     return sum(
@@ -108,7 +108,7 @@ def cells(text: str) -> int:
 
 
 def fitted(text: str, width: int) -> str:
-    """Return a text cut or filled with spaces to so many columns of a terminal."""
+    """Return a text cut or filled with spaces to `width` terminal columns."""
     if cells(text) > width:
         while cells(text) > width - 1:
             text = text[:-1]
@@ -117,7 +117,7 @@ def fitted(text: str, width: int) -> str:
 
 
 def wrapped(parts: Iterable[str], width: int, separator: str = " ") -> list[str]:
-    """Return lines of at most so many columns of a terminal; a part is broken if it must be."""
+    """Return lines of at most `width` terminal columns. A part that is wider is broken."""
     lines: list[str] = []
     line = ""
     for part in parts:
@@ -136,8 +136,11 @@ def wrapped(parts: Iterable[str], width: int, separator: str = " ") -> list[str]
 
 
 def in_columns(rows: Iterable[Sequence[str]], right: int = 0) -> Iterator[str]:
-    """Yield a line for each row of cells, in columns of a terminal, of which the first `right`
-    are aligned to the right. Rows may end early; the last cell of each is as wide as it is."""
+    """Yield a line for each row of cells, in columns of a terminal.
+
+    The first `right` columns are aligned to the right. Rows can end early. The last cell of a row
+    is not padded.
+    """
     rows = list(rows)
     widths: dict[int, int] = {}
     for row in rows:

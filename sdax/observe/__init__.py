@@ -1,8 +1,8 @@
-"""See what a run does: its events, and what can be made of them.
+"""The events of a run, and observers for them.
 
-An observer is called with each event of a run as it happens: a function of one argument, given to
-`process_tasks`, to `open`, or to a builder for all runs of a processor; several are given as a
-tuple. `match` tells the events apart:
+An observer is a function of one argument. sdax calls it with each event of a run as it happens.
+Pass it to `process_tasks`, to `open`, or to a builder for all runs of a processor. Pass several
+observers as a tuple. Use `match` to select events:
 
 >>> def tell_failures(event: Event) -> None:
 ...     match event:
@@ -12,10 +12,10 @@ tuple. `match` tells the events apart:
 ...             print(f"{task.name} {phase}: {exception!r}")
 >>> report = await processor.process_tasks(ctx, observer=tell_failures)
 
-It is called in the context of the function that the event is about, on the loop's own thread, so it
-must not block. An `Exception` that it raises is logged on the `sdax`
-logger, and never touches the run. Anything else, such as Ctrl-C, stops the run.
-`observer=()` runs without the observers that the processor was built with.
+It is called in the context of the function that the event is about, on the loop's own thread, so
+it must not block. If it raises an `Exception`, sdax logs it on the `sdax` logger, and the run
+continues. Any other exception, such as Ctrl-C, stops the run. `observer=()` runs without the
+observers of the processor.
 """
 
 from ..events import (

@@ -1,4 +1,4 @@
-"""Which functions a run has waited for, and what it would have taken without waiting for each."""
+"""The functions that a run waited for, and how long the run would be without each of them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Dependencies: TypeAlias = Mapping[Hashable, Sequence[Hashable]]
 
 @dataclass(frozen=True)
 class PathStep:
-    """A function that the run has waited for.
+    """A function that the run waited for.
 
-    It held the run for `hold` seconds: since the step before had ended, or the run had started,
-    until it ended itself. For `waited` of them it was not called yet: the engine, the event loop,
-    the caller between phases, or a place under `max_concurrency` kept it. Retries and the pauses
-    between them are in `hold`. For what was cancelled because another function failed, `hold`
-    counts since then: the step before is what failed.
+    It delayed the run for `hold` seconds, from the end of the step before, or the start of the
+    run, to its own end. For `waited` of these seconds it was not called yet, because of the engine,
+    the event loop, the caller between phases, or `max_concurrency`. `hold` includes retries and
+    the pauses between them. If the function was cancelled because another function failed, that
+    function is the step before, and `hold` counts from its failure.
     """
 
     span: FunctionSpan
@@ -50,19 +50,19 @@ class PathStep:
 
     @cached_property
     def without(self) -> float | None:
-        """What the run would have taken if this function had taken no time, in seconds.
+        """The seconds that the run would take if this function took no time.
 
-        None where that cannot be known, see `CriticalPath`.
+        None if this is unknown, see `CriticalPath`.
         """
         return self._replay.run_without(self.phase, self.name)
 
 
 @dataclass(frozen=True)
 class GraphEstimate:
-    """What a run in levels would have taken as a graph, in seconds.
+    """The seconds that a run in levels would take as a graph.
 
-    With `exact`, the dependencies were given. Without, nothing depends on anything, so that
-    `saving` is the most that any graph could save: levels do not tell which dependencies are true.
+    With `exact`, the dependencies were given. Otherwise no task depends on another, so `saving` is
+    the most that any graph could save. Levels do not show the real dependencies.
     """
 
     duration: float
@@ -72,22 +72,23 @@ class GraphEstimate:
 
 @dataclass(frozen=True)
 class CriticalPath:
-    """The functions that a run has waited for, one after another, from its start to its end.
+    """The functions that a run waited for, one after another, from its start to its end.
 
-    Each of the `steps` could begin when the one before had ended: it is the one that ended last
-    among all that it had to wait for. The `hold` of all steps and `rest`, what followed after the
-    last, add up to `duration`, the time of the run.
+    Each of the `steps` could begin when the step before had ended. The step before is the function
+    that ended last among all functions that it had to wait for. The `hold` of all steps and `rest`,
+    the time after the last step, add up to `duration`, the time of the run.
 
-    To make a step faster is worth at most `duration - step.without`: often less than its `hold`,
-    because then the run waits for another. `without` comes from replaying the run, each function
-    with the time that it took, this one with none. That presumes that a function takes as long
-    whenever it is called, that one which suspends waits rather than computes, and that what is
-    cancelled ends at once where it was not seen to be cancelled. It is None where that is not
-    enough: after the cancellation of the caller, for what was itself cancelled, and where
-    functions would be called that were not.
+    A faster step saves at most `duration - step.without`. This is often less than its `hold`,
+    because then the run waits for another function. `without` comes from a replay of the run, in
+    which this function takes no time and all others take their recorded time. The replay assumes
+    that a function takes the same time whenever it is called, that a function that suspends waits
+    and does not compute, and that a function ends immediately when it is cancelled, unless the run
+    showed otherwise. `without` is None if this is not enough: after the cancellation of the caller,
+    for a function that was itself cancelled, and if the replay would call functions that the run
+    did not call.
 
-    `graph` says, for a run in levels, what a graph could save; None where that is not known
-    either, and for a run in a graph.
+    For a run in levels, `graph` is what a graph could save. It is None if this is unknown, and for
+    a run in a graph.
     """
 
     run: RecordedRun
@@ -97,11 +98,11 @@ class CriticalPath:
 
     @property
     def duration(self) -> float:
-        """How long the run took, in seconds."""
+        """The time of the run in seconds."""
         return self.run.duration
 
     def __str__(self) -> str:
-        """Return a table of the steps, of the longest ones if there are many."""
+        """Return a table of the steps, or of the longest steps if there are many."""
         count, duration = counted(len(self.steps), "step"), seconds(self.duration)
         lines = [f"critical path of run {self.run.number}: {count}, {duration}"]
         rows = [("held", "of run", "without it", "function")]
@@ -126,10 +127,10 @@ class CriticalPath:
 def critical_path(
     run: RecordedRun, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
 ) -> CriticalPath:
-    """Find the critical path of a run that is over (see `RecordedRun.critical_path`)."""
+    """Find the critical path of a finished run (see `RunSpan.critical_path`)."""
     if not run.is_over:
         raise ValueError(
-            f"critical_path: run {run.number} is not over yet; ask when process_tasks has returned"
+            f"critical_path: run {run.number} has not finished yet; call it after process_tasks"
         )
     dependencies = None if depends_on is None else _checked_dependencies(run, depends_on)
     replay = Replay(run)
@@ -144,7 +145,7 @@ def critical_path(
 
 
 class _Chain:
-    """Walks back from the end of a run, from each function to the one that it waited for."""
+    """Walks back from the end of a run, from each function to the function that it waited for."""
 
     def __init__(self, run: RecordedRun, order: Order) -> None:
         self.run = run
@@ -184,7 +185,7 @@ class _Chain:
         return latest
 
     def walk(self) -> list[FunctionSpan]:
-        """Return the chain from its start."""
+        """Return the chain, from its start."""
         chain: list[FunctionSpan] = []
         span = self.last_of(POST, EXECUTE, PRE)
         while span is not None:
@@ -201,7 +202,7 @@ class _Chain:
         return last
 
     def cause_of(self, span: FunctionSpan) -> FunctionSpan | None:
-        """Return what failed and had this function cancelled, if that was why it ended."""
+        """Return the failed function because of which this function was cancelled, or None."""
         causes = [each.cause for each in self.run.cancellations if each.phase == span.phase]
         if not span.interrupted or not causes or causes[0] is None:
             return None
@@ -217,7 +218,7 @@ class _Chain:
         elif number == POST:
             awaited = _later(awaited, self.last_of(PRE, EXECUTE))
         if self.run.max_concurrency is not None:
-            # It may have waited for a place that another one of the phase left.
+            # It may have waited until another function of the phase left its place.
             ends = self.ends[number]
             position = bisect_right(ends, span.start, key=lambda each: _ended(each)[0])
             called = self.position_of[id(span)]
@@ -236,7 +237,7 @@ def _ended(span: FunctionSpan) -> tuple[float, float]:
 
 
 def _later(one: FunctionSpan | None, other: FunctionSpan | None) -> FunctionSpan | None:
-    """Return which ended later; at the same moment, which took longer."""
+    """Return the function that ended later, or, at the same moment, that took longer."""
     if one is None or other is None:
         return one or other
     return other if _ended(other) > _ended(one) else one
@@ -284,9 +285,9 @@ def _checked_dependencies(
 
 
 def divided(path: CriticalPath, most: int) -> tuple[list[PathStep], list[PathStep]]:
-    """Return the steps that a table shows, at most `most`, and the shorter ones that share a row.
+    """Return the steps of a table, at most `most`, and the shorter steps, which share a row.
 
-    Several steps share a row as well if together they held the run for less than 1 % of its time.
+    Several steps also share a row if together they delayed the run for less than 1 % of its time.
     """
     shortest = sorted(path.steps, key=lambda step: step.hold)
     limit = path.duration * SMALLEST_SHARE
@@ -300,12 +301,12 @@ def divided(path: CriticalPath, most: int) -> tuple[list[PathStep], list[PathSte
 
 
 def describe_shorter(steps: Sequence[PathStep]) -> str:
-    """Say how many steps a table sums up."""
+    """Return a line about the steps that share a row."""
     return f"{counted(len(steps), 'shorter step')} in total"
 
 
 def describe_graph(graph: GraphEstimate) -> str:
-    """Say what a graph would have taken."""
+    """Return a line about the time of the run as a graph."""
     if graph.exact:
         return f"as a graph with these dependencies: {seconds(graph.duration)}"
     return (

@@ -27,7 +27,7 @@ MOST_NOTES_SHOWN: Final = 40
 
 @dataclass(frozen=True)
 class Marks:
-    """The characters of a chart, each with what it stands for."""
+    """The characters of a chart, and their meanings."""
 
     phases: dict[str, str]
     states: dict[State, str]
@@ -58,7 +58,7 @@ ASCII: Final = Marks(
 def draw_runs(
     runs: Sequence[RecordedRun], width: int | None = None, only_ascii: bool | None = None
 ) -> str:
-    """Draw a run; or a line for each, and the longest one, if there are several."""
+    """Draw a run. If there are several, draw a line for each, and the longest run in full."""
     if not runs:
         return "no runs"
     if len(runs) == 1:
@@ -76,7 +76,7 @@ def draw_runs(
 
 
 def draw_run(run: RecordedRun, width: int | None = None, only_ascii: bool | None = None) -> str:
-    """Draw a run: a line for each task, by level or layer, and what there is to note."""
+    """Draw a run: a line for each task, by level or layer, and notes."""
     chart = _Chart(width, only_ascii, run.start, run.until(run.end))
     names = [one_line(task.name) for _, tasks in run.groups for task in tasks]
     room = chart.width - NARROWEST_CHART - TIME_WIDTH - 3
@@ -125,7 +125,7 @@ class _Chart:
         self.start = start
         self.duration = end - start
         self.label_width = 0
-        self.used: dict[str, str] = {}  # marks, and what they stand for
+        self.used: dict[str, str] = {}  # marks, and their meanings
 
     @property
     def columns(self) -> int:
@@ -138,13 +138,13 @@ class _Chart:
         return min(self.columns - 1, max(0, int(share * self.columns)))
 
     def axis(self) -> str:
-        """Return as many marks of time as fit side by side."""
+        """Return all marks of time that fit side by side."""
         most = min(MOST_TICKS, self.columns // NARROWEST_TICK)
         lines = (self.marked(number) for number in range(most, 1, -1))
         return (" " * (self.label_width + 1) + next(filter(None, lines), "|0")).rstrip()
 
     def marked(self, most: int) -> str | None:
-        """Return at most so many marks, or None where one would touch another."""
+        """Return at most `most` marks, or None if two of them would touch."""
         line = ""
         for time, text in ticks(self.duration, most):
             column = self.column(self.start + time)
@@ -183,7 +183,7 @@ class _Chart:
                     run.until(span.end),
                     self.use(self.marks.pause, "pause before a retry"),
                 )
-        # Not to be painted over by what follows in the same column.
+        # Later marks in the same column must not replace it.
         for span in spans:
             for attempt in span.attempts:
                 self.mark(line, run.until(attempt.end), attempt.state)
@@ -221,7 +221,7 @@ class _Chart:
         return mark
 
     def legend(self) -> list[str]:
-        """Say what the marks that were used stand for."""
+        """Return the meanings of the used marks."""
         if not self.used:
             return []
         indent = " " * (self.label_width + 1)
@@ -236,7 +236,7 @@ class _Chart:
 
 
 def can_show_unicode() -> bool:
-    """Tell whether standard output can show the marks that are not in ASCII."""
+    """Return True if standard output can show the marks that are not in ASCII."""
     marks = "".join([*UNICODE.phases.values(), *UNICODE.states.values(), "·↷▶…"])
     try:
         marks.encode(getattr(sys.stdout, "encoding", None) or "ascii")
@@ -246,5 +246,5 @@ def can_show_unicode() -> bool:
 
 
 def in_ascii(text: str) -> str:
-    """Return a text with what is not in ASCII replaced."""
+    """Return a text with all characters outside ASCII replaced."""
     return text.replace("µs", "us").encode("ascii", "replace").decode()

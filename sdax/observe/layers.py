@@ -1,4 +1,4 @@
-"""Where tasks stand: in which level, or in which layer of a graph."""
+"""The level of each task, or its layer in a graph."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from ..events import TaskInfo
 
 
 def layers_of(tasks: Sequence[TaskInfo]) -> dict[Hashable, int]:
-    """Return the level of each task by its name, or, in a graph, its layer: one more than the
-    highest layer of what it depends on."""
+    """Return the level of each task by its name, or its layer in a graph.
+
+    A layer is one more than the highest layer of the task's dependencies.
+    """
     layers: dict[Hashable, int] = {}
     depends_on = {task.name: task.depends_on or () for task in tasks}
     for task in tasks:

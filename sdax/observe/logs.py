@@ -24,22 +24,23 @@ from ..events import (
 
 _logger: Final = logging.getLogger("sdax")
 
-_UNLOGGED: Final = frozenset({"run", "value", "report"})  # the last two may be large, or secret
+_UNLOGGED: Final = frozenset({"run", "value", "report"})  # the last two may be large or secret
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventLogger:
-    """An observer that logs each event at `DEBUG` on the `sdax` logger: its name, the number of
-    the run, and all that it has except values and reports. A function that falls back is a
-    `WARNING`: its fallback hides a failure. A failure of a task that is not required is a `WARNING`
-    there in every run, also in those that have no observer.
+    """An observer that logs each event at `DEBUG` on the `sdax` logger.
 
-    With a `blocking_threshold`, in seconds, it also logs a `WARNING` for a function that keeps
-    the event loop for longer, from one `await` that waits to the next. Runs inside such a step
-    are not counted as its own time, and what a function creates in a task group is not watched.
-    `clock` tells the time in seconds.
+    It logs the event's name, the number of the run, and all fields except values and reports. A
+    function that falls back is a `WARNING`, because its fallback hides a failure. A failure of a
+    task that is not required is a `WARNING` in every run, also without an observer.
 
-    Raises `TypeError` for a threshold that is no number and a clock that cannot be called,
+    With a `blocking_threshold`, in seconds, it also logs a `WARNING` for a function that blocks
+    the event loop for longer, from one `await` that waits to the next. Runs inside such a step do
+    not count as its own time. Tasks that a function creates in a task group are not watched.
+    `clock` returns the time in seconds.
+
+    Raises `TypeError` for a threshold that is not a number and a clock that cannot be called, and
     `ValueError` for a threshold that is negative or not finite.
 
     >>> logging.getLogger("sdax").setLevel(logging.DEBUG)
@@ -49,8 +50,8 @@ class EventLogger:
 
     blocking_threshold: float | None = None
     clock: Callable[[], float] = perf_counter
-    # By thread, when each step that is being taken there began, the innermost last. They nest
-    # where a function begins a run: its first steps are taken there and then.
+    # For each thread, the start of each step that runs there, the innermost last. Steps nest
+    # if a function starts a run, because the first steps of the run happen inside.
     _begun: dict[int, list[float]] = field(
         default_factory=dict[int, list[float]], init=False, repr=False, compare=False
     )
@@ -66,8 +67,8 @@ class EventLogger:
     def __call__(self, event: Event, /) -> None:
         """Log an event."""
         threshold = self.blocking_threshold
-        # What logging takes is nothing that the function does: it comes after one step, and
-        # before the next.
+        # The time for logging does not count as time of the function. It comes after one step
+        # and before the next.
         if threshold is not None and isinstance(event, (AttemptSuspended, AttemptFinished)):
             self._end_step(event, threshold)
         if _logger.isEnabledFor(logging.DEBUG):

@@ -13,7 +13,7 @@ from .notes import call, describe_cancellation
 from .spans import FunctionSpan, RecordedRun
 
 MOST_RUNS_SHOWN: Final = 200
-# Mermaid's bars have whole milliseconds: of a shorter time, a microsecond is drawn as one.
+# Mermaid's bars have whole milliseconds. In a shorter chart, a microsecond is drawn as one.
 SHORT: Final = 1.0  # seconds
 
 TAGS: Final = {
@@ -46,7 +46,7 @@ def run_to_mermaid(run: RecordedRun) -> str:
 
 
 def runs_to_mermaid(runs: Sequence[RecordedRun]) -> str:
-    """Draw a bar for each of several runs, of the longest ones if there are many."""
+    """Draw a bar for each of several runs, or for the longest runs if there are many."""
     start = min((run.start for run in runs), default=0.0)
     end = max((run.until(run.end) for run in runs), default=0.0)
     scale = _Scale(start, end - start)
@@ -67,7 +67,7 @@ class _Scale:
 
     def bar(self, label: str, state: State | None, start: float, end: float) -> str:
         first = self.moment(start)
-        # A bar of no length is none.
+        # Mermaid does not show a bar without length.
         last = max(first + 1, self.moment(end))
         return f"    {escaped(label)} :{TAGS[state]}{first}, {last}"
 
@@ -81,7 +81,7 @@ def _head(title: str) -> Iterator[str]:
 
 
 def _bars(run: RecordedRun, span: FunctionSpan, scale: _Scale) -> Iterator[str]:
-    # The phase comes first: Mermaid takes a line that begins with "section" or "title" for one.
+    # The phase comes first, because Mermaid interprets a line that begins with "section".
     label = f"{span.phase} {one_line(span.task.name)}"
     if not span.attempts:
         moment = scale.moment(span.start)

@@ -1,4 +1,4 @@
-"""What is worth a line about a run: failures, timeouts, retries, and why things were cancelled."""
+"""Notes about a run: failures, timeouts, retries, and the reasons of cancellations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES_SHOWN: Final = 3
 
 
 class Note(NamedTuple):
-    """Something that happened: when, what kind of thing, and a sentence."""
+    """An event worth a line: its time, its kind and a sentence."""
 
     time: float
     kind: str  # "retry", "fallback", "failed", "timed out", "cancelled" or "skipped"
@@ -24,7 +24,7 @@ class Note(NamedTuple):
 
 
 def notes_of(run: RecordedRun) -> list[Note]:
-    """Return all that is worth a line, in the order in which it happened."""
+    """Return all notes, in the order of time."""
     notes: list[Note] = []
     skipped: dict[tuple[str, Cause | None], list[FunctionSpan]] = {}
     for span in run.functions:
@@ -52,7 +52,7 @@ def notes_of(run: RecordedRun) -> list[Note]:
 
 
 def describe_runs(runs: Sequence[RecordedRun]) -> str:
-    """Say how many runs there are, and how they ended."""
+    """Return the number of runs, and how they ended."""
     states = Counter("under way" if run.state is None else str(run.state) for run in runs)
     how = ", ".join(f"{number} {state}" for state, number in states.items())
     dropped = runs[0].number - 1
@@ -66,7 +66,7 @@ def label(span: FunctionSpan) -> str:
 
 
 def describe(run: RecordedRun, span: FunctionSpan) -> str:
-    """Say what became of a function."""
+    """Describe the result of a function."""
     made = " by its fallback" if span.fell_back else ""
     if span.tries > 1:
         made += f", after {span.tries} attempts"
@@ -83,7 +83,7 @@ def describe(run: RecordedRun, span: FunctionSpan) -> str:
 
 
 def describe_attempt(span: FunctionSpan, attempt: AttemptSpan) -> str:
-    """Say what became of an attempt, and whether another one was to follow."""
+    """Describe the result of an attempt, and the delay before the next attempt, if any."""
     what = f"{label(span)}, {call(attempt)}: {attempt.state or 'under way'}"
     if attempt.timeout is not None:
         what += f" after {seconds(attempt.timeout)}"
@@ -95,19 +95,19 @@ def describe_attempt(span: FunctionSpan, attempt: AttemptSpan) -> str:
 
 
 def call(attempt: AttemptSpan) -> str:
-    """Return the name of an attempt: its number, or that it is the call of the fallback."""
+    """Return the name of an attempt: its number, or the word fallback."""
     return f"attempt {attempt.number}" if attempt.covers is None else "fallback"
 
 
 def describe_cancellation(cancellation: Cancellation) -> str:
-    """Say that a phase was cancelled, and why."""
+    """Describe the cancellation of a phase, and its reason."""
     if cancellation.cause is None:
         return f"{cancellation.phase} cancelled by the caller"
     return f"{cancellation.phase} cancelled, because {_failure(cancellation.cause)}"
 
 
 def reason(run: RecordedRun, cause: Cause | None) -> str:
-    """Say why something was cancelled or skipped."""
+    """Describe the reason of a cancellation or a skip."""
     if cause is not None:
         return _failure(cause)
     if any(each.cause is None for each in run.cancellations):

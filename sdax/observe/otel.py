@@ -47,7 +47,8 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "sdax.observe.otel needs opentelemetry-api; install it with: pip install 'sdax[otel]'"
+        "sdax.observe.otel needs opentelemetry-api. Install it with: "
+        "pip install 'opentelemetry-api>=1.31'"
     ) from error
 
 Value: TypeAlias = (
@@ -57,15 +58,15 @@ Attributes: TypeAlias = dict[str, Value]
 
 # The semantic conventions whose attributes are used: `error.type` and `exception.*`.
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.31.0"
-OTHER: Final = "_OTHER"  # as the conventions call what is not one of a limited number of values
+OTHER: Final = "_OTHER"  # the conventions' name for all values beyond a limit
 
 LONGEST_NAME: Final = 200  # characters
 LONGEST_MESSAGE: Final = 1_000
 LONGEST_STACKTRACE: Final = 10_000
-MOST_NAMES: Final = 20  # of what a task depends on
+MOST_NAMES: Final = 20  # of the dependencies of a task
 MOST_MEMBERS: Final = 10  # of an exception group, in its stack trace
 
-# Instrumentation is suppressed where one of these is set; opentelemetry-instrumentation sets both.
+# Instrumentation is suppressed if one of these is set. opentelemetry-instrumentation sets both.
 SUPPRESSIONS: Final = (
     "suppress_instrumentation",
     getattr(contexts, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"),
@@ -79,33 +80,34 @@ BUCKETS: Final = (
 
 
 class OpenTelemetryObserver:
-    """Make OpenTelemetry spans and metrics of runs; one observer serves any number at once.
+    """Creates OpenTelemetry spans and metrics for runs. One observer serves any number of runs.
 
-    Each run has a span `sdax.run NAME`. Its parent is the span that is current in the caller.
-    Below it is a span for each function that is called, by the name of its task and its phase
-    (`User.pre_execute`), and below that one for each retry (`User.pre_execute retry`) and for a
-    fallback (`User.pre_execute fallback`). The span is current inside the function, so spans that
-    libraries make there nest under it. What failed has the status `ERROR`, the attribute
-    `error.type` and the exception as an event; `error.type` of a run is that of its first failure.
-    A cancellation is not an error: `sdax.state` says `cancelled`, and `sdax.cause.task` and
-    `sdax.cause.phase` say because of what. The functions of a task that is not required have the
-    attribute `sdax.task.required`, and `sdax.finished_by` of a run is the task that ended it early.
+    Each run has a span `sdax.run NAME`. Its parent is the current span of the caller. Each called
+    function has a span below it, with the name of its task and its phase (`User.pre_execute`).
+    Each retry has a span below that (`User.pre_execute retry`), and so has a fallback
+    (`User.pre_execute fallback`). The span is current inside the function, so spans that libraries
+    create there are its children. A failed span has the status `ERROR`, the attribute `error.type`
+    and the exception as an event. `error.type` of a run is that of its first failure. A
+    cancellation is not an error. Its span has the `sdax.state` `cancelled`, and its cause in
+    `sdax.cause.task` and `sdax.cause.phase`. The functions of a task that is not required have the
+    attribute `sdax.task.required`. If a task ended the run early, it is the attribute
+    `sdax.finished_by` of the run.
 
     The metrics are `sdax.run.duration` and `sdax.task.duration` (histograms, in seconds),
     `sdax.task.retries`, `sdax.task.fallbacks` and `sdax.task.failures` (counters) and
-    `sdax.run.active`, the runs in flight.
+    `sdax.run.active`, the number of active runs.
 
-    - `name`: which workflow this is. It is in the name of each run's span, and the attribute
+    - `name`: the name of the workflow. It is in the name of each run's span, and in the attribute
       `sdax.workflow.name` of every span and metric.
-    - `attributes`: more attributes for every span and metric. Give them few values.
-    - `max_spans`: how many spans a run may have, its own included; None for any number. The
-      functions that come later have none: what libraries do inside them nests under the run's
-      span, and its attribute `sdax.spans.left_out` counts them.
-    - `max_task_names`: how many names of tasks the metrics may have; None for any number. Tasks
-      that come later have `_OTHER` as their `sdax.task.name`. With 0, metrics do not have it.
-    - `tracer_provider`, `meter_provider`: the global ones by default.
+    - `attributes`: more attributes for every span and metric. They should have few values.
+    - `max_spans`: the maximum number of spans of a run, including its own. None means any number.
+      Later functions have no span. Spans of libraries inside them are children of the run's span,
+      whose attribute `sdax.spans.left_out` counts the missing spans.
+    - `max_task_names`: the maximum number of task names in the metrics. None means any number.
+      Later tasks have `_OTHER` as their `sdax.task.name`. With 0, metrics do not have it.
+    - `tracer_provider`, `meter_provider`: the global providers by default.
 
-    Long names, messages and stack traces are cut. Where instrumentation is suppressed, as by
+    Long names, messages and stack traces are cut. If instrumentation is suppressed, for example by
     `suppress_instrumentation()`, a run has neither spans nor metrics.
 
     Raises `TypeError` for arguments of other types, and `ValueError` for an empty name and for
@@ -169,8 +171,8 @@ class OpenTelemetryObserver:
         self._active_runs = meter.create_up_down_counter(
             "sdax.run.active", "{run}", "Runs in flight."
         )
-        # A run that nobody waits for any more goes on after its RunFinished: what is kept of it
-        # goes with the run itself.
+        # An abandoned run continues after its RunFinished. Its entry is removed with the run
+        # itself.
         self._runs: WeakKeyDictionary[ObservedRun, _Run] = WeakKeyDictionary()
 
     def __call__(self, event: Event, /) -> None:
@@ -241,7 +243,7 @@ class OpenTelemetryObserver:
         what: str = "",
         attempt: int = 1,
     ) -> Span | None:
-        """Start a span for a call, unless the run has as many as it may."""
+        """Start a span for a call, unless the run has its maximum of spans."""
         if self._max_spans is not None and run.spans >= self._max_spans:
             run.left_out += 1
             return None
@@ -255,7 +257,7 @@ class OpenTelemetryObserver:
 
     def _task_finished(self, run: _Run, event: TaskFinished) -> None:
         function = run.functions.pop((event.phase, event.task.name), None)
-        if function is None:  # the loop's task factory made nothing to run it in
+        if function is None:  # the loop's task factory raised
             function = self._new_function(run, event)
         facts = _facts(event.state, event.exception)
         labels = self._labels(event) | facts
@@ -280,8 +282,8 @@ class OpenTelemetryObserver:
     def _attempt_finished(self, run: _Run, event: AttemptFinished) -> None:
         function = run.function_of(event)
         token, function.token = function.token, None
-        # A function that ends elsewhere than where it began, or that leaves a span of its own
-        # behind, takes what is current with it: its context is a copy, and ends with it.
+        # If a function ends in another context, or leaves a span of its own open, there is
+        # nothing to restore. Its context is a copy that ends with the function.
         if token is not None and get_current_span() is function.current:
             detach(token)
         retry, function.retry = function.retry, None
@@ -339,11 +341,11 @@ class OpenTelemetryObserver:
 
 @dataclass(slots=True)
 class _Function:
-    """The function of a task in a phase, while it is under way.
+    """The running function of a task in a phase.
 
-    `span` is its own, or else that of the run; `retry` that of the attempt, from the second on.
-    With `told`, the span of the last attempt has its exception; with `covers`, the fallback is what
-    is called.
+    `span` is its own span, or else the span of the run. `retry` is the span of the attempt, from
+    the second attempt on. With `told`, the span of the last attempt has its exception. With
+    `covers`, the call is the fallback.
     """
 
     span: Span
@@ -356,13 +358,13 @@ class _Function:
 
     @property
     def current(self) -> Span:
-        """The span of what runs now."""
+        """The current span: of the retry, or of the function."""
         return self.span if self.retry is None else self.retry
 
 
 @dataclass(slots=True)
 class _Run:
-    """A run, while it is under way."""
+    """A running run."""
 
     span: Span
     start: float = field(default_factory=perf_counter)
@@ -391,7 +393,7 @@ def _checked_name(name: object) -> str:
 
 
 def _checked_attributes(attributes: Mapping[str, Value] | None) -> Attributes:
-    """Return a copy of the attributes; OpenTelemetry only logs what it cannot take, each time."""
+    """Return a checked copy. OpenTelemetry would only log bad attributes, each time."""
     if attributes is None:
         return {}
     if not isinstance(attributes, Mapping):
@@ -407,7 +409,7 @@ def _checked_attributes(attributes: Mapping[str, Value] | None) -> Attributes:
                 f"attributes[{shown(key)}] must be a str, bool, int or float, or a list of one of "
                 f"them, got {shown(value)}"
             )
-        # Metrics are kept by their attributes, which must be hashable.
+        # The attributes are the key of a metric, so they must be hashable.
         checked[key] = tuple(value) if isinstance(value, list) else value
     return checked
 
@@ -456,13 +458,13 @@ def _class_name(exception: BaseException) -> str:
 
 
 def _details(exception: BaseException) -> Attributes:
-    """Return what the event of an exception has: `Span.record_exception` knows no bounds."""
+    """Return the attributes of an exception's event. `Span.record_exception` has no limits."""
     if isinstance(exception, SdaxExecutionError) and len(exception.exceptions) > MOST_MEMBERS:
         members = exception.derive(exception.exceptions[:MOST_MEMBERS])
         text = _formatted(members.with_traceback(exception.__traceback__))
     else:
         text = _formatted(exception)
-    if len(text) > LONGEST_STACKTRACE:  # the beginning and the end say most
+    if len(text) > LONGEST_STACKTRACE:  # the beginning and the end are the most useful
         half = LONGEST_STACKTRACE // 2
         text = f"{text[:half]}\n…\n{text[-half:]}"
     return {
@@ -475,20 +477,20 @@ def _details(exception: BaseException) -> Attributes:
 def _formatted(exception: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(exception))
-    except Exception:  # out of the exception's own methods
+    except Exception:  # from the exception's own methods
         return ""
 
 
 def _message(exception: BaseException) -> str:
     try:
-        text = str.__str__(str(exception))  # not as a subclass of str has it
+        text = str.__str__(str(exception))  # not the method of a subclass of str
     except Exception:
-        text = object.__repr__(exception)  # of whatever breaks its __str__
+        text = object.__repr__(exception)  # its __str__ is broken
     return shortened(text, LONGEST_MESSAGE)
 
 
 def _end(span: Span, facts: Attributes, state: State, exception: BaseException | None) -> None:
-    """End a span; of what failed, with the status and the exception."""
+    """End a span. A failed span gets the status and the exception."""
     try:
         span.set_attributes(facts)
         if state in FAILURES and span.is_recording():
@@ -499,4 +501,4 @@ def _end(span: Span, facts: Attributes, state: State, exception: BaseException |
                 description = f"{facts['error.type']}: {details['exception.message']}"
             span.set_status(StatusCode.ERROR, description)
     finally:
-        span.end()  # whatever the exception does
+        span.end()  # even if the exception raises

@@ -1,4 +1,4 @@
-"""HTML pages that need nothing else: no network, no other file."""
+"""HTML pages that need no network and no other file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-# Nothing is loaded, and no script runs but the page's own, whatever got into the page. Styles may
-# stand in attributes, as the places of bars do.
+# The page loads nothing, and only its own script can run, even if a text contains HTML. Styles can
+# be in attributes, because the positions of bars are.
 POLICY: Final = (
     "default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
@@ -39,9 +39,9 @@ PAGE: Final = """\
 
 
 def page(title: str, body: str) -> str:
-    """Return a whole page, in the style of all of them, light or dark as the reader has it.
+    """Return a whole page in the common style, light or dark as the reader prefers.
 
-    `body` is HTML. What has an attribute `data-tip` shows that text while one points at it.
+    `body` is HTML. An element with an attribute `data-tip` shows that text under the pointer.
     """
     script = _asset("page.js")
     digest = b64encode(sha256(script.encode()).digest()).decode()
@@ -55,7 +55,7 @@ def page(title: str, body: str) -> str:
 
 
 def text(plain: str) -> str:
-    """Return a text as HTML that shows it, inside of tags and of quoted attributes."""
+    """Return a text as HTML, for use inside tags and quoted attributes."""
     # A lone surrogate cannot be written to a file.
     return escape(plain.encode("utf-8", "backslashreplace").decode())
 

@@ -46,25 +46,25 @@ try:
     from rich.text import Text
 except ImportError as error:
     raise ImportError(
-        "sdax.observe.progress needs rich; install it with: pip install 'sdax[rich]'"
+        "sdax.observe.progress needs rich. Install it with: pip install 'rich>=13'"
     ) from error
 
 MOST_RUNS: Final = 4
 MOST_GROUPS: Final = 12
 MOST_NAMES: Final = 4
 MOST_CHARACTERS: Final = 300  # of an exception
-SECONDS_BETWEEN_LINES: Final = 10.0  # about many runs
+SECONDS_BETWEEN_LINES: Final = 10.0  # of many runs
 
 
 class ProgressDisplay:
-    """An observer that shows on the terminal how far runs are, while any is in flight.
+    """An observer that shows the progress of active runs on the terminal.
 
     Each run has a line for each level, or for each layer of its graph: how many functions are
-    done, failed, cancelled and skipped, and what is running now. Failures are printed above, and
-    so is the end of each run. The picture of the last run stays on the terminal.
+    done, failed, cancelled and skipped, and which are running. Failures and the end of each run
+    are printed above. The picture of the last run stays on the terminal.
 
-    Where there is no terminal, it writes lines, with the names of tasks and with times: a phase
-    starts, a level has finished a phase, retries, failures, what was skipped, and the end.
+    Without a terminal, it writes lines with the names of tasks and times: the start of a phase,
+    the end of a phase in a level, retries, failures, skipped functions, and the end.
 
     As the observer of `sdax.many.run_many` it shows how many inputs are done and have failed, how
     many are done per second, and how long the rest takes. Where there is no terminal it writes that
@@ -80,16 +80,17 @@ class ProgressDisplay:
             raise TypeError(f"console must be a rich.console.Console or None, got {shown(console)}")
         self._console = Console(stderr=True) if console is None else console
         self._runs: dict[ObservedRun, _Run] = {}
-        self._many: dict[Progress, float] = {}  # when each was written of
-        # Runs may be in several threads, and the display is drawn in one of its own. Drawing holds
-        # rich's locks and asks for the first of these: so nothing is written that holds it.
+        self._many: dict[Progress, float] = {}  # the time of the last line of each
+        # Runs may be in several threads, and rich draws the display in its own thread. Drawing
+        # holds rich's locks and then takes the first of these. So nothing is written while
+        # holding it.
         self._state = threading.Lock()
         self._output = threading.Lock()
         self._live: Live | None = None
         self._broken = False
 
     def __call__(self, event: Event, /) -> None:
-        """Take an event in, and write what there is to tell of it."""
+        """Count an event, and write its lines."""
         with self._state:
             lines = list(self._take(event))
         if lines or isinstance(event, (RunStarted, RunFinished)):
@@ -98,10 +99,10 @@ class ProgressDisplay:
                     self._write(lines)
 
     def many_changed(self, progress: Progress, /) -> None:
-        """Take in what `sdax.many.run_many` has done."""
+        """Take the progress of `sdax.many.run_many`."""
         now = monotonic()
         if not progress.is_over and now < self._many.get(progress, 0.0) + SECONDS_BETWEEN_LINES:
-            return  # a live display looks by itself
+            return  # a live display reads it by itself
         with self._state:
             self._many[progress] = now
             if progress.is_over:
@@ -115,13 +116,13 @@ class ProgressDisplay:
         if isinstance(event, RunStarted):
             self._runs[event.run] = begun = _Run(event.run)
             yield begun.line(counted(len(event.run.tasks), "task"))
-        elif run := self._runs.get(event.run):  # else nobody waits for it any more
+        elif run := self._runs.get(event.run):  # otherwise the run was abandoned
             yield from run.take(event)
             if isinstance(event, RunFinished):
                 del self._runs[event.run]
 
     def __rich__(self) -> RenderableType:
-        """Return what there is to show now."""
+        """Return the current picture."""
         with self._state:
             shown = [part for run in islice(self._runs.values(), MOST_RUNS) for part in run.draw()]
             if len(self._runs) > MOST_RUNS:
@@ -144,7 +145,7 @@ class ProgressDisplay:
                     self._console.print(line.picture)
                 elif live is None or line.urgent:
                     self._console.print(Text(line.text), soft_wrap=True)
-        except (OSError, ValueError):  # the reader has gone, or the file is closed
+        except (OSError, ValueError):  # the reader or the file was closed
             self._broken = True
             if self._live is not None:
                 with suppress(OSError, ValueError):
@@ -162,9 +163,9 @@ class ProgressDisplay:
         try:
             live.start()
         except LiveError:  # pragma: no cover (rich before 14.1)
-            return  # somebody else's display is there: lines, then
+            return  # another display is active: write lines
         self._live = live
-        atexit.register(live.stop)  # for the terminal, should a run never end
+        atexit.register(live.stop)  # restores the terminal if a run never ends
 
     def _end(self, live: Live) -> None:
         self._live = None
@@ -173,8 +174,7 @@ class ProgressDisplay:
 
 
 class _Line(NamedTuple):
-    """What is written: urgent if it is written above a live display as well. A live display
-    that ends leaves the picture instead."""
+    """A line of output. An urgent line is also written above a live display."""
 
     text: str
     urgent: bool
@@ -194,14 +194,14 @@ OUTCOME_OF: Final = {
 
 
 class _Tally:
-    """How many functions are due, and what became of them so far."""
+    """The number of due functions, and their outcomes so far."""
 
     def __init__(self) -> None:
         self.due = 0
         self.counts = Counter[str]()  # by outcome
 
     def others(self) -> str:
-        """Return what became of functions that are not done: `"1 failed, 3 skipped"`."""
+        """Return the outcomes of functions that are not done: `"1 failed, 3 skipped"`."""
         return ", ".join(
             f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES[1:] if self.counts[outcome]
         )
@@ -223,7 +223,7 @@ class _Names(_Tally):
             names.append(name)
 
     def named(self, outcome: str) -> str:
-        """Return who had this outcome."""
+        """Return the names of the functions with this outcome."""
         return listed(self.names[outcome], self.counts[outcome], MOST_NAMES)
 
 
@@ -234,7 +234,7 @@ class _Group(_Tally):
         super().__init__()
         self.title = title
         self.phases: dict[str, _Names] = {}  # those that have functions
-        # By phase and task, when it was called, and what is shown of it.
+        # By phase and task: the time of the call, and the text that is shown.
         self.running: dict[tuple[str, Hashable], tuple[float, str]] = {}
 
     def draw(self) -> tuple[RenderableType, ...]:
@@ -254,7 +254,7 @@ class _Group(_Tally):
 
 
 class _Run:
-    """One run in flight."""
+    """One active run."""
 
     def __init__(self, run: ObservedRun) -> None:
         self.number = run.number
@@ -262,9 +262,9 @@ class _Run:
         self.now = "starting"  # or its phase, or its end
         self.retries = 0
         self.fallbacks = 0
-        self.covering: set[tuple[str, Hashable]] = set()  # whose fallback is called next
+        self.covering: set[tuple[str, Hashable]] = set()  # their fallback is called next
         self.all = _Tally()
-        self.skipped = _Names()  # of which no line has told yet
+        self.skipped = _Names()  # not in any line yet
         layers = layers_of(run.tasks)
         word = "level" if any(task.level is not None for task in run.tasks) else "layer"
         groups = {layer: _Group(f"{word} {layer}") for layer in sorted({*layers.values()})}
@@ -279,7 +279,7 @@ class _Run:
                         tally.due += 1
 
     def take(self, event: Event) -> Iterator[_Line]:
-        """Count an event; yield what there is to tell."""
+        """Count an event, and yield its lines."""
         for line in self.count(event):
             if self.skipped.counts:
                 yield self.line(f"skipped: {self.skipped.named(SKIPPED)}")
@@ -339,7 +339,7 @@ class _Run:
                 pass
 
     def ended(self, task: TaskInfo, phase: str, outcome: str) -> Iterator[_Line]:
-        """Count a function; tell of its level if that has finished the phase."""
+        """Count a function, and yield a line if its level has finished the phase."""
         group = self.group_of[task.name]
         names = group.phases[phase]
         names.add(outcome, one_line(task.name))
@@ -364,7 +364,7 @@ class _Run:
         return _Line(f"run {self.number}: {one_line(text)}", urgent, picture)
 
     def summary(self) -> str:
-        """Return where it is, its time and counts."""
+        """Return the current phase, time and counts."""
         parts = [
             f"{self.now} after {seconds(perf_counter() - self.start)}",
             f"{self.all.counts[DONE]} of {self.all.due} done",
@@ -378,11 +378,11 @@ class _Run:
         return ", ".join(parts)
 
     def draw(self) -> Iterator[RenderableType]:
-        """Yield what is shown of it."""
+        """Yield the lines of the picture."""
         yield Text(f"run {self.number}  {self.summary()}")
         rows = self.groups
         if len(rows) > MOST_GROUPS:
-            # Where something runs matters most, then where something failed.
+            # Running groups matter most, then groups with failures.
             order = sorted(rows, key=lambda group: (not group.running, not group.counts["failed"]))
             chosen = {id(group) for group in order[:MOST_GROUPS]}
             rows = [group for group in rows if id(group) in chosen]
@@ -395,7 +395,7 @@ class _Run:
 
 
 def _summary(progress: Progress) -> str:
-    """Return how far many runs are."""
+    """Return a line about the progress of many runs."""
     done = f"{progress.done:,}"
     if progress.total is None:
         parts = [f"{done} {'input' if progress.done == 1 else 'inputs'} done"]

@@ -1,4 +1,4 @@
-"""What a timeline writes down of runs as their events come, and its spans at any time."""
+"""The records of a timeline, written as the events come, and their spans at any time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Place: TypeAlias = tuple[str, Hashable]  # a phase, and the name of a task
 
 
 class AttemptRecord:
-    """An attempt at a function, while it is under way and after."""
+    """An attempt at a function, running or finished."""
 
     __slots__ = (
         "busy",
@@ -58,7 +58,7 @@ class AttemptRecord:
         self.start = now
         self.end: float | None = None
         self.busy = 0.0
-        self.since: float | None = now  # when it last began to run; None while it is suspended
+        self.since: float | None = now  # when it last began to run, None while it is suspended
         self.state: State | None = None
         self.exception: str | None = None
         self.timeout: float | None = None
@@ -99,7 +99,7 @@ class FunctionRecord:
         self.state: State | None = None
         self.exception: str | None = None
         self.cause: Cause | None = None
-        self.covers: str | None = None  # what the fallback does, of which the call comes next
+        self.covers: str | None = None  # the exception for the fallback, which is called next
         self.attempts: list[AttemptRecord] = []
 
     def span(self, phase: str, now: float) -> FunctionSpan:
@@ -116,7 +116,7 @@ class FunctionRecord:
 
 
 class RunRecord:
-    """A run. It is written by its own thread alone, and read from any."""
+    """A run. Only its own thread writes it, and any thread can read it."""
 
     def __init__(self, number: int, run: ObservedRun, now: float) -> None:
         self.number = number
@@ -171,7 +171,7 @@ class RunRecord:
     def task_finished(self, event: TaskFinished, now: float) -> None:
         place = (event.phase, event.task.name)
         function = self.functions.get(place)
-        if function is None:  # the loop's task factory made nothing for it
+        if function is None:  # the loop's task factory raised
             function = self.functions[place] = FunctionRecord(event.task, now)
         function.end = now
         function.state = event.state
@@ -230,7 +230,7 @@ class RunRecord:
         return self.functions[event.phase, event.task.name].attempts[-1]
 
     def goes_on(self, now: float) -> None:
-        """Move the end of a run that nobody waits for any more, and that still cleans up."""
+        """Move the end of an abandoned run that still cleans up."""
         if self.end is not None:
             self.end = now
 

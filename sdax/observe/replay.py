@@ -1,4 +1,4 @@
-"""Replaying a run: each function takes as long as it did, but for what is asked about."""
+"""Replays a run with recorded times, except for the change that is asked about."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ Edges: TypeAlias = list[list[int]]
 
 
 class Order:
-    """What follows what in a run: for each node, the nodes that wait for it, `forward` from
-    dependencies to dependents and `backward`. The first nodes are the tasks, by index; the others
-    stand between levels, and spare an edge from each task of a level to each of the next."""
+    """The order of a run: for each node, the nodes that wait for it.
+
+    `forward` goes from dependencies to dependents, and `backward` back. The first nodes are the
+    tasks, by index. The others are between levels. Without them, each task of a level would need
+    an edge to each task of the next.
+    """
 
     def __init__(self, run: RecordedRun, depends_on: Mapping[Hashable, Sequence[Hashable]] | None):
         index_of = {task.name: index for index, task in enumerate(run.tasks)}
@@ -44,11 +47,11 @@ class Order:
 
 
 class UnknownError(Exception):
-    """The replay has come to what the run has not shown."""
+    """The replay needs a time that the run did not record."""
 
 
 class Replay:
-    """A run to be played again with other times or another order."""
+    """A run that can be replayed with other times or another order."""
 
     def __init__(self, run: RecordedRun) -> None:
         self.run = run
@@ -60,27 +63,31 @@ class Replay:
 
     @cached_property
     def duration(self) -> float | None:
-        """What the replay takes with nothing changed: the run's time without what the engine, the
-        loop and its other work took. None if the run has not shown enough."""
+        """The time of the replay without a change, or None if the run did not record enough.
+
+        It is the time of the run without the time of the engine, the loop and its other work.
+        """
         return self._play(self.order)
 
     def run_without(self, phase: str, name: Hashable) -> float | None:
-        """Return what the run would have taken if this function had taken no time."""
+        """Return the time of the run if this function took no time."""
         if self.duration is None:
             return None
         without = self._play(self.order, (phase, name))
         return None if without is None else self.run.duration - (self.duration - without)
 
     def run_as_graph(self, depends_on: Mapping[Hashable, Sequence[Hashable]]) -> float | None:
-        """Return what the run would have taken with these dependencies in place of levels."""
+        """Return the time of the run with these dependencies instead of levels."""
         if self.duration is None:
             return None
         graph = self._play(Order(self.run, depends_on))
         return None if graph is None else self.run.duration - (self.duration - graph)
 
     def stops(self, span: FunctionSpan) -> bool:
-        """Return True if the run stopped at the end of this function of `pre_execute` or
-        `execute`: it failed, or returned `Finish`."""
+        """Return True if this function of `pre_execute` or `execute` stopped the run.
+
+        It failed, or returned `Finish`.
+        """
         if span.state in FAILURES:
             return not (span.spared or self.run.keeps_going)
         return (span.phase, span.task.name) in self.finishing
@@ -96,7 +103,7 @@ class Replay:
         return {(each.phase, each.task.name) for each in causes if each and each.finished}
 
     def _play(self, order: Order, timeless: tuple[str, Hashable] | None = None) -> float | None:
-        # When the caller would have cancelled another course of the run, nobody knows.
+        # The moment of the caller's cancellation in another order is unknown.
         if any(each.cause is None for each in self.run.cancellations):
             return None
         try:
@@ -128,14 +135,14 @@ class _Play:
         return self.time
 
     def phase(self, number: int, following: Edges, due: set[int]) -> tuple[set[int], bool]:
-        """Play a phase; return the tasks that started in it, and whether a function ended it."""
+        """Play a phase. Return the tasks that started in it, and True if a function ended it."""
         spans = self.replay.spans[number]
         waits = [0] * len(following)
         for after in following:
             for node in after:
                 waits[node] += 1
         opening = [node for node, count in enumerate(waits) if not count]
-        queue: list[int] = []  # opened, not yet called; in the order of a heap within an opening
+        queue: list[int] = []  # opened and not called yet, in the order of a heap within an opening
         started: set[int] = set()
         running: list[tuple[float, int, int]] = []  # end, serial number, task
         calls = 0
@@ -168,7 +175,7 @@ class _Play:
                     return started, False
                 end, _, ended = heappop(running)
                 if math.isinf(end):
-                    raise UnknownError  # it waits for what was cancelled before it could end
+                    raise UnknownError  # it waits for a function that was cancelled before it ended
                 self.time = max(self.time, end)
             if number != POST and self.replay.stops(spans[ended]):
                 self.cut([spans[task] for _, _, task in running])
@@ -198,7 +205,7 @@ class _Play:
         return 0.0 if timeless else span.end - span.start
 
     def cut(self, cancelled: list[FunctionSpan]) -> None:
-        """Cancel what is suspended, and wait for it as long as the run had to."""
+        """Cancel the suspended functions, and wait for them as long as the run did."""
         reaction = 0.0
         for span in cancelled:
             if span.interrupted and span.end is not None:

@@ -1,4 +1,4 @@
-"""A recorded run, with what can be drawn and said of it."""
+"""A recorded run, with its pictures and its critical path."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from .spans import RecordedRun
 
 @dataclass(frozen=True)
 class RunSpan(RecordedRun):
-    """One run: what `timeline.runs` has. `str()` draws it.
+    """One run of `timeline.runs`. `str()` draws it.
 
-    `number` counts the runs of the timeline from 1, `now` is the time of looking. `tasks` are
-    all of the processor, `functions` those that were called or skipped, in that order.
+    `number` counts the runs of the timeline from 1, `now` is the time of this record.
+    `tasks` are all tasks of the processor. `functions` are those that were called or skipped, in
+    that order.
     """
 
     def critical_path(
         self, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
     ) -> CriticalPath:
-        """Return the chain of functions that the run has waited for (see `CriticalPath`).
+        """Return the chain of functions that the run waited for (see `CriticalPath`).
 
-        For a run in levels, `depends_on` maps task names to what they truly depend on; a task
-        that it does not name depends on nothing. Without it, what a graph could save is the most
-        that any graph could. Raises `ValueError` for a run that is not over, for a name that no
-        task has, for a dependency that the levels contradict, and for a run in a graph.
+        For a run in levels, `depends_on` maps task names to their real dependencies. A task that
+        it does not name depends on nothing. Without `depends_on`, `graph.saving` is the most that
+        any graph could save. Raises `ValueError` for a run that has not finished, for an unknown
+        name, for a dependency that the levels contradict, and for a run in a graph.
 
         >>> path = timeline.runs[0].critical_path(depends_on={"Orders": ["User"]})
         >>> print(path.graph.saving)

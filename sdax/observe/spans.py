@@ -1,6 +1,6 @@
-"""What a timeline has recorded: runs, their phases, functions and attempts. All immutable.
+"""The spans of a timeline: runs, their phases, functions and attempts. All are immutable.
 
-Times are in seconds on the clock of the timeline; the end of what is still under way is None.
+Times are in seconds on the clock of the timeline. The end of a running span is None.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from .layers import layers_of
 class AttemptSpan:
     """One attempt at a function.
 
-    `busy` is for how many seconds it ran; in the others it waited, or others ran. `timeout` is
-    the timeout that expired, if one did, and `delay` the pause that was to follow, if another
-    attempt was. `suppressed` says why none followed, although the exception deserved it. `covers`
-    is the exception of the attempt before, if this is the call of the fallback.
+    `busy` is the number of seconds in which it ran. In the rest it waited, or others ran. `timeout`
+    is the timeout that expired, if one did. `delay` is the planned pause before the next attempt,
+    if there was one. `suppressed` is the reason why there was no next attempt, although the
+    exception is retried. If this is the call of the fallback, `covers` is the exception of the
+    attempt before.
     """
 
     number: int
@@ -41,8 +42,8 @@ class AttemptSpan:
 class FunctionSpan:
     """The function of a task in a phase, over all its attempts.
 
-    One that was skipped has no attempts, and `start` and `end` say when that was decided. `cause`
-    is why it was cancelled or skipped; None, for such a one, is the cancellation of the caller.
+    A skipped function has no attempts. Its `start` and `end` are the time of that decision. `cause`
+    is the reason why it was cancelled or skipped. None means the cancellation of the caller.
     """
 
     task: TaskInfo
@@ -56,30 +57,32 @@ class FunctionSpan:
 
     @property
     def fell_back(self) -> bool:
-        """Whether its fallback was called, which is the last of the attempts then."""
+        """True if its fallback was called. The last attempt is then the call of the fallback."""
         return bool(self.attempts) and self.attempts[-1].covers is not None
 
     @property
     def tries(self) -> int:
-        """How many attempts there were, without the call of the fallback."""
+        """The number of attempts, without the call of the fallback."""
         return len(self.attempts) - self.fell_back
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was cancelled: itself, or the pause before a retry. The latter has failed,
-        by its last attempt."""
+        """True if it was cancelled, or the pause before a retry was.
+
+        In the second case it has failed, by its last attempt.
+        """
         return self.state is State.CANCELLED or (
             self.state is not None and bool(self.attempts) and self.attempts[-1].delay is not None
         )
 
     @property
     def spared(self) -> bool:
-        """Whether it may fail and the run goes on as after a success: its task is not required."""
+        """True if the run continues after its failure, because its task is not required."""
         return not self.task.required and self.phase != PHASES[POST]
 
     @property
     def suspended(self) -> bool:
-        """Whether it ever waited for anything, the pause before a retry included."""
+        """True if it ever waited, also in the pause before a retry."""
         first = self.attempts[0]
         return len(self.attempts) > 1 or first.end is None or first.busy < first.end - first.start
 
@@ -95,7 +98,7 @@ class PhaseSpan:
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """The moment in which what was suspended in a phase was cancelled, and why."""
+    """The moment when the suspended functions of a phase were cancelled, and the reason."""
 
     time: float
     phase: str
@@ -104,11 +107,11 @@ class Cancellation:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run, as everything that is drawn of it sees it.
+    """One run, as all pictures of it see it.
 
-    `number` counts the runs of the timeline from 1, `now` is the time of looking. `tasks` are
-    all of the processor, `functions` those that were called or skipped, in that order.
-    `keeps_going` is whether a failure stops nothing that does not depend on it.
+    `number` counts the runs of the timeline from 1, `now` is the time of this record.
+    `tasks` are all tasks of the processor. `functions` are those that were called or skipped, in
+    that order. With `keeps_going`, a failure stops only the functions that depend on it.
     """
 
     number: int
@@ -128,23 +131,23 @@ class RecordedRun:
 
     @property
     def duration(self) -> float:
-        """How long the run took, or has taken until `now`, in seconds."""
+        """The seconds that the run took, or has taken until `now`."""
         return self.until(self.end) - self.start
 
     @property
     def is_over(self) -> bool:
-        """Whether all has ended, cleanup after the caller has gone included."""
+        """True if everything has ended, also cleanup after the caller was closed."""
         return self.end is not None and all(span.end is not None for span in self.functions)
 
     def until(self, end: float | None) -> float:
-        """Return an end, or the time of looking for what is still under way."""
+        """Return an end, or `now` if it is None."""
         return self.now if end is None else end
 
     @cached_property
     def groups(self) -> tuple[tuple[str, tuple[TaskInfo, ...]], ...]:
-        """The tasks that have functions, by level or by layer of the graph, from the first on.
+        """The tasks that have functions, by level or by layer of the graph, in order.
 
-        A layer is one more than the highest layer of what its tasks depend on.
+        A layer is one more than the highest layer of the dependencies of its tasks.
         """
         seen = {span.task.name for span in self.functions}
         layers = layers_of(self.tasks)
@@ -157,7 +160,7 @@ class RecordedRun:
 
     @property
     def in_levels(self) -> bool:
-        """Whether the tasks stand in levels, not in a graph."""
+        """True if the tasks are in levels, not in a graph."""
         return not any(task.depends_on is not None for task in self.tasks)
 
     @cached_property

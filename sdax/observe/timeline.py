@@ -1,4 +1,4 @@
-"""Recording runs, and what can be had of the record."""
+"""Records runs, and shows the records."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .trace import chrome_trace
 class Timeline:
     """An observer that records runs: when each function was called, waited, failed and ended.
 
-    Any number of runs may be recorded at once, in several event loops and threads. The latest
-    `max_runs` are kept, all with None. What is kept of a run is its times and states, the names
-    of tasks, and what `repr` says of exceptions: neither values nor contexts, nor the exceptions
-    themselves. It takes memory for each attempt, however often that is suspended.
+    It can record any number of runs at once, in several event loops and threads. It keeps the
+    latest `max_runs`, or all runs with None. Of a run it keeps the times, the states, the names of
+    tasks and the `repr` of exceptions, but no values, contexts or exceptions. The memory of an
+    attempt does not depend on the number of its suspensions.
 
-    `clock` tells the time in seconds.
+    `clock` returns the time in seconds.
 
     >>> timeline = Timeline()
     >>> await processor.process_tasks(ctx, observer=timeline)
@@ -46,10 +46,10 @@ class Timeline:
         self._clock = clock
         self._numbers = count(1)
         limit = checked_limit("max_runs", max_runs)
-        # Nothing can hold more than sys.maxsize, nor be told to.
+        # A deque cannot have a larger maximum than sys.maxsize.
         self._runs: deque[RunRecord] = deque(maxlen=limit and min(limit, sys.maxsize))
-        # Not by what leads to the context of a run: that may be large, and lead back here. And no
-        # WeakKeyDictionary, which looks things up in Python, at each event.
+        # The key must not refer to the context of a run, which can be large and refer back here.
+        # A WeakKeyDictionary would run Python code at each event.
         self._run_of: dict[ref[ObservedRun], RunRecord] = {}
 
     def __call__(self, event: Event, /) -> None:
@@ -64,30 +64,31 @@ class Timeline:
 
     @property
     def runs(self) -> tuple[RunSpan, ...]:
-        """What was recorded of each run until now, in the order in which they started."""
+        """The record of each run until now, in the order in which they started."""
         now = self._clock()
         return tuple(run.span(now) for run in self._runs.copy())
 
     def critical_path(
         self, depends_on: Mapping[Any, Iterable[Hashable]] | None = None
     ) -> CriticalPath:
-        """Return the chain of functions that the run has waited for: of the longest run, if there
-        are several that are over. See `RunSpan.critical_path`, which is for any of them.
+        """Return the chain of functions that the longest finished run waited for.
 
-        Raises `ValueError` if no run is over.
+        Use `RunSpan.critical_path` for any other run. Raises `ValueError` if no run has finished.
 
         >>> for step in timeline.critical_path().steps:
         ...     print(step.name, step.phase, step.hold, step.without)
         """
         finished = [run for run in self.runs if run.is_over]
         if not finished:
-            raise ValueError("critical_path: no run of this timeline is over yet")
+            raise ValueError("critical_path: no run of this timeline has finished yet")
         return max(finished, key=lambda run: run.duration).critical_path(depends_on)
 
     def to_chrome_trace(self) -> dict[str, Any]:
-        """Return the runs in Chrome's trace event format, for https://ui.perfetto.dev and
-        chrome://tracing: each run as a process, and each of its tasks as a thread of it. Written
-        without `ensure_ascii=False`, Perfetto shows `\\u00b5s` for `µs`.
+        """Return the runs in Chrome's trace event format.
+
+        https://ui.perfetto.dev and chrome://tracing show it: each run as a process, and each of its
+        tasks as a thread of it. Write it with `ensure_ascii=False`, or Perfetto shows `\\u00b5s`
+        instead of `µs`.
 
         >>> trace = json.dumps(timeline.to_chrome_trace(), ensure_ascii=False)
         >>> Path("trace.json").write_text(trace, encoding="utf-8")
@@ -95,8 +96,9 @@ class Timeline:
         return chrome_trace(self.runs)
 
     def to_mermaid(self) -> str:
-        """Return a Mermaid gantt diagram: of the run, or of all runs, a bar for each, if there
-        are several (`RunSpan.to_mermaid` is for each of them).
+        """Return a Mermaid gantt diagram of the run.
+
+        If there are several runs, it has a bar for each. `RunSpan.to_mermaid` draws a single run.
 
         >>> Path("timeline.mmd").write_text(timeline.to_mermaid(), encoding="utf-8")
         """
@@ -104,19 +106,21 @@ class Timeline:
         return runs[0].to_mermaid() if len(runs) == 1 else runs_to_mermaid(runs)
 
     def to_html(self, path: str | Path, *, title: str = "Timeline") -> None:
-        """Write one HTML page that needs nothing else: each run's functions over time, what
-        failed, was retried or cancelled and why, and its critical path.
+        """Write one HTML page that needs no other file.
+
+        It shows each run's functions over time, all failures, retries and cancellations with their
+        reasons, and its critical path.
 
         >>> timeline.to_html("timeline.html")
         """
         Path(path).write_text(timeline_page(self.runs, title), encoding="utf-8")
 
     def to_text(self, width: int | None = None, *, ascii: bool | None = None) -> str:
-        """Return a gantt chart in text, at most `width` characters wide (41, if that is more): of
-        the run, or of all runs, a line for each, and of the longest, if there are several.
+        """Return a gantt chart of the run in text, at most `width` (at least 41) characters wide.
 
-        By default it is as wide as the terminal, and in ASCII where standard output can show no
-        more.
+        If there are several runs, it has a line for each, and the chart of the longest run. By
+        default it is as wide as the terminal, and in ASCII if standard output can show nothing
+        else.
 
         >>> print(timeline.to_text(width=100))
         """

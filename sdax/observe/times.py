@@ -1,4 +1,4 @@
-"""Times as people read them."""
+"""Times in readable form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def seconds(time: float) -> str:
-    """Return a time in three figures or more, in the unit that suits it: `"12.3 ms"`."""
+    """Return a time with three figures or more, in a suitable unit: `"12.3 ms"`."""
     if not time:
         return "0 s"
     scale, unit = unit_of(time)
@@ -21,7 +21,7 @@ def seconds(time: float) -> str:
 
 
 def unit_of(time: float) -> tuple[float, str]:
-    """Return the unit that suits a time, and what it is in seconds."""
+    """Return a suitable unit for a time, with its length in seconds."""
     for scale, unit in UNITS:
         if abs(time) >= scale:
             return scale, unit

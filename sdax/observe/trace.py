@@ -12,7 +12,7 @@ from .spans import FunctionSpan, RecordedRun
 
 TraceEvent: TypeAlias = dict[str, Any]
 
-# The colours that chrome://tracing has a name for; Perfetto chooses its own.
+# The names of colours in chrome://tracing. Perfetto chooses its own colours.
 COLOURS: Final = {
     State.FAILED: "terrible",
     State.TIMED_OUT: "bad",
@@ -33,8 +33,8 @@ def chrome_trace(runs: Sequence[RecordedRun]) -> dict[str, Any]:
 class _Process:
     """A run as a process: its first thread has the run and its phases, the others are tasks.
 
-    The first has the number of the process, as Perfetto takes it for granted of a main thread:
-    it reads 0 as this number too, and would draw two threads as one.
+    The first thread has the number of the process, because Perfetto expects this of a main thread.
+    Perfetto reads 0 as this number too, and would draw two threads as one.
     """
 
     def __init__(self, run: RecordedRun, origin: float) -> None:
@@ -130,7 +130,7 @@ class _Process:
 
 
 def _micros(time: float) -> float:
-    """Return a time in microseconds, to the nanosecond, so that what nests does so exactly."""
+    """Return a time in microseconds, to the nanosecond, so that spans nest exactly."""
     return round(time * 1e9) / 1000
 
 

@@ -1,4 +1,4 @@
-"""Tests of your own workflows: every point at which they can be disturbed, without waiting."""
+"""Tests of your own workflows, disturbed at every possible point, without waiting."""
 
 from .clock import DeadlockError, OutsideWorldError, VirtualClockLoop, run
 from .disturbing import NotReachedError, disturbed

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: nothing has to wait for a timer, and no timer is late."""
+"""An event loop whose clock jumps. Nothing waits for a timer, and no timer is late."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .frames import calling_place, waiting_tasks
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
-# What an event loop has for the world outside of it, and what that is, in words.
+# The methods of an event loop for the outside world, by what they provide.
 _OUTSIDE: Final = {
     "a thread": ["run_in_executor"],
     "the name of a host": ["getaddrinfo", "getnameinfo"],
@@ -45,7 +45,7 @@ _OUTSIDE: Final = {
     "a process": ["subprocess_shell", "subprocess_exec"],
 }
 _ADVICE: Final = (
-    "time stands still for the outside world in a VirtualClockLoop: put a stub in its place "
+    "time stands still for the outside world in a VirtualClockLoop: replace it with a stub "
     "(processor.replaced), or use a real clock (explore(..., clock='real'), or another loop)"
 )
 
@@ -53,19 +53,19 @@ _ADVICE: Final = (
 class DeadlockError(Exception):
     """Nothing is ready and no timer is set, so nothing will ever happen in this loop again.
 
-    The message lists who waits, and where.
+    The message lists all waiting tasks, and where they wait.
     """
 
 
 class OutsideWorldError(Exception):
     """A function asked a `VirtualClockLoop` for a thread, a socket or a process.
 
-    The message says who asked, and what to do.
+    The message names the function, and says what to do.
     """
 
 
 class EndlessError(Exception):
-    """The loop has gone round more often than it was to."""
+    """The loop has made more passes than its limit."""
 
 
 class _JumpingSelector(selectors.BaseSelector):
@@ -75,7 +75,7 @@ class _JumpingSelector(selectors.BaseSelector):
         self.now = 0.0
         self.passes = 0  # of the loop
         self.last_pass: int | None = None
-        self.sealed = False  # once the loop has what it needs for itself
+        self.sealed = False  # True when the loop has what it needs for itself
         self.came: OutsideWorldError | None = None  # noticed in another thread
         self._selector = selectors.DefaultSelector()
 
@@ -112,16 +112,16 @@ class _JumpingSelector(selectors.BaseSelector):
 class VirtualClockLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop whose clock jumps to the next timer instead of waiting for it.
 
-    `time()` starts at 0 and moves on only when nothing else is left to do, so a test of a
-    timeout of an hour takes microseconds and gives the same result every time. `time.time()` and
-    the other clocks of Python stay as they are.
+    `time()` starts at 0 and moves only when nothing else is left to do. So a test of a timeout of
+    an hour takes microseconds and gives the same result every time. `time.time()` and the other
+    clocks of Python do not change.
 
-    It is a loop factory, for whatever takes one:
+    You can pass it to everything that takes a loop factory:
 
     >>> with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
     ...     runner.run(main())
 
-    Raises `DeadlockError` where another loop would wait for ever, and `OutsideWorldError` where
+    Raises `DeadlockError` when another loop would wait for ever, and `OutsideWorldError` when
     something asks it for a thread, a socket or a process.
     """
 
@@ -141,20 +141,20 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     @property
     def turns(self) -> int:
-        """How often the loop has gone round."""
+        """The number of passes of the loop."""
         return self._clock.passes
 
     def rewind(self) -> None:
-        """Begin again at time 0. Only timers that were cancelled may be left."""
+        """Start again at time 0. Only cancelled timers may be left."""
         self._clock.now = 0.0
         self._clock.passes = 0
         self._clock.last_pass = None
-        # They would decide which of two timers of the same moment is first.
+        # They would affect the order of two timers at the same moment.
         self._scheduled.clear()  # type: ignore[attr-defined]
         self._timer_cancelled_count = 0
 
     def give_up_after(self, passes: int) -> None:
-        """Raise `EndlessError` when the loop has gone round so many times more."""
+        """Raise `EndlessError` after this number of further passes."""
         self._clock.last_pass = self._clock.passes + passes
 
     def run_forever(self) -> None:
@@ -182,7 +182,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        """Do what `call_soon` does; from another thread, end the run with `OutsideWorldError`."""
+        """Do the same as `call_soon`. From another thread, end the run with `OutsideWorldError`."""
         if self._thread not in (None, threading.get_ident()):
             name = threading.current_thread().name
             self._clock.came = OutsideWorldError(f"thread {name} calls back; {_ADVICE}")
@@ -192,8 +192,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 def run(main: Coroutine[Any, Any, R], *, debug: bool | None = None) -> R:
     """Run a coroutine as `asyncio.run` does, in a `VirtualClockLoop`.
 
-    Timeouts, delays and retries take no time. Raises what the coroutine raises, `RuntimeError`
-    in a running event loop, and `DeadlockError` and `OutsideWorldError` as the loop does.
+    Timeouts, delays and retries take no time. Raises the exception of the coroutine, a
+    `RuntimeError` in a running event loop, and the loop's `DeadlockError` and `OutsideWorldError`.
 
     >>> def test_an_hour():
     ...     assert run(asyncio.sleep(3600, "done")) == "done"
@@ -207,13 +207,13 @@ def run(main: Coroutine[Any, Any, R], *, debug: bool | None = None) -> R:
         try:
             return runner.run(main)
         except (DeadlockError, OutsideWorldError):
-            # What waits for ever would do so when it is cancelled, too.
+            # A function that waits for ever would do so after a cancellation too.
             _give_up(runner.get_loop())
             raise
 
 
 def _give_up(loop: asyncio.AbstractEventLoop) -> None:
-    """End what can be ended in a loop, and forget the rest."""
+    """End everything in a loop that can be ended, and forget the rest."""
     with suppress(DeadlockError, OutsideWorldError):
         cancel_all(loop, 3600.0)
     for task in asyncio.all_tasks(loop):
@@ -243,7 +243,7 @@ def refuse_running_loop(function: str) -> None:
 
 
 def outside(what: str) -> OutsideWorldError:
-    """Return the error of the function that is being run, which asks for something outside."""
+    """Return the error of the running function, which asks for something outside."""
     task = asyncio.current_task()
     who = "somebody" if task is None else one_line(task.get_name())
     place = calling_place()

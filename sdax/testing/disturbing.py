@@ -17,29 +17,28 @@ from .points import Schedule, functions_of, parsed
 
 
 class NotReachedError(LookupError):
-    """A run has ended without having come to a point that was named. The message has the nearest
-    ones."""
+    """A run ended without reaching a named point. The message suggests similar points."""
 
 
 P = TypeVar("P", bound=TaskProcessor[Any, Any])
 
 
 def disturbed(processor: P, faults: str) -> P:
-    """Return a processor that has a fault in every run, or several.
+    """Return a processor that has one or more faults in every run.
 
-    `faults` is what a finding of `explore` names: task, phase, attempt, place and fault, as in
+    `faults` is the text of a finding of `explore`: task, phase, attempt, place and fault, as in
     `"Flags.pre_execute#1@call:fail"`. The place is `call`, `return` or the number of an await: `2`
-    while it waits, `2+` when what it waited for is there. The fault is one of
+    while it waits, `2+` when it has its result. The faults are
 
-    - `fail`: an exception that the function is retried after, else a `ConnectionError`;
+    - `fail`: an exception that is retried, or a `ConnectionError` if the function has no retries;
     - `fail always`: the same, in each further attempt;
-    - `fail unexpectedly`: an exception that it is not retried after;
+    - `fail unexpectedly`: an exception that is not retried;
     - `hang`: the await never ends;
     - `cancel`: the caller is cancelled;
     - `interrupt`: `KeyboardInterrupt`.
 
-    Raises `ValueError` for a function that does not exist, with the nearest ones. A run that
-    succeeds and never came to the place raises `NotReachedError`: the test would show nothing.
+    Raises `ValueError` for a function that does not exist, with similar names. A run that succeeds
+    without reaching the place raises `NotReachedError`, because the test would prove nothing.
 
     >>> down = disturbed(checkout, "Flags.pre_execute#1@call:fail always")
     >>> with pytest.raises(SdaxExecutionError):
@@ -76,7 +75,7 @@ class _Disturbed(TaskProcessor[T, K]):
         return added, self._schedule, *rest
 
     async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
-        """Run every task once with `ctx`, disturbed; see `TaskProcessor.process_tasks`."""
+        """Run every task once with `ctx`, disturbed. See `TaskProcessor.process_tasks`."""
         course = Course(asyncio.get_running_loop(), self._schedule)
         token = course.begin()
         try:
@@ -87,7 +86,7 @@ class _Disturbed(TaskProcessor[T, K]):
         return report
 
     def open(self, ctx: T, *, observer: Observers | None = None) -> AsyncPhaseRunner[T, K]:
-        """Go through a disturbed run phase by phase; see `TaskProcessor.open`."""
+        """Go through a disturbed run phase by phase. See `TaskProcessor.open`."""
         runner = super().open(ctx, observer=observer)
         return _DisturbedRunner(runner, self._schedule)
 
@@ -109,10 +108,10 @@ class _DisturbedRunner(AsyncPhaseRunner[T, K]):
         self._course: Course | None = None
 
     async def run_next(self) -> bool:
-        """Run the next phase to its end; see `AsyncPhaseRunner.run_next`."""
+        """Run the next phase completely. See `AsyncPhaseRunner.run_next`."""
         if self._course is None:
             self._course = Course(asyncio.get_running_loop(), self._schedule)
-        token = self._course.begin()  # for the functions of a run see the variables of its begin
+        token = self._course.begin()  # functions see the variables of the run's start
         try:
             return await super().run_next()
         finally:
@@ -131,7 +130,7 @@ _KINDS: Final[Any] = (
 
 
 def check_reached(course: Course) -> None:
-    """Raise `NotReachedError` if a run has succeeded without its disturbances."""
+    """Raise `NotReachedError` if a run succeeded without its disturbances."""
     for point in course.missed():
         points = list(map(str, course.points()))
         raise NotReachedError(f"the run never came to {point}{nearest(str(point), points)}")

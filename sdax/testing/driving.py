@@ -1,7 +1,7 @@
 """Drives the functions of a processor step by step, and disturbs them at their points.
 
-The functions of a processor are replaced by ones that step the coroutines of the user's own: they
-see each await begin and end, on both engines, and a processor that nobody explores pays nothing.
+It replaces the functions of a processor by functions that step the user's coroutines. They see the
+start and the end of each await, on both engines. Other processors have no cost.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ COURSE: ContextVar[Course | None] = ContextVar("COURSE", default=None)
 
 _CLEANUP: Final = PHASES[POST]
 
-# Modules of asyncio in which nothing that is waited for can fail: only a cancellation can come.
+# Modules of asyncio whose waits cannot fail. They can only be cancelled.
 _NEVER_FAILING: Final = frozenset(
     {"asyncio.locks", "asyncio.queues", "asyncio.taskgroups", "asyncio.timeouts"}
 )
-# (Up to Python 3.11 wait_for() awaits the end of an asyncio.Task, and not the task itself.)
+# (Up to Python 3.11, wait_for() awaits the end of an asyncio.Task, and not the task itself.)
 _FAILING_IN_TASKS: Final = {"sleep", "__sleep0"} | (
     {"wait_for"} if sys.version_info >= (3, 12) else set[str]()
 )
 
 
-# Something that a function did, or that was done to it: when, which function and attempt, and what,
-# which is the place of a point or how the attempt ended. (Runs have many: no class for them.)
+# An event of a function: the time, the function, the attempt, and the place of a point or the end
+# of the attempt. (Runs have many events, so they are plain tuples.)
 Happened: TypeAlias = tuple[float, str, int, str]
 
 
 class Injected(NamedTuple):
-    """A disturbance that took place: where the function was, and the exception, if any."""
+    """A disturbance that happened: the function's place, and the exception, if any."""
 
     disturbance: Disturbance
     places: list[Place]
@@ -64,7 +64,7 @@ class Injected(NamedTuple):
 
 
 class Course:
-    """What happens to the functions of one run, and what is to be done to them."""
+    """The events of the functions of one run, and the disturbances for them."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, schedule: Schedule, *, detailed: bool = False
@@ -75,9 +75,9 @@ class Course:
         self.began = 0.0
         self.caller: Task[Any] | None = None
         self.trace: list[Happened] = []
-        self.unfailing: set[Point] = set()  # where no exception can come from
+        self.unfailing: set[Point] = set()  # points at which no exception can come
         self.injected: list[Injected] = []
-        self.swallowed: list[str] = []  # functions that were cancelled and returned all the same
+        self.swallowed: list[str] = []  # functions that were cancelled and still returned
         self.raised: dict[tuple[str, int], BaseException] = {}  # by function and attempt
         self.attempts: dict[str, int] = {}
         self.under_way: dict[Attempt, None] = {}
@@ -89,7 +89,7 @@ class Course:
                 self._always.setdefault((each.point.function, each.point.at), each)
 
     def begin(self) -> Token[Course | None]:
-        """Begin the run: the current `asyncio.Task` is its caller."""
+        """Begin the run. The current `asyncio.Task` is its caller."""
         self.began = self.loop.time()
         self.caller = current_task()
         return COURSE.set(self)
@@ -99,7 +99,7 @@ class Course:
         self.trace.append((self.loop.time() - self.began, function, attempt, what))
 
     def points(self, after: int = 0) -> list[Point]:
-        """Return the points that the functions came to, in order, after some events."""
+        """Return the points that the functions reached after a number of events, in order."""
         return [
             Point(function, attempt, what)
             for _, function, attempt, what in self.trace[after:]
@@ -107,7 +107,7 @@ class Course:
         ]
 
     def disturbance_at(self, function: str, attempt: int, at: str) -> Disturbance | None:
-        """Return what is to happen at a point."""
+        """Return the disturbance at a point, or None."""
         if not self._once:
             return None
         if (once := self._once.get((function, attempt, at))) is not None:
@@ -116,7 +116,7 @@ class Course:
         return always if always is not None and attempt > always.point.attempt else None
 
     def copy(self) -> Course:
-        """Return a copy in which nothing happens any more."""
+        """Return a copy that does not change any more."""
         copied = copy(self)
         copied.trace = [*self.trace]
         copied.injected = [*self.injected]
@@ -125,13 +125,13 @@ class Course:
         return copied
 
     def missed(self) -> list[Point]:
-        """Return the points of the schedule that the run never came to."""
+        """Return the points of the schedule that the run never reached."""
         took_place = {each.disturbance for each in self.injected}
         return [each.point for each in self.schedule if each not in took_place]
 
 
 class Attempt:
-    """One attempt of a function under way."""
+    """One running attempt of a function."""
 
     __slots__ = ("at", "body", "cancelling", "course", "hangs", "number", "of", "unheard")
 
@@ -142,15 +142,15 @@ class Attempt:
         self.at = CALL
         self.body: Any = None
         self.hangs = False
-        self.cancelling = 0  # requests to cancel it, when it last heard of one
-        self.unheard = False  # the caller was cancelled here, and this function does not know yet
+        self.cancelling = 0  # cancel requests at the last cancellation that it got
+        self.unheard = False  # the caller was cancelled here, and this function has not got it yet
         course.attempts[of.label] = self.number
         course.under_way[self] = None
 
     def came_to(self, at: str) -> Disturbance | None:
-        """Note that the function is at a point, and do what is to be done there.
+        """Record that the function is at a point, and disturb it there.
 
-        What concerns an await is returned, for `drive` to do it.
+        A disturbance of an await is returned, and `drive` does it.
         """
         self.at = at
         self.note(at)
@@ -160,7 +160,7 @@ class Attempt:
             return None
         if disturbance.fault is Fault.CANCEL:
             self.inject(disturbance)
-            # Nothing that it awaits can wake it up before the caller hears of this.
+            # The function cannot wake up before the caller gets the cancellation.
             self.unheard = self.of.phase != _CLEANUP
             assert course.caller is not None
             course.caller.cancel()
@@ -177,14 +177,14 @@ class Attempt:
         return exception
 
     def inject(self, disturbance: Disturbance, exception: BaseException | None = None) -> None:
-        """Note a disturbance that takes place now."""
+        """Record a disturbance that happens now."""
         course = self.course
         places = of_user(self.frames())
         self.note(f"({disturbance.fault})")
         course.injected.append(Injected(disturbance, places, exception, len(course.trace)))
 
     def frames(self) -> Iterable[FrameType]:
-        """Return the frames of the function, from its own to the innermost that waits."""
+        """Return the frames of the function, from its own to the innermost waiting frame."""
         return () if self.body is None else awaiting(self.body)
 
     def note(self, what: str) -> None:
@@ -192,7 +192,7 @@ class Attempt:
         self.course.note(self.of.label, self.number, what)
 
     def ended(self, error: BaseException | None) -> None:
-        """Note how the attempt ended, unless that is a point."""
+        """Record the end of the attempt, unless it is a point."""
         course = self.course
         course.under_way.pop(self, None)
         if error is not None:
@@ -206,7 +206,7 @@ class Attempt:
 
     @coroutine
     def drive(self, body: Any) -> Generator[Any, Any, Any]:
-        """Run a coroutine to its end, and stop at each of its points."""
+        """Run a coroutine completely, and stop at each of its points."""
         self.body = body
         error: BaseException | None = None
         number = 0
@@ -243,7 +243,7 @@ class Attempt:
                 self.cancelling = 0 if task is None else task.cancelling()
 
     def go_on(self, at: str) -> Generator[Any, Any, BaseException | None]:
-        """Stop where the function is about to go on, and return what is to be raised in it."""
+        """Stop before the function continues, and return an exception to raise in it, or None."""
         disturbance = self.came_to(at)
         if disturbance is not None:
             return self.failure(disturbance)
@@ -255,7 +255,7 @@ class Attempt:
     def hang(
         self, awaited: Any, disturbance: Disturbance
     ) -> Generator[Any, Any, BaseException | None]:
-        """Wait until the function is cancelled, and then as long as its own await takes to end."""
+        """Wait until the function is cancelled, and then until its own await ends."""
         self.inject(disturbance)
         self.hangs = True
         error = yield from _resumed(self.course.loop.create_future())
@@ -267,27 +267,27 @@ class Attempt:
         return error
 
     def fail(self, awaited: Any, disturbance: Disturbance) -> Generator[Any, Any, BaseException]:
-        """End what is awaited, and return the exception that is to come out of it instead."""
+        """End the awaited thing, and return the exception to raise instead."""
         exception = self.failure(disturbance)
         if _is_future(awaited):
-            # Else it might go on: an asyncio.Task, above all.
+            # Otherwise it could continue, for example an asyncio.Task.
             task = current_task()
             assert task is not None
             requests = task.cancelling()
             if awaited.cancel():
                 ending = yield from _resumed(awaited)
                 if isinstance(ending, CancelledError) and task.cancelling() > requests:
-                    return ending  # which came from elsewhere meanwhile
+                    return ending  # from elsewhere, meanwhile
         return exception
 
 
 def _resumed(awaited: Any) -> Generator[Any, Any, BaseException | None]:
-    """Wait for what a coroutine has yielded; return the exception that it is to be resumed with.
+    """Wait for the thing that a coroutine yielded. Return the exception to resume it with, or None.
 
-    A value never comes: a coroutine takes it from the future that it has waited for.
+    There is never a value, because a coroutine takes it from the future that it waited for.
     """
     if _is_future(awaited):
-        awaited._asyncio_future_blocking = True  # as its own __await__ has it
+        awaited._asyncio_future_blocking = True  # as its own __await__ does
     try:
         yield awaited
     except BaseException as error:
@@ -300,21 +300,21 @@ def _is_future(awaited: Any) -> bool:
 
 
 def _can_fail(frames: Iterable[FrameType]) -> bool:
-    """Return True if an exception may come out of what the innermost of these frames waits for.
+    """Return True if the wait of the innermost frame can raise an exception.
 
-    Nothing but a cancellation comes out of the wait for a lock, a queue or a task group.
+    The wait for a lock, a queue or a task group can only be cancelled.
     """
     *_, innermost = frames
     module = str(innermost.f_globals.get("__name__"))
     if module == "asyncio.tasks":
         return innermost.f_code.co_name in _FAILING_IN_TASKS
     if module.partition(".")[0] == "sdax":
-        return module == as_coroutine.__module__  # which awaits what the function has returned
+        return module == as_coroutine.__module__  # it awaits the result of the function
     return module not in _NEVER_FAILING
 
 
 class DrivenFunction:
-    """A user's function, for an engine to call in its place."""
+    """A replacement for a user's function, for an engine to call."""
 
     def __init__(
         self, function: Callable[..., Any], limits: TaskFunction[Any], name: Any, label: str
@@ -354,7 +354,7 @@ class DrivenFunction:
         attempt.came_to(RETURN)
 
     def attempt(self) -> Attempt:
-        """Begin an attempt in the run that this belongs to."""
+        """Begin an attempt in the current run."""
         course = COURSE.get()
         assert course is not None, "the functions of a driven processor run in a Course"
         return Attempt(self, course)
@@ -494,6 +494,6 @@ def _driven(function: TaskFunction[Any], name: Any, label: str) -> TaskFunction[
         plain = DrivenPlainFunction(call.function, function, name, label)
         return replace(function, function=PlainFunction(plain))
     if function.has_task_group_argument:
-        call = WithTaskGroup(call)  # and so the end of the group is seen, too
+        call = WithTaskGroup(call)  # so that the end of the group is seen too
     call = DrivenFunction(call, function, name, label)
     return replace(function, function=call, has_task_group_argument=False)

@@ -35,15 +35,15 @@ Check: TypeAlias = Callable[[ExploredRun[T]], bool | Awaitable[bool | None] | No
 
 @dataclass(frozen=True)
 class Exploration:
-    """What an exploration went through.
+    """The result of an exploration.
 
-    - `schedules`: how many runs with different disturbances were made, the undisturbed one
-      included.
-    - `points`: how many points the undisturbed run has.
-    - `exhaustive`: True if every disturbance that was asked for took place.
-    - `seconds`: how long it took.
-    - `findings`: after how many schedules something was wrong.
-    - `not_reached`: how many schedules never came to their point, which happens with a real clock.
+    - `schedules`: the number of runs with different disturbances, including the undisturbed run.
+    - `points`: the number of points of the undisturbed run.
+    - `exhaustive`: True if every requested disturbance happened.
+    - `seconds`: the time that it took.
+    - `findings`: the number of schedules after which something was wrong.
+    - `not_reached`: the number of schedules that never reached their point. This happens with a
+      real clock.
     """
 
     schedules: int
@@ -61,28 +61,27 @@ class Exploration:
 def explore(
     processor: Processor[T], *, context: Factory[T], check: Check[T], **options: Unpack[Options]
 ) -> Exploration:
-    """Run a processor again and again, disturbed at each of its points, and check each run.
+    """Run a processor many times, disturbed at each of its points, and check each run.
 
     Raises `ScheduleFailed` for the first schedule after which something is wrong.
 
-    - `context`: a function that makes a new context for each run: plain, async, or one that
-      returns an async context manager, which is left when the run has been checked.
-    - `check`: gets each run as an `ExploredRun`, and fails it with False or an exception. It may
-      be async.
-    - `faults`: which kinds to try. By default `"cancel"` (the caller is cancelled), `"fail"` (an
+    - `context`: a function that creates a new context for each run. It is plain or async, or
+      returns an async context manager, which is left after the check of the run.
+    - `check`: gets each run as an `ExploredRun`. To fail it, it returns False or raises an
+      exception. It can be async.
+    - `faults`: the kinds to try. By default `"cancel"` (the caller is cancelled), `"fail"` (an
       exception is raised), `"hang"` (an await never ends) and `"cancel again"` (the caller is
-      cancelled twice); besides, there are `"interrupt"` (`KeyboardInterrupt`) and `"fail
-      cleanup"` (a `post_execute` fails for good).
-    - `disturbances`: 2 tries every two of them, too.
+      cancelled twice). There are also `"interrupt"` (`KeyboardInterrupt`) and `"fail cleanup"` (a
+      `post_execute` fails for good).
+    - `disturbances`: with 2, also try every two of them.
     - `clock`: `"virtual"`, or `"real"` for workflows with real sockets and threads.
-    - `max_schedules`, `seconds`: when to stop. With a `seed`, a random sample is tried then.
+    - `max_schedules`, `seconds`: the limits. With a `seed`, a random sample is tried beyond them.
     - `jitter`: the random factor of delays before retries, from 0.5 to 1.0.
-    - `replay`: a schedule to repeat, as a finding names it.
+    - `replay`: a schedule to repeat, in the words of a finding.
 
     Raises `NotDeterministic` if two undisturbed runs differ, `OutsideWorldError` for a socket or
-    a thread with the virtual clock, `NotReachedError` for a replay whose point no run came to,
-    `RuntimeError` in a running event loop, and `TypeError` or `ValueError` for arguments that
-    cannot be.
+    a thread with the virtual clock, `NotReachedError` for a replay whose point no run reached,
+    `RuntimeError` in a running event loop, and `TypeError` or `ValueError` for bad arguments.
 
     >>> explore(checkout, context=new_request, check=lambda run: run.context.pool.free == 2)
     """
@@ -98,7 +97,7 @@ def explore(
 def explorations(
     processor: Processor[T], *, context: Factory[T], check: Check[T], **options: Unpack[Options]
 ) -> Iterator[ScheduleFailed]:
-    """Yield every finding of an exploration; all else is as with `explore`.
+    """Yield every finding of an exploration. Everything else is as with `explore`.
 
     >>> for finding in explorations(checkout, context=new_request, check=gives_back):
     ...     print(finding.schedule, finding.problems)
@@ -107,7 +106,7 @@ def explorations(
 
 
 class Explorer:
-    """An exploration under way."""
+    """A running exploration."""
 
     def __init__(
         self,
@@ -130,7 +129,7 @@ class Explorer:
         self.replayed = None if replay is None else parsed(replay, self.functions)
         self.player = Player(processor, context, check, self.loops)
         self.schedules = 0
-        self.known = 1  # schedules that there are at least
+        self.known = 1  # the number of schedules, at least
         self.found = 0
         self.not_reached = 0
         self.complete = False
@@ -142,7 +141,7 @@ class Explorer:
         self._following: dict[Schedule, list[Disturbance]] = {}
 
     def exploration(self) -> Exploration:
-        """Return what has been gone through so far."""
+        """Return the result so far."""
         return Exploration(
             schedules=self.schedules,
             points=len(self._points),
@@ -154,7 +153,7 @@ class Explorer:
         )
 
     def findings(self) -> Generator[ScheduleFailed, None, None]:
-        """Go through the schedules, and yield what is found."""
+        """Go through the schedules, and yield the findings."""
         self._began = time.perf_counter()
         try:
             if finding := self._begin():
@@ -170,11 +169,11 @@ class Explorer:
                 if finding := self._try(schedule, self._learn):
                     yield finding
             if self.schedules < self.known:
-                return  # for it was a sample
-            # Who comes to the end without a disturbance must find everything as it was.
+                return  # it was a sample
+            # At the end, the undisturbed run must still do the same.
             if finding := self._try((), self._compare):
                 yield finding
-            self.schedules -= 1  # which was counted already
+            self.schedules -= 1  # it was counted already
             self.complete = True
         finally:
             self.loops.close()
@@ -185,11 +184,11 @@ class Explorer:
         """Make the undisturbed run, twice."""
         if finding := self._try((), self._learn_undisturbed):
             return finding
-        self.schedules = 0  # they are one
+        self.schedules = 0  # they count as one
         return self._try((), self._compare)
 
     def _try(self, schedule: Schedule, learn: Callable[[Played], None]) -> ScheduleFailed | None:
-        """Play a schedule, and return what is wrong; or learn from it."""
+        """Play a schedule, and return its finding, or learn from it."""
         checked = not any(map(self._is_hopeless, schedule))
         detailed = not schedule or self.settings.disturbances > 1
         with self._prepared():
@@ -198,13 +197,13 @@ class Explorer:
             complaints: list[str] = []
             if not played.problems:
                 learn(played)
-                # Most complaints come when nobody refers to a thing any more.
+                # Most complaints come when an object is dropped.
                 del played
                 complaints = self.player.complaints.taken()
                 if not complaints:
                     return None
                 played = self.player.play(schedule, checked=checked)
-                # Whoever kept this run would keep what it has left open, to complain later on.
+                # A reference to this run would keep its open objects, which would complain later.
                 played.run = None
             else:
                 complaints = self.player.complaints.taken()
@@ -221,7 +220,7 @@ class Explorer:
 
     @contextmanager
     def _prepared(self) -> Generator[None, None, None]:
-        """Have nothing depend on chance, and hear of what is dropped."""
+        """Remove all randomness, and get the complaints about dropped objects."""
         with (
             pinned_jitter(self.settings.jitter),
             without_collector(),
@@ -230,8 +229,10 @@ class Explorer:
             yield
 
     def _is_hopeless(self, disturbance: Disturbance) -> bool:
-        """Return True for a cleanup that never ends and has no retry: its author cannot help it,
-        and all that is asked is that something bounds it."""
+        """Return True for a cleanup that never ends and has no retry.
+
+        Its author cannot prevent this. The cleanup only needs a limit.
+        """
         point, fault = disturbance
         return (
             fault is Fault.HANG
@@ -251,7 +252,7 @@ class Explorer:
             refuse_difference(self._trace, played.trace)
 
     def _learn(self, played: Played) -> None:
-        """Take note of where a second disturbance may follow."""
+        """Record the points at which a second disturbance can follow."""
         if played.course.missed():
             if self.settings.clock == "virtual":
                 raise NotDeterministic(
@@ -266,7 +267,7 @@ class Explorer:
         check_reached(played.course)
 
     def _all(self) -> Iterator[Schedule]:
-        """Yield the schedules: first those of one disturbance, each in the order of its points."""
+        """Yield the schedules. Those of one disturbance come first, in the order of points."""
         singles = [(each,) for each in self._singles()]
         self.known += len(singles)
         for number in self._chosen(len(singles)):
@@ -281,7 +282,7 @@ class Explorer:
             yield first, self._following[firsts[which]][number - ends[which]]
 
     def _chosen(self, total: int) -> Iterable[int]:
-        """Return the numbers of those that are tried, of so many schedules."""
+        """Return the numbers of the schedules to try, of `total` schedules."""
         settings = self.settings
         left = settings.max_schedules - self.schedules
         if settings.seed is None or total <= left:
@@ -290,13 +291,13 @@ class Explorer:
 
     def _singles(self) -> Iterator[Disturbance]:
         kinds = self.settings.faults
-        # What never ends comes last: to find it out takes the longest, and says the least.
+        # Hanging comes last, because it takes the longest and says the least.
         for some in ([kind for kind in kinds if kind != "hang"], ["hang"]):
             for point in self._points:
                 yield from self._at(point, set(some) & set(kinds), self._unfailing)
 
     def _later(self, played: Played) -> Iterator[Disturbance]:
-        """Yield the disturbances that may follow the one of a schedule."""
+        """Yield the disturbances that can follow the disturbance of a schedule."""
         kinds: Collection[str] = self.settings.faults
         if self.settings.disturbances == 1:
             cancelled = played.schedule[0].fault is Fault.CANCEL
@@ -338,7 +339,7 @@ class Explorer:
 
 
 def _covering(settings: Settings) -> str:
-    """Say which schedules all of them are."""
+    """Describe all schedules of these settings."""
     text = "every single disturbance"
     if settings.disturbances > 1:
         text = "every one and every two disturbances"
@@ -346,7 +347,7 @@ def _covering(settings: Settings) -> str:
 
 
 def _check_arguments(processor: Any, context: Any, check: Any) -> None:
-    """Refuse what cannot be explored."""
+    """Raise an error for arguments that cannot be explored."""
     if not isinstance(processor, (AsyncTaskProcessor, AsyncDagTaskProcessor)):
         hint = "; did you forget .build()?" if hasattr(processor, "build") else ""
         raise TypeError(f"explore takes a processor, got {shown(processor)}{hint}")

@@ -1,4 +1,4 @@
-"""Faults: what can be done to a function at a point, and the exceptions for it."""
+"""The faults at a point of a function, and their exceptions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ _UNEXPECTED: Final = (Exception, RuntimeError, ValueError, LookupError)
 
 
 class InjectedError(Exception):
-    """An exception that `sdax.testing` raises in a function; `ConnectionError`s are among them.
+    """An exception that `sdax.testing` raises in a function. Some are also `ConnectionError`s.
 
-    Where a function is retried after some kind of exception, it gets one that is of that kind
-    as well.
+    If a function is retried after a kind of exception, the injected exception is also of that kind.
     """
 
     def __init__(self, message: str) -> None:
-        self.args = (message,)  # a base class may want other arguments
+        self.args = (message,)  # a base class may expect other arguments
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -41,7 +40,7 @@ class InjectedInterrupt(KeyboardInterrupt):
 
 
 def checked_kinds(faults: Any) -> tuple[str, ...]:
-    """Return kinds of faults in their order; refuse what is not a collection of them."""
+    """Return kinds of faults in their order. Raise an error for anything else."""
     if isinstance(faults, str) or not isinstance(faults, Collection):
         hint = f"; did you mean ({shown(faults)},)?" if isinstance(faults, str) else ""
         raise TypeError(f"faults must be a collection of names, got {shown(faults)}{hint}")
@@ -54,17 +53,17 @@ def checked_kinds(faults: Any) -> tuple[str, ...]:
 def faults_at(
     point: Point, limits: TaskFunction[Any], kinds: Collection[str], *, can_fail: bool
 ) -> Iterator[Fault]:
-    """Yield the faults that make sense at a point, of the kinds that were asked for.
+    """Yield the faults that make sense at a point, of the requested kinds.
 
-    A cleanup that fails for good loses what it was to give back, and no author can prevent that:
-    so it fails only where it has retries, and then once.
+    If a cleanup fails for good, something is lost, and no author can prevent that. So a cleanup
+    fails only if it has retries, and then once.
     """
     is_cleanup = point.function.endswith(_CLEANUP)
     waits = point.at.isdecimal()
     goes_on = point.at.endswith("+")
     if (
         "cancel" in kinds and point.at != CALL
-    ):  # which is heard of at the first await, or at the end
+    ):  # the function gets it at the first await, or at the end
         yield Fault.CANCEL
     if not goes_on and can_fail:
         has_retry = point.attempt <= limits.retries
@@ -86,7 +85,7 @@ def faults_at(
 def exceptions_for(
     limits: TaskFunction[Any],
 ) -> tuple[type[InjectedError] | None, type[InjectedError] | None]:
-    """Return an exception that the function is retried after, and one that it is not."""
+    """Return an exception that is retried, and an exception that is not."""
     kinds = limits.retryable_exceptions
     named = kinds if isinstance(kinds, tuple) else ()
     return _first((*_EXPECTED, *named), limits, True), _first(_UNEXPECTED, limits, False)
@@ -118,12 +117,12 @@ def _first(
 
 
 def _injected(kind: type[Exception]) -> type[InjectedError] | None:
-    """Return a class of exceptions that are injected, and of this kind as well."""
+    """Return a class of injected exceptions that are also of this kind, or None."""
     if kind not in _classes:
         try:
             made: Any = type(f"Injected{kind.__name__}", (InjectedError, kind), {})
             made("as a trial")
-        except Exception:  # a class may refuse to have others below it
+        except Exception:  # a class may refuse subclasses
             made = None
         _classes[kind] = made
     return _classes[kind]
@@ -135,5 +134,5 @@ _classes: dict[type[Exception], type[InjectedError] | None] = {}
 def _is_retried(kind: type[InjectedError], limits: TaskFunction[Any]) -> bool | None:
     try:
         return bool(limits.is_retryable(kind("as a trial")))
-    except Exception:  # out of a predicate, which knows other exceptions
+    except Exception:  # from a predicate that expects other exceptions
         return None

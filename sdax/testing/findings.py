@@ -1,4 +1,4 @@
-"""What an exploration finds: what went wrong after which schedule, and how to repeat it."""
+"""The findings of an exploration: the schedule, the problem, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ MOST_PLACES: Final = 3
 class ScheduleFailed(AssertionError):
     """A schedule after which something is wrong.
 
-    - `schedule`: what was done, as a text that repeats it; empty for the undisturbed run.
-    - `problems`: what is wrong, a sentence each.
-    - `run`: the run as the check got it; None if it never ended.
+    - `schedule`: a text that describes and repeats the disturbances. It is empty for the
+      undisturbed run.
+    - `problems`: the problems, a sentence each.
+    - `run`: the run that the check got, or None if it never ended.
 
-    Its text has all of this, the line of source at which it was done, what happened otherwise than
-    in the undisturbed run, the report, and in its last line how to repeat the schedule.
+    Its text has all of this, the line of source of the disturbance, the differences from the
+    undisturbed run, the report, and in its last line how to repeat the schedule.
     """
 
-    __module__ = "sdax.testing"  # short, for pytest shows it
+    __module__ = "sdax.testing"  # short, because pytest shows it
 
     def __init__(
         self, text: str, schedule: str, problems: Sequence[str], run: ExploredRun[Any] | None
@@ -38,7 +39,7 @@ class ScheduleFailed(AssertionError):
 
 
 class NotDeterministic(Exception):
-    """Two undisturbed runs were not alike, so nothing can be said of disturbed ones.
+    """Two undisturbed runs differ, so disturbed runs cannot be compared with them.
 
     The message shows the first difference.
     """
@@ -49,7 +50,7 @@ class NotDeterministic(Exception):
 def finding_of(
     played: Played, undisturbed: Sequence[Happened], problems: Sequence[str], repeat: str
 ) -> ScheduleFailed:
-    """Return what is to be told of a schedule after which something is wrong."""
+    """Return the finding of a schedule after which something is wrong."""
     paragraphs = ["\n".join(_first_lines(played, problems))]
     for each in played.injected:
         paragraphs.append("\n".join(_told(each)))
@@ -105,7 +106,7 @@ def _told(injected: Injected) -> Iterator[str]:
 
 
 def _sentence(disturbance: Disturbance) -> str:
-    """Say what a disturbance is, in words."""
+    """Describe a disturbance in words."""
     point, fault = disturbance
     what = f"{point.function}" + (f" (attempt {point.attempt})" if point.attempt > 1 else "")
     number = point.at.removesuffix("+")

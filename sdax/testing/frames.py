@@ -1,4 +1,4 @@
-"""Where code waits: the frames of suspended coroutines, as lines of source that a reader finds."""
+"""The places where code waits: frames of suspended coroutines, as lines of source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from ..common.text import one_line
 
-# Directories whose frames a reader does not look for: Python's own library, and sdax.
+# Directories whose frames do not help a reader: Python's own library, and sdax.
 _STANDARD_LIBRARY: Final = f"{Path(asyncio.__file__).parent.parent}{os.sep}"
 _SDAX: Final = f"{Path(__file__).parent.parent}{os.sep}"
 
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The line itself, without its indentation; empty where there is no source."""
+        """The line without its indentation, or an empty text if there is no source."""
         return linecache.getline(self.file, self.line).strip()
 
 
@@ -46,7 +46,7 @@ def place_of(frame: FrameType) -> Place:
 
 
 def awaiting(awaitable: Any) -> Iterator[FrameType]:
-    """Yield the frames of a suspended coroutine, from its own to the innermost that waits."""
+    """Yield the frames of a suspended coroutine, from its own to the innermost waiting frame."""
     while awaitable is not None:
         for kind, inner in _INNER.items():
             if hasattr(awaitable, kind):
@@ -59,7 +59,7 @@ def awaiting(awaitable: Any) -> Iterator[FrameType]:
 
 
 def _hidden_in(step: Any) -> Any:
-    """Return what runs in a step of an async generator, which does not tell, or None."""
+    """Return the async generator that runs in a step, which has no attribute for it, or None."""
     if type(step).__name__ not in _STEPS:
         return None
     inner = (*_STEPS, "async_generator")
@@ -74,12 +74,12 @@ def is_of_library(code: CodeType) -> bool:
 
 
 def of_user(frames: Iterable[FrameType]) -> list[Place]:
-    """Return the places of those frames that are neither Python's own library's nor sdax's."""
+    """Return the places of the frames that belong neither to Python's own library nor to sdax."""
     return [place_of(frame) for frame in frames if not is_of_library(frame.f_code)]
 
 
 def calling_place() -> Place | None:
-    """Return the place in the user's code that is being run, or None: the event loop runs it."""
+    """Return the running place in the user's code, or None if there is none."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__") != "asyncio.events":
         if not is_of_library(frame.f_code):
@@ -99,6 +99,6 @@ def waiting_tasks(loop: asyncio.AbstractEventLoop) -> list[str]:
 
 
 def _short(file: str) -> str:
-    """Return a path as it is seen from the current directory, if it is below that."""
+    """Return a path relative to the current directory, if it is below it."""
     here = f"{Path.cwd()}{os.sep}"
     return file.removeprefix(here)

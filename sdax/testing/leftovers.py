@@ -1,4 +1,4 @@
-"""What a run leaves behind: tasks, timers, generators, resources, exceptions nobody heard of."""
+"""Leftovers of a run: tasks, timers, generators, resources and unseen exceptions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ AsyncGenerator: TypeAlias = AsyncGeneratorType[Any, Any]
 
 
 class Leftovers:
-    """Notes what begins while its block is entered, and says what of it is still there."""
+    """Records everything that begins inside its block, and finds what is left of it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._tasks = asyncio.all_tasks(loop)
-        # Whose a timer is cannot be told, once others than the run's own may set some.
+        # If others than the run can set timers, the owner of a timer is unknown.
         self._may_set_timers = len(self._tasks) > 1 or bool(timers_of(loop))
         self._generators: list[ref[AsyncGenerator]] = []
         self._dropped: list[str] = []
@@ -55,7 +55,7 @@ class Leftovers:
             self._hooks.finalizer(generator)
 
     def tasks(self) -> list[asyncio.Task[Any]]:
-        """Return the tasks that were begun meanwhile and have not ended."""
+        """Return the tasks that began meanwhile and have not ended."""
         current = asyncio.current_task(self.loop)
         return [
             task
@@ -64,7 +64,7 @@ class Leftovers:
         ]
 
     def found(self) -> list[str]:
-        """Return what is left, a sentence each."""
+        """Return a sentence about each leftover."""
         left = [f"an async generator was dropped unfinished: {each}" for each in self._dropped]
         for generator in filter(None, (reference() for reference in self._generators)):
             if generator.ag_frame is not None and not generator.ag_running:
@@ -73,7 +73,7 @@ class Leftovers:
         left += [
             f"an asyncio.Task is left: {_of_task(task)}"
             for task in sorted(tasks, key=lambda task: task.get_name())
-            if type(task.get_coro()).__name__ != _CLOSING  # a generator that was dropped
+            if type(task.get_coro()).__name__ != _CLOSING  # of a dropped generator
         ]
         if not (tasks or self._may_set_timers):
             left += [f"a timer is left: {shown(timer)}" for timer in timers_of(self.loop)]
@@ -81,7 +81,7 @@ class Leftovers:
 
 
 def timers_of(loop: asyncio.AbstractEventLoop) -> list[asyncio.TimerHandle]:
-    """Return the timers of a loop that are set; those of another kind of loop nobody can see."""
+    """Return the active timers of a loop, or none for other kinds of loops."""
     return [timer for timer in getattr(loop, "_scheduled", ()) if not timer.cancelled()]
 
 
@@ -98,23 +98,23 @@ def _of_generator(generator: AsyncGenerator) -> str:
 
 
 class Complaints:
-    """What Python complains of when something is dropped: kept from being printed, and told."""
+    """Collects Python's complaints about dropped objects, instead of printing them."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
 
     def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Be a loop's exception handler."""
+        """Handle an error, as a loop's exception handler."""
         message = str(context.get("message"))
         if message.startswith("sdax: "):
-            return  # about failures of a run that was cancelled, which are no mistake
+            return  # failures of a cancelled run are not mistakes
         exception = context.get("exception")
         what = "" if exception is None else f": {type(exception).__name__}: {exception}"
         self.heard.append(f"{message}{what}")
 
     @contextmanager
     def listening(self) -> Generator[None, None, None]:
-        """Hear of each `ResourceWarning`, and of no other one."""
+        """Collect each `ResourceWarning`, and no other warning."""
         with warnings.catch_warnings():
             show = warnings.showwarning
 
@@ -136,7 +136,7 @@ class Complaints:
             yield
 
     def taken(self) -> list[str]:
-        """Return what was heard since the last time, once whatever can be dropped has been."""
+        """Drop everything that can be dropped, and return the complaints since the last call."""
         gc.collect(0)
         heard, self.heard = self.heard, []
         return heard
@@ -144,7 +144,7 @@ class Complaints:
 
 @contextmanager
 def without_collector() -> Generator[None, None, None]:
-    """Keep the garbage collector from running by itself: what a run has made stays young."""
+    """Keep the garbage collector from running by itself, so that objects of a run stay young."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

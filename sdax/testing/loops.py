@@ -1,4 +1,4 @@
-"""Event loops for one run after another: each finds a clean one, and comes to an end."""
+"""Event loops for one run after another. Each run gets a clean loop, and ends."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .leftovers import Leftovers, timers_of
 
 Clock: TypeAlias = Literal["virtual", "real"]
 
-# A run is given up when it takes a number of times as long as the undisturbed run, and this.
+# A run is given up after a multiple of the time of the undisturbed run, plus this.
 PASSES: Final = 10_000
 SECONDS: Final = 10.0
 
-LAST_PASSES: Final = 3  # for what is on its way out when a run ends
+LAST_PASSES: Final = 3  # for everything that is just ending with a run
 LAST_SECONDS: Final = 0.25
 
 
 class VirtualLoops:
-    """Loops with a virtual clock: each run begins at time 0."""
+    """Loops with a virtual clock. Each run begins at time 0."""
 
     def __init__(self) -> None:
         self.patience = 100 * PASSES
@@ -30,14 +30,14 @@ class VirtualLoops:
         self._turns = 0
 
     def clean_loop(self) -> VirtualClockLoop:
-        """Return a loop in which nothing is left."""
+        """Return a clean loop."""
         if self._loop is None:
             self._loop = VirtualClockLoop()
         self._loop.rewind()
         return self._loop
 
     def run(self, main: asyncio.Task[None]) -> None:
-        """Run until this is done; raise `DeadlockError` or `EndlessError` if it will not be."""
+        """Run until this is done. Raise `DeadlockError` or `EndlessError` if it never ends."""
         loop = self.clean_loop()
         loop.give_up_after(self.patience)
         loop.run_until_complete(main)
@@ -48,27 +48,27 @@ class VirtualLoops:
         self.patience = 100 * self._turns + PASSES
 
     async def let_end(self, leftovers: Leftovers) -> None:
-        """Let end what is on its way out."""
+        """Let tasks end that are just ending."""
         for _ in range(LAST_PASSES):
             if leftovers.tasks():
                 await asyncio.sleep(0)
 
     def tidy(self) -> None:
-        """Part with a loop in which something is left."""
+        """Discard a loop with leftovers."""
         loop = self._loop
         if loop is not None and (asyncio.all_tasks(loop) or timers_of(loop)):
             loop.give_up_after(PASSES)
             self.close()
 
     def close(self) -> None:
-        """Part with the loop."""
+        """Discard the loop."""
         loop, self._loop = self._loop, None
         if loop is not None:
             _end(loop, 3600.0)
 
 
 class RealLoops:
-    """Loops with the clock of the world, in which sockets and threads work."""
+    """Loops with a real clock, in which sockets and threads work."""
 
     def __init__(self, longest_timeout: float) -> None:
         self.patience = 60.0 + longest_timeout
@@ -77,13 +77,13 @@ class RealLoops:
         self._seconds = 0.0
 
     def clean_loop(self) -> asyncio.AbstractEventLoop:
-        """Return a loop in which nothing is left."""
+        """Return a clean loop."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         return self._loop
 
     def run(self, main: asyncio.Task[None]) -> None:
-        """Run until this is done; raise `EndlessError` if it takes too long."""
+        """Run until this is done. Raise `EndlessError` if it takes too long."""
         loop = self.clean_loop()
         gave_up = False
 
@@ -109,20 +109,20 @@ class RealLoops:
         self.patience = 10 * self._seconds + SECONDS + self._longest_timeout
 
     async def let_end(self, leftovers: Leftovers) -> None:
-        """Let end what is on its way out."""
+        """Let tasks end that are just ending."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LAST_SECONDS
         while (tasks := leftovers.tasks()) and loop.time() < until:
             await asyncio.wait(tasks, timeout=until - loop.time())
 
     def tidy(self) -> None:
-        """Part with a loop in which something is left."""
+        """Discard a loop with leftovers."""
         loop = self._loop
         if loop is not None and (asyncio.all_tasks(loop) or timers_of(loop)):
             self.close()
 
     def close(self) -> None:
-        """Part with the loop."""
+        """Discard the loop."""
         loop, self._loop = self._loop, None
         if loop is not None:
             _end(loop, 1.0)
@@ -145,7 +145,7 @@ def _end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     loop.close()
     hook, sys.unraisablehook = sys.unraisablehook, _say_nothing
     try:
-        # What does not end was told of, and would complain when it is dropped.
+        # Tasks that do not end are in the finding, and would complain when they are dropped.
         tasks = asyncio.all_tasks(loop)
         while tasks:
             tasks.pop()._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Plays one schedule: a run with its disturbances, and what is wrong with it."""
+"""Plays one schedule: a run with its disturbances, and finds its problems."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from .points import Fault, Schedule, functions_of, labels_of, text_of
 
 
 class ExploredRun(Generic[T]):
-    """One run of an exploration, as a check gets it.
+    """One run of an exploration. The check gets it.
 
-    - `context`: what the factory made for this run.
-    - `schedule`: what was done to it, as a text; empty for the undisturbed run.
-    - `report`: what became of each task, also where the run raised.
-    - `error`: what `process_tasks` raised, or None.
-    - `time`: how many seconds the run took.
+    - `context`: the context that the factory created for this run.
+    - `schedule`: a text that describes the disturbances. It is empty for the undisturbed run.
+    - `report`: the report of the run, also if the run raised.
+    - `error`: the exception of `process_tasks`, or None.
+    - `time`: the seconds that the run took.
 
-    The undisturbed run must succeed, unless the check has looked at its `error` or `report`.
+    The undisturbed run must succeed, unless the check reads its `error` or `report`.
     """
 
     def __init__(
@@ -56,17 +56,17 @@ class ExploredRun(Generic[T]):
         self.time = time
         self._report = report
         self._error = error
-        self.looked_at = False  # the outcome, by the check
+        self.looked_at = False  # True when the check has read the outcome
 
     @property
     def report(self) -> RunReport[Any] | None:
-        """What became of each task."""
+        """The report of the run."""
         self.looked_at = True
         return self._report
 
     @property
     def error(self) -> BaseException | None:
-        """What the run raised, or None."""
+        """The exception of the run, or None."""
         self.looked_at = True
         return self._error
 
@@ -76,7 +76,7 @@ class ExploredRun(Generic[T]):
 
 
 class Played:
-    """A schedule that was played: what happened, and what is wrong."""
+    """A played schedule: its events and its problems."""
 
     def __init__(self, schedule: Schedule, course: Course, may_fail: frozenset[str]) -> None:
         self.schedule = schedule
@@ -85,7 +85,7 @@ class Played:
         self.run: ExploredRun[Any] | None = None
         self.report: RunReport[Any] | None = None
         self.error: BaseException | None = None
-        self.late = False  # the caller was cancelled when the run no longer waited for anything
+        self.late = False  # the caller was cancelled when the run waited for nothing any more
         self.problems: list[str] = []
         self.check_error: BaseException | None = None
         self.leftovers: Leftovers | None = None
@@ -93,12 +93,12 @@ class Played:
 
     @property
     def trace(self) -> list[Happened]:
-        """What happened, in order."""
+        """The events, in order."""
         return self.course.trace
 
     @property
     def injected(self) -> list[Injected]:
-        """The disturbances that took place."""
+        """The disturbances that happened."""
         return self.course.injected
 
 
@@ -120,12 +120,12 @@ class Player:
         self.check = check
         self.loops = loops
         self.complaints = Complaints()
-        self.may_fail: frozenset[str] = frozenset()  # functions that the undisturbed run has fail
+        self.may_fail: frozenset[str] = frozenset()  # functions that fail in the undisturbed run
 
     def play(self, schedule: Schedule, *, checked: bool = True, detailed: bool = False) -> Played:
-        """Make a run with these disturbances, and find what is wrong.
+        """Make a run with these disturbances, and find its problems.
 
-        Without `checked`, whatever the check would say does not matter.
+        Without `checked`, the result of the check does not matter.
         """
         loop = self.loops.clean_loop()
         loop.set_exception_handler(self.complaints.handle)
@@ -136,7 +136,7 @@ class Player:
         try:
             self.loops.run(main)
         except (DeadlockError, EndlessError) as error:
-            # To part with the loop has things happen that belong to no run.
+            # Discarding the loop causes events that belong to no run.
             played = _never_ended(played, error)
         finally:
             del main
@@ -187,7 +187,7 @@ class Player:
             )
 
     async def _call(self, played: Played, ctx: Any) -> None:
-        """Be the caller of the run."""
+        """Call `process_tasks`, as the caller of the run."""
         played.course.begin()
         try:
             await self.processor.process_tasks(ctx, observer=partial(self._hear, played))
@@ -208,11 +208,11 @@ class Player:
         elif isinstance(event, (RetryScheduled, TimeoutExpired)):
             label = f"{self.labels[event.task.name]}.{event.phase}"
             retried = isinstance(event, RetryScheduled)
-            what = "is to be retried" if retried else "times out"
+            what = "will be retried" if retried else "times out"
             played.course.note(label, event.attempt, what)
 
     async def _check(self, played: Played) -> bool:
-        """Ask the user's check; return True if it has accepted a failure."""
+        """Call the user's check. Return True if it accepted a failure."""
         run = played.run
         assert run is not None
         try:
@@ -239,7 +239,7 @@ def _never_ended(played: Played, error: Exception) -> Played:
     told.problems = [*played.problems]
     told.leftovers = None
     under_way = list(course.under_way)
-    how = "waits for ever" if isinstance(error, DeadlockError) else "goes on and on"
+    how = "waits for ever" if isinstance(error, DeadlockError) else "never ends"
     for attempt in under_way:
         if attempt.hangs:
             hint = ""
@@ -258,14 +258,14 @@ def _waits(attempt: Attempt) -> str:
 
 
 def _look_outside(error: BaseException | None) -> None:
-    """Raise the `OutsideWorldError` that a function has met."""
+    """Raise the `OutsideWorldError` of a function."""
     for leaf in () if error is None else iter_leaves(error):
         if isinstance(leaf, OutsideWorldError):
             raise leaf
 
 
 def _not_as_promised(played: Played) -> Iterator[str]:
-    """Yield what became of the disturbances, where it is not what should."""
+    """Yield the disturbances that did not have the promised result."""
     course, error = played.course, played.error
     for who in course.swallowed:
         yield (
@@ -293,7 +293,7 @@ def _not_as_promised(played: Played) -> Iterator[str]:
 
 
 def _failed_cleanups(played: Played) -> Iterator[str]:
-    """Yield the cleanups that fail although nothing was done to them, and so cannot cope."""
+    """Yield the cleanups that fail although they were not disturbed themselves."""
     course = played.course
     disturbed = {each.disturbance.point.function for each in course.injected}
     for (function, attempt), error in course.raised.items():
@@ -304,13 +304,11 @@ def _failed_cleanups(played: Played) -> Iterator[str]:
             and attempt == course.attempts[function]
             and isinstance(error, Exception)
         ):
-            yield (
-                f"{function} raised {shown(error)}; a cleanup has to cope with whatever is there"
-            )
+            yield (f"{function} raised {shown(error)}; a cleanup must work with whatever exists")
 
 
 def _reachable(error: BaseException | None, report: RunReport[Any] | None) -> set[int]:
-    """Return the ids of all exceptions that an error leads to, or that a report has."""
+    """Return the ids of all exceptions that an error refers to, or that a report has."""
     found: dict[int, BaseException] = {}
     told = [error]
     for phases in () if report is None else report.values():
@@ -327,15 +325,15 @@ def _reachable(error: BaseException | None, report: RunReport[Any] | None) -> se
 
 
 def _pytest_failures() -> tuple[type[BaseException], ...]:
-    """Return what pytest.fail() raises, if pytest is there: it is not an `Exception`."""
+    """Return the exception of pytest.fail(), if pytest is loaded. It is not an `Exception`."""
     outcomes = sys.modules.get("_pytest.outcomes")
     return () if outcomes is None else (outcomes.Failed,)
 
 
 @contextmanager
 def pinned_jitter(factor: float) -> Generator[None, None, None]:
-    """Let the random factor of each delay before a retry be this one."""
-    engine: Any = attempts  # which decides for both engines
+    """Make this the random factor of each delay before a retry."""
+    engine: Any = attempts  # this module decides for both engines
     uniform = engine.uniform
 
     def pinned(low: float, high: float) -> float:

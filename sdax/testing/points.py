@@ -1,9 +1,9 @@
-"""Points: the places at which a function can be disturbed, by names that survive edits.
+"""Points: the places at which a function can be disturbed. Their names survive edits.
 
-`Database.pre_execute#1@2` is a task, a phase, an attempt and the second await in it; `@call` and
-`@return` are the ends of the attempt. At `@2` the function waits; at `@2+` what it waited for is
-there, but the function has not gone on yet. A disturbance is a point and a fault,
-`Database.pre_execute#1@2+:cancel`; a schedule is one of them or several, with commas between.
+`Database.pre_execute#1@2` is a task, a phase, an attempt and the second await in it. `@call` and
+`@return` are the ends of the attempt. At `@2` the function waits. At `@2+` it has its result, but
+has not continued yet. A disturbance is a point and a fault, `Database.pre_execute#1@2+:cancel`. A
+schedule is one or more disturbances, separated by commas.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Point(NamedTuple):
 
 
 class Fault(StrEnum):
-    """What happens at a point."""
+    """A disturbance of a function at a point."""
 
     CANCEL = "cancel"  # the caller of the run is cancelled
-    FAIL = "fail"  # an exception that a retry may mend
+    FAIL = "fail"  # an exception that is retried
     FAIL_ALWAYS = "fail always"  # the same, in each attempt
     FAIL_UNEXPECTEDLY = "fail unexpectedly"  # an exception that is not retried
     HANG = "hang"  # the await never ends
@@ -64,12 +64,12 @@ _DISTURBANCE: Final = re.compile(
 
 
 def text_of(schedule: Schedule) -> str:
-    """Return the text by which a schedule is repeated."""
+    """Return the text that repeats a schedule."""
     return ", ".join(map(str, schedule))
 
 
 def labels_of(names: Collection[Hashable]) -> dict[Any, str]:
-    """Return how points write the names of tasks: each differently."""
+    """Return the names of tasks in points, each different."""
     labels: dict[Any, str] = {}
     for name in names:
         label = one_line(name)
@@ -82,7 +82,7 @@ def labels_of(names: Collection[Hashable]) -> dict[Any, str]:
 
 
 def functions_of(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[str, TaskFunction[Any]]:
-    """Return the functions of tasks, by the names that points have for them."""
+    """Return the functions of tasks, by their names in points."""
     tasks = list(tasks)
     labels = labels_of([task.name for task in tasks])
     return {
@@ -96,8 +96,8 @@ def functions_of(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[str, TaskFunction
 def parsed(text: object, functions: dict[str, TaskFunction[Any]]) -> Schedule:
     """Return the schedule that a text names.
 
-    Raises `TypeError` for what is not a text, and `ValueError` for a text that is not a schedule
-    or names a function that does not exist, with the nearest ones.
+    Raises `TypeError` if it is not a text, and `ValueError` if the text is not a schedule or names
+    a function that does not exist, with similar names.
     """
     if not isinstance(text, str):
         raise TypeError(f"a schedule is a text such as 'Flags.execute#1@2:fail', got {shown(text)}")

@@ -1,4 +1,4 @@
-"""What an exploration is asked for: by its arguments, by a mark, and on pytest's command line."""
+"""The options of an exploration: from arguments, a mark, and pytest's command line."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Settings:
     seed: int | None = None
     jitter: float = 1.0
     replay: str | None = None
-    command: str | None = None  # that explores, in place of a test
+    command: str | None = None  # a command that explores, instead of a test
     test: Any = None  # of pytest's plugin
     number: int = 1  # of the explorations of that test
 
     def repeating(self, schedule: str) -> str:
-        """Return what repeats a schedule."""
+        """Return the command or the code that repeats a schedule."""
         if self.command is not None:
             return f"{self.command} --replay={shlex.quote(schedule)}" if schedule else self.command
         if self.test is None:
@@ -59,7 +59,7 @@ class Settings:
         return f"pytest {shlex.quote(self.test.nodeid)} --sdax-replay={shlex.quote(numbered)}"
 
     def tell(self, line: str) -> None:
-        """Have pytest's summary tell of an exploration."""
+        """Add a line about an exploration to pytest's summary."""
         if self.test is not None:
             self.test.tell(line)
 
@@ -68,10 +68,10 @@ _NAMES: Final = tuple(Options.__annotations__)
 
 
 def settled(options: Mapping[str, Any], command: str | None) -> Settings:
-    """Return the settings of an exploration: what pytest's command line says, else its arguments,
-    else the mark of the test. A `command` that explores has no test.
+    """Return the settings of an exploration.
 
-    Raises `TypeError` or `ValueError` for an option that does not exist or cannot be.
+    pytest's command line has priority, then the arguments, then the mark of the test. A `command`
+    that explores has no test. Raises `TypeError` or `ValueError` for an unknown or bad option.
     """
     plugin = sys.modules.get(PLUGIN)
     test = None if plugin is None or command is not None else plugin.current
@@ -106,6 +106,6 @@ def settled(options: Mapping[str, Any], command: str | None) -> Settings:
 
 
 def _is_meant_for(number: int, text: str) -> bool:
-    """Return True if a schedule is one of this exploration of a test, of which it has several."""
+    """Return True if a schedule is for this exploration. A test can have several."""
     numbered = _NUMBERED.match(text)
     return number == (1 if numbered is None else int(numbered[1]))
