@@ -23,13 +23,13 @@ from .tasks import (
 
 __all__ = ["resource"]
 
-# What resource() takes, for messages.
+# The two forms that resource() takes, for messages.
 TWO_FORMS: Final = (
     "an async generator function that yields once (async def ... yield), or a function of the "
     "context that returns an async context manager"
 )
 
-# What to do instead of a limit that needs a function which ends.
+# The advice for a limit that needs a function which ends.
 _INSTEAD: Final = {
     "limiter": "open it in the function, with 'async with', before or around the 'yield'",
     "fallback": "catch the exception in the function, and yield something else",
@@ -48,13 +48,13 @@ def resource(
     """Make a task of one function that sets something up, holds it, and cleans up after itself.
 
     - `function`: an async generator function of the context that yields once, or a function of
-      the context that returns an async context manager. What comes before the `yield` is the
-      `pre_execute` of the task, and what comes after it the `post_execute`. The value that it
+      the context that returns an async context manager. The code before the `yield` is the
+      `pre_execute` of the task, and the code after it is the `post_execute`. The value that it
       yields (or that `__aenter__` returns) is the value of `pre_execute`.
     - `execute`: an async function or a `TaskFunction`, as for any task.
-    - `cleanup_timeout`: seconds that the cleanup may take; None means no limit.
+    - `cleanup_timeout`: seconds that the cleanup may take. None means no limit.
     - `required`: with False, a failed set-up does not fail the run, as for any task.
-    - `timeout`, `retries` and the other limits are those of the set-up. A retry begins anew, with
+    - `timeout`, `retries` and the other limits are those of the set-up. A retry begins with
       a new generator.
 
     One `asyncio.Task` runs all of it, so cancel scopes and task groups may stay open across the

@@ -92,7 +92,7 @@ class Outcome:
 
     - `failed`: whether something has failed. Cleanups that have failed before this one count.
     - `cancelled`: whether the run was cut short: by a cancellation of its caller, by an exception
-      out of the block of `open`, or by what is not an `Exception`, such as `SystemExit`.
+      out of the block of `open`, or by a `BaseException` such as `SystemExit`.
     - `failures`: `(name, phase, attempts, exception)` of each failure, in order.
     - `exception`: what a resource gets at its `yield`: a `CancelledError` if the run was cut
       short, an `SdaxExecutionError` of all failures so far if it failed, or None if all is well.

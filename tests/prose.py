@@ -68,6 +68,8 @@ PENDING = frozenset(
         "sdax/many/worker.py",
         "sdax/commands/processor_page.py",
         "sdax/engine/__init__.py",
+        "sdax/engine/resources.py",
+        "sdax/engine/variables.py",
         "sdax/engine/attempts.py",
         "sdax/engine/calls.py",
         "sdax/engine/deadlines.py",

@@ -350,7 +350,7 @@ class DrivenFunction:
             del attempt, error
 
     def came_to_end(self, attempt: Attempt) -> None:
-        """Note that the function is about to return, and do what is to be done there."""
+        """Note that the function is about to return, and do what is due there."""
         attempt.came_to(RETURN)
 
     def attempt(self) -> Attempt:
