@@ -41,6 +41,7 @@ from sdax import (
     TaskFunction,
 )
 from sdax.common.text import shown
+from sdax.options import Options
 from sdax.testing import VirtualClockLoop
 
 EXAMPLES = int(os.environ.get("BAD_INPUT_EXAMPLES", "0"))
@@ -207,6 +208,7 @@ LEVELS: dict[str, Any] = {
     "max_concurrency": 2,
     "observer": id,
     "cleanup_timeout": 9.0,
+    "on_failure": "keep going",
     "execute_order": "level",
 }
 GRAPH: dict[str, Any] = {**LEVELS, "execute_order": "dependency"}
@@ -251,6 +253,7 @@ def processor_cases(make: Callable[[], Any], name: str) -> dict[str, Callable[[]
 
 CASES: dict[str, Callable[[], Case]] = {
     "Done": lambda: Case(sdax.Done, {"value": 7}),
+    "Finish": lambda: Case(sdax.Finish, {"value": 7}),
     "TaskFunction": lambda: Case(TaskFunction, {**FUNCTION, "has_task_group_argument": False}),
     "TaskFunction.is_retryable": lambda: Case(
         TaskFunction(nothing).is_retryable, {"exception": OSError()}
@@ -290,7 +293,9 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "join": lambda: Case(sdax.join, {"name": "A"}),
     "AsyncTask": lambda: Case(AsyncTask, {"name": "A", **PHASES}),
-    "AsyncTaskProcessor": lambda: Case(AsyncTaskProcessor, {"added": ((TASK, 1),), **LEVELS}),
+    "AsyncTaskProcessor": lambda: Case(
+        AsyncTaskProcessor, {"added": ((TASK, 1),), "options": Options(**LEVELS)}
+    ),
     **processor_cases(levels, "AsyncTaskProcessor"),
     "AsyncTaskProcessor.elevator_builder": lambda: Case(
         AsyncTaskProcessor.elevator_builder, LEVELS
@@ -301,7 +306,9 @@ CASES: dict[str, Callable[[], Case]] = {
         AsyncTaskProcessor.builder().add_task, {"task": TASK, "level": 1}
     ),
     "AsyncTaskProcessorBuilder.build": lambda: Case(AsyncTaskProcessor.builder().build, {}),
-    "AsyncDagTaskProcessor": lambda: Case(AsyncDagTaskProcessor, {"added": ((TASK, ()),), **GRAPH}),
+    "AsyncDagTaskProcessor": lambda: Case(
+        AsyncDagTaskProcessor, {"added": ((TASK, ()),), "options": Options(**GRAPH)}
+    ),
     **processor_cases(graph, "AsyncDagTaskProcessor"),
     "AsyncDagTaskProcessorBuilder": lambda: Case(AsyncDagTaskProcessorBuilder, GRAPH),
     "AsyncDagTaskProcessorBuilder.add_task": lambda: Case(
