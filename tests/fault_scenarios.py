@@ -14,6 +14,7 @@ from sdax import (
     AsyncTask,
     AsyncTaskProcessor,
     Finish,
+    RetryBudget,
     SdaxTaskGroup,
     TaskFunction,
     task_sync_func,
@@ -376,6 +377,60 @@ def pause_is_cancelled(journal: Journal) -> Runs:
     )
 
 
+def falls_back(journal: Journal) -> Runs:
+    @called_by_engine
+    async def cover(ctx: object, error: Exception) -> int:
+        await a_pass()
+        return 1
+
+    @called_by_engine
+    def cover_at_once(ctx: object, error: Exception) -> int:
+        return 1
+
+    limits = {"retries": 1, "initial_delay": 1.0, "fallback": cover, "timeout": 60.0}
+    return Runs(
+        build(
+            [
+                journal.task("A", execute=(is_down, limits)),
+                journal.task("B", pre_execute=(is_down, {"fallback": cover_at_once})),
+            ]
+        )
+    )
+
+
+async def is_down() -> None:
+    await a_pass()
+    raise ConnectionError("each attempt")
+
+
+def has_limiter(journal: Journal) -> Runs:
+    limits = {
+        "limiter": asyncio.Lock(),
+        "timeout": 60.0,
+        "retries": 1,
+        "retry_budget": RetryBudget(),
+    }
+    return Runs(
+        build(
+            [
+                journal.task("A", pre_execute=(journal.flaky(a_pass), limits)),
+                journal.task("B", pre_execute=(a_pass, limits), post_execute=(a_pass, limits)),
+            ]
+        )
+    )
+
+
+def runs_out_of_time(journal: Journal) -> Runs:
+    flaky = journal.flaky(a_pass)
+
+    async def act() -> None:
+        await flaky()
+        await forever()
+
+    limits = {"retries": 2, "initial_delay": 1.0, "total_timeout": 5.0}
+    return Runs(build([journal.task("A", execute=(act, limits)), journal.task("B")]))
+
+
 def few_places(journal: Journal) -> Runs:
     builder = AsyncTaskProcessor.builder(max_concurrency=1)
     for name in "ABC":
@@ -714,6 +769,9 @@ SCENARIOS = {
         Scenario("retries that run out", retries_run_out),
         Scenario("a predicate", asks_a_predicate),
         Scenario("a pause that is cancelled", pause_is_cancelled),
+        Scenario("a fallback", falls_back),
+        Scenario("a limiter", has_limiter),
+        Scenario("all attempts take too long", runs_out_of_time),
         Scenario("few places", few_places),
         Scenario("few places and a failure", few_places_and_a_failure),
         Scenario("a graph", in_graph("at once")),
@@ -744,6 +802,8 @@ SCENARIOS = {
         Scenario("observed, a timeout", observed(times_out)),
         Scenario("observed, retries", observed(retries)),
         Scenario("observed, a pause that is cancelled", observed(pause_is_cancelled)),
+        Scenario("observed, a fallback", observed(falls_back)),
+        Scenario("observed, all attempts take too long", observed(runs_out_of_time)),
         Scenario("observed, a cancellation", observed(cancelled_at(1.5, fails=True))),
         Scenario("phase by phase", phase_by_phase),
         Scenario("phase by phase, left after one", left_early(1, None)),

@@ -402,7 +402,7 @@ class Reference:
             if not task.required and self.phase != POST:
                 return report
             self.failed_at[task.name, self.phase] = now
-            self.failures.append(TaskFailure(task.name, self.phase, attempts - fell_back, error))
+            self.failures.append(TaskFailure(task.name, self.phase, attempts, error))
             if self.keeps_going and self.phase != POST:
                 self.broken = True
                 return report

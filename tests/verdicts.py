@@ -471,7 +471,8 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
         place.name
         for place, event in last.items()
         if event.what == "finish" and place.phase != POST
-        if behaviours[place].shape not in (Shape.GROUP, Shape.PLAIN)
+        # Of these the function itself returns something else, but their fallback does not.
+        if behaviours[place].shape not in (Shape.GROUP, Shape.PLAIN) or report[place][-1]
     }
     by = seen.finished_by
     if by is not None and by not in finishers:
