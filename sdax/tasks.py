@@ -244,6 +244,11 @@ class TaskFunction(Generic[T_contra]):
                     f"TaskFunction.fallback_exceptions is {shown(kinds)}, but there is no "
                     f"fallback; pass fallback=, a function of the context and the exception"
                 )
+        if self.fallback is not None and self.has_outcome_argument:
+            raise ValueError(
+                "TaskFunction: a function that takes the outcome is a cleanup, and must not have a "
+                "fallback: it could only hide that something was not released"
+            )
         if self.fallback is not None and self._covered() == ():
             raise ValueError(
                 "TaskFunction.fallback could never be called, because no exception is named for "

@@ -200,6 +200,7 @@ FUNCTION: dict[str, Any] = {
     "fallback_exceptions": (ValueError,),
     "retry_budget": sdax.RetryBudget(),
 }
+UNHELD = ("limiter", "fallback", "fallback_exceptions")  # which no resource takes
 PHASES: dict[str, Any] = dict.fromkeys(
     ("pre_execute", "execute", "post_execute"), TaskFunction(nothing)
 )
@@ -277,7 +278,13 @@ CASES: dict[str, Callable[[], Case]] = {
     },
     "resource": lambda: Case(
         sdax.resource,
-        {**FUNCTION, "name": "A", "function": holding, "execute": nothing, "cleanup_timeout": 2.0},
+        {
+            **{name: FUNCTION[name] for name in FUNCTION if name not in UNHELD},
+            "name": "A",
+            "function": holding,
+            "execute": nothing,
+            "cleanup_timeout": 2.0,
+        },
     ),
     "Outcome": lambda: Case(
         sdax.Outcome, {"failed": False, "cancelled": False, "failures": (), "exception": None}
@@ -433,7 +440,8 @@ def use(result: Any) -> None:
     if isinstance(result, TaskFunction):
         if "Thread" not in type(result.function).__name__:  # which need another kind of loop
             before = None if result.has_outcome_argument else result
-            use(AsyncTask("used", before, before, result))
+            after = result if result.fallback is None else None  # which a cleanup cannot have
+            use(AsyncTask("used", before, before, after))
     elif isinstance(result, AsyncTask):
         use(AsyncTaskProcessor.builder().add_task(result, 1))
         use(AsyncDagTaskProcessor.builder(execute_order="dependency").add_task(result))

@@ -282,7 +282,8 @@ def test_helpers_take_every_limit(helper: Any) -> None:
     for field, value in {**limits, "fallback_exceptions": (OSError,)}.items():
         assert getattr(function, field) == value
     fields = {each.name for each in dataclasses.fields(TaskFunction)}
-    assert fields - set(Limits.__annotations__) == {"function", "has_task_group_argument"}
+    arguments = {"has_task_group_argument", "has_outcome_argument"}
+    assert fields - set(Limits.__annotations__) == {"function", *arguments}
 
 
 def test_no_fallback_for_a_cleanup() -> None:
@@ -290,6 +291,10 @@ def test_no_fallback_for_a_cleanup() -> None:
     task("A", pre_execute=function, execute=function)
     with pytest.raises(ValueError, match="post_execute of task 'A' must not have a fallback"):
         task("A", post_execute=function)
+    with pytest.raises(
+        ValueError, match="takes the outcome is a cleanup, and must not have a fallb"
+    ):
+        TaskFunction(nothing, fallback=cover, has_outcome_argument=True)
 
 
 def test_what_a_fallback_covers() -> None:
