@@ -186,7 +186,7 @@ class Run(RunBase):
         self.untouched: Any = None  # references to what no function has taken hold of
         self.closed = False  # nothing of this phase is opened any more
         self.aborted = False  # nothing of it is called any more either
-        self.to_cancel: list[Driver] = []  # of the phase that was stopped, the next one last
+        self.to_cancel: list[Driver] | None = None  # of the stopped phase, the next one last
         self.losses: Losses | None = None
         self.uncalled: Sequence[int] = ()
         self.due: set[int] | None = None  # whose functions are due in this phase; None is all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import copyreg
 import pickle
 import traceback
 from typing import Any
@@ -22,6 +23,14 @@ from sdax import (
 )
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+@pytest.fixture(autouse=True)
+def _pickled_by_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another test has loaded distributed, tblib copies and pickles every exception."""
+    for kind in list(copyreg.dispatch_table):
+        if issubclass(kind, BaseException):
+            monkeypatch.delitem(copyreg.dispatch_table, kind)
 
 
 async def raise_what_it_is_told(ctx: Any) -> None:

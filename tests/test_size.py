@@ -165,7 +165,7 @@ async def test_memory_of_suspended_functions() -> None:
 
 @one_loop
 async def test_memory_of_a_run_that_waits(engine: Any) -> None:
-    """Beyond the function that it waits in, a run of 7 tasks takes less than 1 KiB, and an eighth
+    """Beyond the function that it waits in, a run of 7 tasks takes less than 1 KiB, and a fifth
     more on the Python engine."""
     tracemalloc = pytest.importorskip("tracemalloc")
     number = 1000
@@ -194,7 +194,7 @@ async def test_memory_of_a_run_that_waits(engine: Any) -> None:
         runs = await measure(lambda: [processor.process_tasks(None) for _ in range(number)])
     finally:
         tracemalloc.stop()
-    assert runs - functions < number * {"compiled": 1024, "python": 1152}[engine.name]
+    assert runs - functions < number * {"compiled": 1024, "python": 1229}[engine.name]
 
 
 @one_loop

@@ -401,6 +401,8 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
     calls = Counter(event.place for event in seen.calls())
     for place, each in last.items():
         retried = calls[place] > each.attempt
+        if behaviours[place].limiter is not None and each.attempt <= behaviours[place].retries:
+            retried = True  # or is, as soon as its limiter lets it in
         cancelled = is_cancellation(each.exception)
         gave_up = _may_have_given_up(seen, each, behaviours[place])
         # An asyncio.Task that the user made may fail when its awaiting is just being cancelled.

@@ -67,7 +67,7 @@ class RunBase:
         pumping: bool
         closed: bool  # nothing of this phase is opened any more
         aborted: bool  # nothing of it is called any more either
-        to_cancel: list[Any]  # drivers of the phase that was stopped, the next one last
+        to_cancel: list[Any] | None  # drivers of the phase that was stopped, the next one last
         losses: Losses | None
         uncalled: Sequence[int]
         due: set[int] | None  # the tasks whose functions are due in this phase; None is all
