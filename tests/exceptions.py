@@ -111,7 +111,9 @@ def text_of(exception: BaseException) -> str | None:
 def notes_of(exception: BaseException) -> tuple[Any, ...] | None:
     """Return the notes of an exception, if they can be looked at."""
     try:
-        return tuple(getattr(exception, "__notes__", ()))
+        notes = getattr(exception, "__notes__", ())
+        # What cannot be shown is shown by its address.
+        return tuple(re.sub(" at 0x[0-9a-f]+", "", str(note)) for note in notes)
     except Exception:
         return None
 

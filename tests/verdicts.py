@@ -341,6 +341,8 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 missing = early in behaviours and early not in last
                 if phase == EXECUTE and workflow.survives(*early):
                     continue  # its pre_execute may have failed
+                if missing and workflow.survives(*early) and behaviours[early].limiter is not None:
+                    continue  # its total_timeout may have passed while it waited for its limiter
                 if phase != POST and late in first and missing:
                     yield f"{late} began although {early} was never called"
 
@@ -369,9 +371,9 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 continue
             if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
                 continue
-            if event.time == failure.time and "FAILED_GROUP" in repr(behaviours[event.place]):
-                continue  # a TaskGroup that fails at that moment may swallow its cancellation
             if event.what not in ("cancelled", "swallow"):
+                if event.time == failure.time and "FAILED_GROUP" in repr(behaviours[event.place]):
+                    continue  # a TaskGroup that fails at that moment may swallow its cancellation
                 yield f"after {failure}: {event}"
             excused.add(event.place)
 
