@@ -706,7 +706,13 @@ class Driver(DriverBase):
 
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
-        return self.begun_with(self.body.send(None))
+        yielded = self.body.send(None)
+        run = self.run
+        try:
+            return self.begun_with(yielded)
+        except BaseException as error:  # it was not even called
+            run.break_down(error)
+            return self.begun_with(yielded)
 
     def begun_with(self, yielded: Any) -> Any:
         """Go on after the first step, which has suspended."""

@@ -7,7 +7,7 @@ yields: the engine takes this for the end of `pre_execute`, and has it go on as 
 from __future__ import annotations
 
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Task, iscoroutine
+from asyncio import AbstractEventLoop, CancelledError, Task, current_task, iscoroutine
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextvars import Context, copy_context
 from types import AsyncGeneratorType
@@ -105,15 +105,19 @@ class Resource:
         self._is_due = True
         if callback is None or context is None:
             return
-        current = _swap_current_task(self._loop, None)
+        current = None
         try:
+            current = current_task(self._loop)
+            if current is not None:  # else CPython 3.12.1 finds nothing to take away
+                _swap_current_task(self._loop, None)
             context.run(self._step)
         except BaseException:
             if self._callback is not callback:
                 raise
             self._step_soon()  # it was not even called: no room, or somebody else is in its context
         finally:
-            _swap_current_task(self._loop, current)
+            if current is not None:
+                _swap_current_task(self._loop, current)
 
     def wait_on(self) -> Resource:
         """Return what to wait for once more."""
