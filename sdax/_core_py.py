@@ -559,7 +559,7 @@ class Driver(DriverBase):
                             attempts.number,
                             attempts.timed_out,
                             attempts.pausing,
-                            attempts.history,
+                            attempts.take_history(),
                         )
                     error = None
                 else:
@@ -568,7 +568,9 @@ class Driver(DriverBase):
                             if attempts is None:
                                 run.ends_early(index, value)
                             else:
-                                run.ends_early(index, value, attempts.number, attempts.history)
+                                run.ends_early(
+                                    index, value, attempts.number, attempts.take_history()
+                                )
                             if self.holding is not None:
                                 if run.ready is not NONE_READY and not run.pumping:
                                     run.pump()
@@ -583,8 +585,10 @@ class Driver(DriverBase):
                             continue
                         run.keep(index, value)
                     if attempts is not None and (attempts.number > 1 or run.watch is not None):
-                        history = attempts.history
-                        run.write("succeeded", run.number, index, attempts.number, value, history)
+                        made = attempts.number
+                        run.write(
+                            "succeeded", run.number, index, made, value, attempts.take_history()
+                        )
                     if feeds and not run.aborted:
                         run.feed(feeds)
                     run.pending -= 1
@@ -1082,6 +1086,12 @@ class Attempts:
         self.pausing = False
         self.pause: asyncio.Future[None] | None = None
         self.watch: Watch | None = driver.run.watch
+
+    def take_history(self) -> History | None:
+        """Return what came before the last attempt, and forget it: the frames that its exceptions
+        lead to know these attempts."""
+        history, self.history = self.history, None
+        return history
 
     def first_failed(self, error: BaseException) -> None:
         """Go on from the failure of a first attempt that was not made here."""
