@@ -118,6 +118,7 @@ class Resource:
         finally:
             if current is not None:
                 _swap_current_task(self._loop, current)
+            del current  # whose result may be an error that leads here
 
     def wait_on(self) -> Resource:
         """Return what to wait for once more."""
