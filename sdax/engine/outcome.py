@@ -195,6 +195,7 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
         if error is None:
             if run.watch is not None:
                 run.watch.run_finished(None, report)
+            run.record = None  # exceptions that it has may lead to the run
             return report
         _give_context(run, error, interruption, failures)
         raise_with_context(error)
