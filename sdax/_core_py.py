@@ -1118,13 +1118,12 @@ class Attempts:
                     run.tell("attempt_started", *self.place())
                 if more:
                     self.begin(work)
+                    other = self.other_call(work)
                 elif timeout is not None:
                     if run.clock is None:
                         run.clock = clock_of(run.loop)
                     self.began = now = time.monotonic() if run.clock is time else run.clock()
                     self.deadline = now + timeout if timeout else AT_ONCE
-                if more:
-                    other = self.other_call(work)
             except BaseException as exception:
                 run.break_down(exception)
                 self.deadline = UNSET

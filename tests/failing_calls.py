@@ -48,6 +48,9 @@ _DECORATIONS = {
 }
 
 
+# What lets go of a lock cannot fail, and nobody could mend it: the next one would wait for ever.
+_LET_GO = {("lock", "__exit__"), ("lock", "release")}
+
 _IN_PYTHON: set[CodeType] = set()
 
 
@@ -145,7 +148,7 @@ class Calls:
 
     def _hear(self, frame: FrameType, event: str, called: Any) -> None:
         if event == "c_call":
-            counts = self._is_ours(frame)
+            counts = self._is_ours(frame) and not _lets_go(called)
         elif event == "call":
             counts = self._counts(frame)
         else:
@@ -199,6 +202,11 @@ class Calls:
             if each.f_code.co_name in _DECORATIONS or each.f_globals["__name__"] == "logging":
                 self.is_decoration = True
             each = each.f_back
+
+
+def _lets_go(called: Any) -> bool:
+    kind = type(getattr(called, "__self__", None)).__name__
+    return (kind, called.__name__) in _LET_GO
 
 
 @contextmanager

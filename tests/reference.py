@@ -467,6 +467,10 @@ class _Limit(asyncio.Timeout):
         self.requests = self._task.cancelling()
         super()._on_timeout()
 
+    @staticmethod
+    def _insert_timeout_error(exc_val: BaseException) -> None:
+        """Leave contexts as they are: Python 3.14 would follow a cycle for ever."""
+
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         await super().__aexit__(kind, error, traceback)
         if self.requests is not None and self._task is not None:

@@ -22,7 +22,7 @@ from workflows import Behaviour, CancelCaller, Error, Node, Raise, Script, Workf
 
 T = TypeVar("T")
 
-SEEDS = range(400)
+SEEDS = range(1000)
 NEW_SEEDS = 100
 quick = settings(
     max_examples=100,
