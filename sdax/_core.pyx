@@ -667,6 +667,10 @@ cdef class Driver:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
                 status = self.call_function(&outcome)
+                if status == RAISED and self.call is not None:
+                    run.break_down(sdax_take_error())  # a call of ours has failed, so it is repeated
+                    status = self.call_function(&outcome)
+                    self.call = None
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
@@ -758,9 +762,9 @@ cdef class Driver:
     cdef int call_instead(self, PyObject **outcome) noexcept:
         """Call what makes a coroutine in place of the function."""
         cdef PyObject *returned = PyObject_CallOneArg(self.call, self.run.ctx)
-        self.call = None
         if returned is NULL:
             return RAISED
+        self.call = None
         self.coroutine = <object>returned
         Py_XDECREF(returned)
         return PyIter_Send(self.coroutine, None, outcome)
@@ -831,9 +835,11 @@ cdef class Driver:
             chain(broken, error)
         return 0
 
-    def begin_timeout(self):
+    def begin_timeout(self, broken=None):
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
+            if broken is not None:
+                self.run.break_down(broken)
             self.limit_attempt(now_of(self.run), False)
             self.bound()
         except BaseException as error:

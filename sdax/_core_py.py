@@ -1199,9 +1199,11 @@ class Attempts:
         name, phase = run.plan.names[driver.index], PHASES[run.number]
         return limited_call(limits.limiter, work, name, phase, self.begin_timeout, run.ctx)
 
-    def begin_timeout(self) -> None:
+    def begin_timeout(self, broken: BaseException | None = None) -> None:
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
+            if broken is not None:
+                self.driver.run.break_down(broken)
             now = self.now()
             deadline = deadline_of(self.limits, self.began, now, False, False)
             self.deadline = self.driver.run.bounded(deadline, now)
