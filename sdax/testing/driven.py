@@ -25,13 +25,16 @@ from .points import CALL, ENTER, EXIT, FALLBACK, QUESTIONS, labels_of, limits_of
 _CLEANUP: Final = PHASES[POST]
 
 
-class DrivenLimiter:
+class DrivenLimiter(DrivenResource):
     """The limiter of a function: entering and leaving it are driven."""
 
     def __init__(self, limits: TaskFunction[Any], name: Any, label: str) -> None:
-        self.function = limits.limiter
-        self.set_up = DrivenHalf(DrivenPlace.enter, limits, name, f"{label}.{ENTER}")
-        self.clean_up = DrivenHalf(DrivenPlace.leave, limits, name, f"{label}.{EXIT}")
+        limiter: Any = limits.limiter
+        super().__init__(
+            limiter,
+            DrivenHalf(DrivenPlace.enter, limits, name, f"{label}.{ENTER}"),
+            DrivenHalf(DrivenPlace.leave, limits, name, f"{label}.{EXIT}"),
+        )
 
     def __call__(self, ctx: Any) -> DrivenPlace:
         return DrivenPlace(self, ctx)
