@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from aiolimiter import AsyncLimiter
 
 from attempts import Flaky, now, virtual_clock
 from helpers import (
@@ -72,6 +73,19 @@ async def test_at_most_so_many(phase: str, make: Any) -> None:
     assert max(inside) == 2
     assert len(inside) == 5
     assert all(getattr(report[name], phase).value == 7 for name in range(5))
+
+
+@virtual_clock
+async def test_at_most_so_many_in_a_time() -> None:
+    began: list[float] = []
+
+    async def function(ctx: Any) -> None:
+        began.append(now())
+
+    limiter = AsyncLimiter(2, 10)
+    limited = TaskFunction(function, limiter=limiter, timeout=1)
+    await build([task(name, limited) for name in range(4)]).process_tasks(None)
+    assert began == [0, 0, 5, 10]
 
 
 async def test_runs_share_it() -> None:
