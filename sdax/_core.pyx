@@ -668,7 +668,7 @@ cdef class Driver:
             elif how == CALL:
                 status = self.call_function(&outcome)
                 if status == RAISED and self.call is not None:
-                    run.break_down(sdax_take_error())  # a call of ours has failed, so it is repeated
+                    run.break_down(sdax_take_error())  # a call of ours has failed: repeat it
                     status = self.call_function(&outcome)
                     self.call = None
             else:
