@@ -1011,7 +1011,8 @@ class LoneDriver(Driver):
         except StopIteration:
             raise
         except BaseException as error:
-            return self.step_again(error)
+            yielded = self.step_again(error)
+        return self.begun_with(yielded)
 
     def throw_in(self, exception: Any) -> Any:
         try:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from ..common.checks import SPLIT_GENERATOR
 from ..common.text import class_name, shown
-from ..limits import is_context_manager, limiter_of
+from ..limits import is_context_manager, refuse_made_limiter
 from .group import SdaxTaskGroup
 
 
@@ -43,7 +43,8 @@ def limited_call(
     ctx: Any,
 ) -> Coroutine[Any, Any, Any]:
     """Call a function inside its limiter; its timeout begins when that has let it in."""
-    # Looked at here, because what fails inside of the coroutine has failed the attempt.
+    # Looked at here, because what fails inside of the coroutine has failed the attempt. There,
+    # nothing of ours is called before the function.
     is_made = is_context_manager(limiter)
     inside = _call_inside(limiter, is_made, work, name, phase, begin_timeout, ctx)
     return _named(inside, work[6])
@@ -52,7 +53,14 @@ def limited_call(
 async def _call_inside(
     limiter: Any, is_made: bool, work: Any, name: Any, phase: str, begin_timeout: Any, ctx: Any
 ) -> Any:
-    async with limiter if is_made else limiter_of(limiter, ctx):
+    if not is_made:
+        limiter = limiter(ctx)
+        kind = type(limiter)
+        try:
+            _ = kind.__aenter__, kind.__aexit__
+        except AttributeError:
+            refuse_made_limiter(limiter)
+    async with limiter:
         try:
             begin_timeout()
         except BaseException as broken:  # it could not even be called
