@@ -184,6 +184,7 @@ def test_a_deploy(script: Script) -> None:
     assert script.live() == 2
 
 
+@pytest.mark.one_engine
 def test_a_temporary_site(engine: Implementation, tmp_path: Path) -> None:
     script = Script(engine, tmp_path)
     done = subprocess.run(
@@ -199,6 +200,7 @@ def test_a_temporary_site(engine: Implementation, tmp_path: Path) -> None:
     assert script.processes() == []
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fails(script: Script, step: str) -> None:
     status, lines, err = script.run("--fail", step)
@@ -212,6 +214,7 @@ def test_a_step_that_fails(script: Script, step: str) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("step", STEPS)
 def test_ctrl_c(script: Script, step: str) -> None:
     with script.started("--hang", step) as begun:
@@ -224,6 +227,7 @@ def test_ctrl_c(script: Script, step: str) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("step", ["Build", "Verify"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_other_signals(script: Script, step: str, name: str) -> None:
@@ -237,6 +241,7 @@ def test_other_signals(script: Script, step: str, name: str) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("further", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
 def test_further_signals_during_cleanup(script: Script, further: signal.Signals) -> None:
     program = PROGRAMS / "deploy_with_slow_cleanup.py"
@@ -254,6 +259,7 @@ def test_further_signals_during_cleanup(script: Script, further: signal.Signals)
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_ctrl_c_twice_at_once(script: Script) -> None:
     with script.started("--hang", "Verify") as begun:
         begun.until("hangs")
@@ -266,6 +272,7 @@ def test_ctrl_c_twice_at_once(script: Script) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_nohup(script: Script) -> None:
     """Who ignores a signal goes on ignoring it."""
     with script.started("--hang", "Build", before="signal.SIGHUP, signal.SIG_IGN") as begun:
@@ -276,6 +283,7 @@ def test_nohup(script: Script) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_one_deploy_at_a_time(script: Script) -> None:
     with script.started("--hang", "Build") as begun:
         begun.until("hangs")
@@ -287,6 +295,7 @@ def test_one_deploy_at_a_time(script: Script) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_after_a_deploy_that_was_killed(script: Script) -> None:
     with script.started("--hang", "Unpack") as begun:
         begun.until("hangs")
@@ -299,12 +308,14 @@ def test_after_a_deploy_that_was_killed(script: Script) -> None:
     assert script.live() == 2
 
 
+@pytest.mark.one_engine
 def test_an_old_server_that_has_crashed(script: Script) -> None:
     os.kill(json.loads((script.site / "live.json").read_text())["pid"], signal.SIGKILL)
     assert script.run()[0] == 0
     assert script.live() == 2
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("arguments", [("--fail", "Nothing"), ("--hang",)])
 def test_wrong_arguments(engine: Implementation, tmp_path: Path, arguments: tuple[str]) -> None:
     status, _, err = Script(engine, tmp_path).run(*arguments)
@@ -351,6 +362,7 @@ async def test_a_process_that_does_not_stop_is_killed(
         os.kill(last, 0)
 
 
+@pytest.mark.one_engine
 @pytest.mark.loop_kinds("asyncio", "uvloop")
 async def test_what_a_process_prints(deploy: Any, capsys: Any) -> None:
     assert await deploy.run("X", "-c", "print('one'); print('two')") == "one\ntwo"

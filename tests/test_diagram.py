@@ -446,6 +446,7 @@ def test_mermaid_itself_reads_the_order_of_execute(mermaid: Mermaid) -> None:
         assert len(found["edges"]) == number
 
 
+@pytest.mark.one_engine
 def test_mermaid_itself_reads_every_gantt(mermaid: Mermaid, engine: Any) -> None:
     texts: list[str] = []
     cases = [*([name] for name in NASTY_NAMES), NASTY_NAMES]
