@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from helpers import nothing
+from helpers import amount, nothing
 from sdax import AsyncDagTaskProcessor, AsyncTask, AsyncTaskProcessor, TaskFunction, join
 from sdax.observe import Timeline
 
@@ -373,7 +373,7 @@ def drawn_names() -> list[list[Any]]:
     drawn: list[list[Any]] = []
 
     @settings(
-        max_examples=150,
+        max_examples=amount(40, 150),
         database=None,
         deadline=None,
         derandomize=True,
