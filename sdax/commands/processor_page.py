@@ -59,7 +59,7 @@ def processor_page(processor: Processor, title: str) -> str:
     if isinstance(processor, AsyncDagTaskProcessor):
         dependencies = dict(processor.dependencies)
         picture = _Picture(_layers(processor), dependencies)
-        how = "An arrow goes from a task to one that depends on it."
+        how = "An arrow goes from a task to each task that depends on it."
     else:
         groups = [(f"level {level}", list(tasks)) for level, tasks in processor.levels.items()]
         picture = _Picture(groups, {})
