@@ -66,7 +66,7 @@ def processor_page(processor: Processor, title: str) -> str:
         first = "pre_execute runs"
         if processor.execute_order == "level":
             first = "pre_execute and then execute run"
-        how = f"{first} level by level upwards, as the arrows show, and post_execute downwards."
+        how = f"{first} level by level along the arrows, and post_execute against them."
     about = f'<p class="soft">{text(summary)}. {how}</p>'
     body = [STYLE, about, '<div class="panel picture">', *picture.draw(), "</div>"]
     return page(title, "\n".join(body))
