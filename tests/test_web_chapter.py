@@ -223,6 +223,7 @@ async def test_requests(engine: Implementation, tmp_path: Path, postgresql: str)
         assert "Traceback" not in "".join(there.server.said)
 
 
+@pytest.mark.one_engine
 async def test_timeouts_and_a_short_grace_period(
     engine: Implementation, tmp_path: Path, postgresql: str
 ) -> None:
@@ -236,6 +237,7 @@ def test_every_row_is_looked_for() -> None:
     assert [each for each in TABLE if f'"{each}"' not in text] == []
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize(
     ("framework", "arguments"),
     [
@@ -262,6 +264,7 @@ async def test_other_frameworks(
         check(each._replace(status="499, to nobody") if to_nobody else each)
 
 
+@pytest.mark.one_engine
 async def test_gunicorn(engine: Implementation, tmp_path: Path, postgresql: str) -> None:
     """The worker of the page, with a shorter grace period, cancels what takes too long."""
     pytest.importorskip("gunicorn")
@@ -274,6 +277,7 @@ async def test_gunicorn(engine: Implementation, tmp_path: Path, postgresql: str)
         check(await terminated_in_a_query(there, "SIGTERM, and the request takes too long"))
 
 
+@pytest.mark.one_engine
 async def test_without_cancel_on_disconnect(
     engine: Implementation, tmp_path: Path, postgresql: str
 ) -> None:
@@ -291,6 +295,7 @@ async def test_without_cancel_on_disconnect(
         assert (await outcome(there, "", None)).orders == 1
 
 
+@pytest.mark.one_engine
 async def test_a_cleanup_that_nobody_waits_for(
     engine: Implementation, tmp_path: Path, postgresql: str
 ) -> None:
