@@ -180,7 +180,6 @@ cdef class Run:
     cut_off = RunBase.cut_off
     may_try_again = RunBase.may_try_again
     holders = RunBase.holders
-    has_gone_wrong = RunBase.has_gone_wrong
     is_cut_short = RunBase.is_cut_short
     has_held = RunBase.has_held
     set_up = RunBase.set_up
@@ -705,25 +704,26 @@ cdef class Driver:
             if not self.shared:
                 return self.finish(value, error, False)
             self.end_function(run, value, error, False)
-            if (
-                Py_REFCNT(self.task) != self.references
-                or Py_REFCNT(self) != self.own_references
-                or Py_REFCNT(self.context) != self.context_references
-                or sdax_variables(self.context) != sdax_variables(run.context)
-                or sdax_weakrefs(self.task) != self.weakrefs
-                or sdax_is_marked(self.task)
-                or run.contexts is not None
-            ):
-                self.index = -1
-            else:
-                self.index = run.take()
-            if self.index < 0:
-                self.release()
-                return None
-            if run.is_held(self.index):
-                self.release()
+            while True:
+                if (
+                    Py_REFCNT(self.task) != self.references
+                    or Py_REFCNT(self) != self.own_references
+                    or Py_REFCNT(self.context) != self.context_references
+                    or sdax_variables(self.context) != sdax_variables(run.context)
+                    or sdax_weakrefs(self.task) != self.weakrefs
+                    or sdax_is_marked(self.task)
+                    or run.contexts is not None
+                    or run.taken >= run.places
+                ):
+                    self.index = -1
+                else:
+                    self.index = run.take()
+                if self.index < 0:
+                    self.release()
+                    return None
+                if not run.is_held(self.index):
+                    break
                 run.clean_up(self.index)
-                return None
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
                 self.taken = True
                 raise sdax_take_error()

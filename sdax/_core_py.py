@@ -498,8 +498,10 @@ class Driver(DriverBase):
                 called = True
                 call, limits, _, feeds, kind, timeout, _, special = work
                 if kind and kind is RESOURCE and self.shared and run.number == POST:
-                    self.release()
                     run.clean_up(index)
+                    if len(run.suspended) < run.places:
+                        continue
+                    self.release()
                     return
                 error = value = None
                 if limits is not None and (timeout is not None or special or run.watch is not None):

@@ -197,6 +197,55 @@ async def test_while_it_is_held_it_takes_no_place(number: int) -> None:
     ]
 
 
+async def test_a_cleanup_that_suspends_takes_a_place() -> None:
+    trace = Trace()
+    builder = AsyncTaskProcessor.builder(max_concurrency=1)
+    builder.add_task(resource("R", trace.holding("R", 2)), 1)
+    builder.add_task(trace.task("A"), 1)
+    builder.add_task(trace.task("B"), 2)
+    await builder.build().process_tasks(None)
+    assert trace[-4:] == ["B.post", "R ok", "R down", "A.post"]
+
+
+async def test_no_function_notices_the_cleanup_before_it() -> None:
+    seen: dict[str, Any] = {}
+
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        yield
+        seen["R"] = asyncio.all_tasks()
+        assert current() in seen["R"]
+
+    async def first(ctx: Any) -> None:
+        seen["first"] = id(current())
+
+    async def last(ctx: Any) -> None:
+        assert current() not in seen["R"]
+        assert current().get_name() == "sdax:last:post_execute"
+
+    await build(
+        [resource("R", held), task("last", None, None, last)], [task("first", None, None, first)]
+    ).process_tasks(None)
+    assert seen["first"] in map(id, seen["R"])  # it has not ended meanwhile
+
+
+async def test_the_loop_does_not_close_it_in_another_task() -> None:
+    own: list[asyncio.Task[Any]] = []
+
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        own.append(current())
+        try:
+            yield
+        finally:
+            own.append(current())
+
+    async def execute(ctx: Any) -> None:
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        assert len(own) == 1
+
+    await build([resource("R", held, execute=execute)]).process_tasks(None)
+    assert own[0] is own[1]
+
+
 async def test_scopes_may_stay_open_across_the_yield() -> None:
     trace = Trace()
 

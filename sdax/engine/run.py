@@ -402,11 +402,13 @@ class RunBase:
         """Return the coroutine of an attempt to set up a resource, which then holds it."""
         if self.resources is None:
             self.resources = {}
-        resource = self.resources.get(index)
         work = self.plan.phases[PRE].work[index]
+        resource = self.resources.get(index)
         if resource is None:
             resource = Resource(self.loop, work[0].function, self.plan.names[index])
             self.resources[index] = resource
+        else:
+            resource.begin_again()
         coroutine: Any = hold(resource, self.ctx)
         coroutine.__qualname__ = work[6]
         return coroutine  # type: ignore[no-any-return]
@@ -439,9 +441,10 @@ class RunBase:
             self.count_in(driver)
             if resource.broken:
                 return  # it is being cleaned up already
-            resource.thrown = CancelledError()  # so that it is never told of a success by mistake
             driver.task.set_name(self.plan.phases[POST].work[index][2])
-            resource.thrown = self.outcome().exception if self.has_gone_wrong() else None
+            if self.record is not None or self.is_cut_short():
+                resource.thrown = self.outcome().exception
+            resource.is_told = True  # and never of a success by mistake
         except BaseException as error:
             self.break_down(error)
         if resource is not None:
@@ -493,10 +496,6 @@ class RunBase:
             self.abort()
         if not self.over and not self.pending:
             self.advance()
-
-    def has_gone_wrong(self) -> bool:
-        """Return True if there is anything to tell a resource."""
-        return (self.record is not None and bool(self.record.failures)) or self.is_cut_short()
 
     def is_cut_short(self) -> bool:
         """Return True if the run does not come to its end: its caller may be about to hear of it,
