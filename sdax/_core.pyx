@@ -182,6 +182,7 @@ cdef class Run:
     holders = RunBase.holders
     is_cut_short = RunBase.is_cut_short
     has_held = RunBase.has_held
+    not_held = RunBase.not_held
     set_up = RunBase.set_up
     hold_resource = RunBase.hold_resource
     clean_up = RunBase.clean_up
@@ -1456,7 +1457,7 @@ cdef int start_ready_eagerly(Run run) except -1:
 cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver)
+        return clean_up(run, driver, False)
     driver.taken = True
     driver.context = PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1467,12 +1468,12 @@ cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     return 0
 
 
-cdef int clean_up(Run run, Driver driver) except -1:
+cdef int clean_up(Run run, Driver driver, bint soon) except -1:
     """Have a resource go on in its own `asyncio.Task`."""
     cdef Py_ssize_t index = driver.index
     driver.index = -1
     driver.release()
-    run.clean_up(index)
+    run.clean_up(index, soon)
     return 0
 
 
@@ -1504,7 +1505,7 @@ cdef int start_ready_early(Run run) except -1:
 cdef int start_early(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver)
+        return clean_up(run, driver, False)
     driver.taken = True
     loop, context = run.loop, PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1542,11 +1543,12 @@ cdef int start_ready_by_factory(Run run) except -1:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     cdef Py_ssize_t index
     cdef Driver driver
+    cdef bint is_lazy = False
     while run.taken < run.places and run.is_ready():
         driver = new_driver(run)
         driver.index = index = run.take()
         if run.is_held(index):
-            clean_up(run, driver)
+            clean_up(run, driver, is_lazy)
             continue
         driver.taken = True
         driver.shared = False
@@ -1557,6 +1559,7 @@ cdef int start_ready_by_factory(Run run) except -1:
             context = run.context if run.contexts is None else run.contexts.of(run.number, index)
             task = PyContext_Copy(context).run(run.loop.create_task, driver)
             if not driver.begun:
+                is_lazy = True
                 driver.task = task
                 run.link(driver)
             task.add_done_callback(driver.task_ended)

@@ -1531,10 +1531,11 @@ def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
 
 def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
+    is_lazy = False
     for index in run.ready:
         work = run.phase.work[index]
         if work[4] is RESOURCE and run.number == POST:
-            run.clean_up(index)
+            run.clean_up(index, is_lazy)
             if len(run.suspended) >= run.places or run.deferred:
                 break
             continue
@@ -1547,6 +1548,7 @@ def start_ready_by_factory(run: Run) -> None:
             context = run.context if run.contexts is None else run.contexts.of(run.number, index)
             task = context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
+                is_lazy = True
                 driver.task = task
                 run.suspended[driver] = None
             task.add_done_callback(driver.task_ended)

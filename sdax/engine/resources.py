@@ -110,11 +110,14 @@ class Resource:
 
     # What `hold` and the engine need.
 
-    def go_on(self) -> None:
-        """Step the `asyncio.Task`: here and now, if it waits already."""
+    def go_on(self, soon: bool = False) -> None:
+        """Step the `asyncio.Task`: here and now, if it waits already, or in its turn of the loop."""
         callback, context = self._callback, self._context
         self._is_due = True
         if callback is None or context is None:
+            return
+        if soon:
+            self._step_soon()
             return
         current = None
         try:
@@ -128,6 +131,10 @@ class Resource:
             if current is not None:
                 put_current_task(self._loop, current)
             del current  # whose result may be an error that leads here
+
+    def is_waiting(self) -> bool:
+        """Return True if its `asyncio.Task` can be stepped."""
+        return self._callback is not None
 
     def wait_on(self) -> Resource:
         """Return what to wait for once more."""

@@ -331,7 +331,11 @@ class RunBase:
             executing = () if self.aborted else self.due
             started = self.due if losses is None or self.aborted else losses.started
             self.write("never_due", executing, started, losses and losses.causes)
-        return EXECUTE if self.aborted else number
+        last = EXECUTE if self.aborted else number
+        if last == EXECUTE and (broken := self.not_held(broken=True)):
+            due = range(len(self.plan.names)) if self.due is None else self.due
+            self.due = set(due).difference(broken)
+        return last
 
     def find_skipped(self) -> list[int]:
         """Return the tasks that are due in this phase and were not opened."""
@@ -356,6 +360,8 @@ class RunBase:
             # What stands above the last stage has started too, if no failure came before it.
             opened = self.opened if self.closed else self.opened + 1
             started = self.plan.started(opened, self.waiting, self.uncalled)
+            # Of a resource whose set-up has not succeeded, nothing is due later.
+            started.difference_update(self.not_held(broken=False))
             self.due = started
             if losses is not None and not self.aborted:
                 losses.started = started
@@ -398,6 +404,14 @@ class RunBase:
         resources = (self.resources or {}).values()
         return [each.driver for each in resources if each.driver is not None]
 
+    def not_held(self, *, broken: bool) -> list[int]:
+        """Return the resources that are not held: because their set-up has not succeeded, or
+        because they are broken, and have been cleaned up."""
+        resources = (self.resources or {}).items()
+        return [
+            index for index, each in resources if each.driver is None and each.broken == broken
+        ]
+
     def set_up(self, index: int) -> CoroutineType[Any, Any, None]:
         """Return the coroutine of an attempt to set up a resource, which then holds it."""
         if self.resources is None:
@@ -430,13 +444,16 @@ class RunBase:
         except BaseException as error:
             self.break_down(error)
 
-    def clean_up(self, index: int) -> None:
-        """Have a resource go on from its `yield`, if it is held."""
+    def clean_up(self, index: int, soon: bool = False) -> None:
+        """Have a resource go on from its `yield`, if it is held: now, or in its turn of the loop,
+        after others that have not begun."""
         resource = (self.resources or {}).get(index)
         try:
             if resource is None or resource.driver is None:
                 self.leave_out(index)
                 return
+            if not resource.is_waiting() and self.call_later(index):
+                return  # the step that has set it up is not over, and others must not overtake it
             driver, resource.driver = resource.driver, None
             self.count_in(driver)
             if resource.broken:
@@ -449,7 +466,7 @@ class RunBase:
             self.break_down(error)
         if resource is not None:
             try:
-                resource.go_on()
+                resource.go_on(soon)
             except BaseException as error:
                 self.break_down(error)
 
