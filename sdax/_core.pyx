@@ -1126,6 +1126,7 @@ cdef class Driver:
         self.holding = False
         if not self.linked:
             self.breaking = True
+            resource.limit = run.plan.phases[POST].work[self.index][5]
             return self.break_on(SEND, None)
         self.spared = False
         self.in_shelter = run.interrupted

@@ -690,6 +690,7 @@ class Driver(DriverBase):
             resource.thrown, came = came, None
         if self in run.suspended:
             return  # its turn has come
+        resource.limit = run.plan.phases[POST].work[index][5]
         try:
             yield from self.coroutine
         except BaseException as exception:

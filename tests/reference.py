@@ -290,7 +290,8 @@ class Reference:
         if held.is_broken:
             error = None
             try:
-                await self.clean_up(task)
+                async with _Limit(self, self.ends(task.post_execute)):
+                    await self.clean_up(task)
             except BaseException as exception:
                 error = exception
             self.broke(task, unasked(error))
@@ -303,6 +304,10 @@ class Reference:
             self.open(ctx)
         held.is_due = False
         held.is_cleaned_up.set_result(None)
+
+    def ends(self, function: Any) -> float | None:
+        now = asyncio.get_running_loop().time()
+        return None if function.timeout is None else now + float(function.timeout)
 
     async def clean_up(self, task: AsyncTask[Any, Any]) -> None:
         held = self.held[task.name]

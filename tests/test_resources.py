@@ -26,6 +26,7 @@ from helpers import (
     until,
 )
 from sdax import (
+    AsyncDagTaskProcessor,
     AsyncTaskProcessor,
     Finish,
     RetryableException,
@@ -646,6 +647,42 @@ async def test_cleanup_timeout_bounds_what_comes_after_the_yield(fails: bool) ->
     assert trace == ["down"]
 
 
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("number", [0, 1, 2])
+async def test_its_cleanup_comes_in_the_order_of_adding(level: int, number: int) -> None:
+    """Also where the end of its own set-up is what opens it."""
+    trace = Trace()
+    last = [] if level == 1 else [trace.task("C")]
+    await build(
+        [
+            trace.task("A"),
+            resource("R", trace.holding("R", number)),
+            resource("S", trace.holding("S", number)),
+            trace.task("B"),
+        ],
+        last,
+    ).process_tasks(None)
+    turns = [event for event in trace if event in ("A.post", "R ok", "S ok", "B.post")]
+    assert turns == ["A.post", "R ok", "S ok", "B.post"]
+
+
+async def test_in_a_graph_nobody_waits_for_one_whose_set_up_has_failed() -> None:
+    trace = Trace()
+
+    async def failing(ctx: Any) -> AsyncIterator[None]:
+        await passes(2)
+        raise Broken
+        yield
+
+    builder = AsyncDagTaskProcessor.builder()
+    builder.add_task(trace.task("A"))
+    builder.add_task(trace.task("B"))
+    builder.add_task(resource("R", failing), depends_on=["A"])
+    error = await failure_of(builder.build())
+    assert trace == ["A.pre", "B.pre", "A.post", "B.post"]
+    assert error.report["R"].post_execute.state is State.SKIPPED
+
+
 async def test_cleanups_come_in_their_order() -> None:
     trace = Trace()
     processor = graph(
@@ -747,6 +784,27 @@ async def test_a_resource_that_breaks_stops_the_run(phase: str) -> None:
     assert report["R"].pre_execute.state is State.SUCCEEDED
     assert report["R"].post_execute.state is State.FAILED
     assert report["A"][0 if phase == "pre" else 1].state is State.CANCELLED
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_cleanup_timeout_bounds_the_cleanup_of_one_that_breaks(fails: bool) -> None:
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_soon(current().cancel)
+        try:
+            yield
+        finally:
+            if fails:
+                raise TimeoutError
+            await forever()
+
+    trace = Trace()
+    error = await failure_of(
+        build([resource("R", held, cleanup_timeout=0.01)], [task("A", trace.waiting("A"))])
+    )
+    (failure,) = error.exceptions
+    assert isinstance(failure, TimeoutError)
+    assert str(failure) == ("" if fails else "timed out after 0.01 s")
+    assert trace == ["A", "A cancelled"]
 
 
 @pytest.mark.parametrize("passed", [3, 6])

@@ -7,7 +7,7 @@ yields: the engine takes this for the end of `pre_execute`, and has it go on as 
 from __future__ import annotations
 
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Task, current_task, iscoroutine
+from asyncio import AbstractEventLoop, CancelledError, Task, current_task, iscoroutine, timeout
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
@@ -60,6 +60,7 @@ class Resource:
     is_told = False  # how the run has gone
     thrown: BaseException | None = None  # to be raised at the yield
     broken = False  # while it was held
+    limit: float | None = None  # of its cleanup, in seconds, if that comes before its turn
     spared = False  # by the end of the loop, once
 
     def __init__(self, loop: AbstractEventLoop, function: Any, name: Any) -> None:
@@ -111,7 +112,7 @@ class Resource:
     # What `hold` and the engine need.
 
     def go_on(self, soon: bool = False) -> None:
-        """Step the `asyncio.Task`: here and now, if it waits already, or in its turn of the loop."""
+        """Step the `asyncio.Task`: now, if it waits already, or in its turn of the loop."""
         callback, context = self._callback, self._context
         self._is_due = True
         if callback is None or context is None:
@@ -213,7 +214,8 @@ async def hold(resource: Resource, ctx: Any) -> None:
             resource.broken = True
             thrown = exception
         try:
-            await (body.__anext__() if thrown is None else body.athrow(thrown))
+            rest = body.__anext__() if thrown is None else body.athrow(thrown)
+            await (rest if resource.limit is None else _within(resource.limit, rest))
         except StopAsyncIteration:
             has_ended = True
         except BaseException as exception:
@@ -253,6 +255,17 @@ def as_generator(returned: Any, name: Any) -> AsyncGenerator[Any, None]:
 async def _managed(manager: Any) -> AsyncGenerator[Any, None]:
     async with manager as value:
         yield value
+
+
+async def _within(seconds: float, rest: Awaitable[Any]) -> None:
+    bound = timeout(seconds)
+    try:
+        async with bound:
+            await rest
+    except TimeoutError as error:
+        if bound.expired():
+            error.args = (f"timed out after {seconds} s",)
+        raise
 
 
 async def _refuse_another(

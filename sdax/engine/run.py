@@ -408,9 +408,7 @@ class RunBase:
         """Return the resources that are not held: because their set-up has not succeeded, or
         because they are broken, and have been cleaned up."""
         resources = (self.resources or {}).items()
-        return [
-            index for index, each in resources if each.driver is None and each.broken == broken
-        ]
+        return [index for index, each in resources if each.driver is None and each.broken == broken]
 
     def set_up(self, index: int) -> CoroutineType[Any, Any, None]:
         """Return the coroutine of an attempt to set up a resource, which then holds it."""
