@@ -183,6 +183,9 @@ cdef class Run:
     is_cut_short = RunBase.is_cut_short
     has_held = RunBase.has_held
     not_held = RunBase.not_held
+    to_throw = RunBase.to_throw
+    postpone = RunBase.postpone
+    call_postponed = RunBase.call_postponed
     set_up = RunBase.set_up
     hold_resource = RunBase.hold_resource
     clean_up = RunBase.clean_up

@@ -144,7 +144,8 @@ class _Author:
         return tuple(nodes)
 
     def node(self, name: str, level: int) -> Node:
-        if self.one_in(4):
+        # What a resource hears of failures would be such a race as well.
+        if self.one_in(4) and not (self.settled and self.zero_timeouts):
             return self.resource(name, level)
         phases = {phase: self.behaviour(phase) for phase in PHASES if not self.one_in(3)}
         if not phases:

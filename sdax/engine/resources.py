@@ -57,9 +57,10 @@ class Resource:
     _left: Context | None = None  # by the attempt before this one
     driver: Any = None  # while the resource is held
     value: Any = None  # which it has yielded
-    is_told = False  # how the run has gone
-    thrown: BaseException | None = None  # to be raised at the yield
+    ask: Callable[[], BaseException | None] | None = None  # what is to be raised at the yield
+    thrown: BaseException | None = None  # by what breaks it
     broken = False  # while it was held
+    postponed = False  # its cleanup, to the next pass of the loop
     limit: float | None = None  # of its cleanup, in seconds, if that comes before its turn
     spared = False  # by the end of the loop, once
 
@@ -147,6 +148,14 @@ class Resource:
         self._loop.call_soon(self._callback, self, context=self._context)
         self._callback = self._context = None
 
+    def take_thrown(self) -> BaseException | None:
+        """Return what is to be raised at the `yield`."""
+        thrown, ask = self.thrown, self.ask
+        self.thrown = self.ask = None
+        if thrown is not None:
+            return thrown
+        return CancelledError() if ask is None else ask()
+
     def begin_again(self) -> None:
         """Keep the context variables as they are before another attempt."""
         assert self._before is not None
@@ -207,9 +216,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
     try:
         try:
             await resource
-            thrown, resource.thrown = resource.thrown, None
-            if thrown is None and not resource.is_told:
-                thrown = CancelledError()
+            thrown = resource.take_thrown()
         except BaseException as exception:  # which other code throws into the coroutine
             resource.broken = True
             thrown = exception

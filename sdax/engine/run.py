@@ -450,16 +450,16 @@ class RunBase:
             if resource is None or resource.driver is None:
                 self.leave_out(index)
                 return
-            if not resource.is_waiting() and self.call_later(index):
-                return  # the step that has set it up is not over, and others must not overtake it
+            if not (resource.is_waiting() or resource.postponed):
+                resource.postponed = True
+                self.postpone(index)
+                return
             driver, resource.driver = resource.driver, None
             self.count_in(driver)
             if resource.broken:
                 return  # it is being cleaned up already
+            resource.ask = self.to_throw
             driver.task.set_name(self.plan.phases[POST].work[index][2])
-            if self.record is not None or self.is_cut_short():
-                resource.thrown = self.outcome().exception
-            resource.is_told = True  # and never of a success by mistake
         except BaseException as error:
             self.break_down(error)
         if resource is not None:
@@ -467,6 +467,27 @@ class RunBase:
                 resource.go_on(soon)
             except BaseException as error:
                 self.break_down(error)
+
+    def postpone(self, index: int) -> None:
+        """Clean up a resource in the next pass of the loop, because the step that has set it up is
+        not over. What comes after it must not overtake it."""
+        left = [index]
+        self.loop.call_soon(self.call_postponed, left, context=self.context.copy())
+        left += self.take_left()
+        self.stop_calling()
+        self.deferred = True
+
+    def call_postponed(self, left: list[int]) -> None:
+        """Go on with what was postponed."""
+        self.deferred = False
+        try:
+            self.give_back([*left, *self.take_left()])
+            if self.setbacks is None:
+                self.pump()
+                return
+        except BaseException as error:
+            self.break_down(error)
+        self.go_on()
 
     def give_up_resources(self) -> None:
         """Have what is still held clean up by itself: the run has given up."""
@@ -511,6 +532,16 @@ class RunBase:
             self.abort()
         if not self.over and not self.pending:
             self.advance()
+
+    def to_throw(self) -> BaseException | None:
+        """Return what is to be raised in a resource whose turn has come."""
+        try:
+            if self.record is None and not self.is_cut_short():
+                return None
+            return self.outcome().exception
+        except BaseException as error:
+            self.break_down(error)
+        return CancelledError()  # so that it is never told of a success by mistake
 
     def is_cut_short(self) -> bool:
         """Return True if the run does not come to its end: its caller may be about to hear of it,
