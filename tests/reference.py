@@ -102,6 +102,7 @@ class Reference:
         self.unfinished: set[asyncio.Future[None]] = set()
         self.variables = Context()
         self.held: dict[Hashable, Held] = {}
+        self.caller: asyncio.Task[Any] | None = None
         self.random_factor = random_factor
         self.failed_at: dict[tuple[Hashable, str], float] = {}
         self.failures: list[TaskFailure] = []
@@ -120,6 +121,7 @@ class Reference:
 
     async def process_tasks(self, ctx: Any) -> Report:
         self.variables = copy_context()
+        self.caller = asyncio.current_task()
         if self.graph is not None:
             return await self.process_graph(self.graph, ctx)
         levels = sorted({level for _, level in self.added})
@@ -267,7 +269,9 @@ class Reference:
         failure: BaseException | None = None
         if self.failures:
             failure = SdaxExecutionError.from_failures(self.failures, None)  # type: ignore[arg-type]
-        if self.fatal is not None or self.interruption is not None:
+        assert self.caller is not None
+        is_cancelled = self.interruption is not None or self.caller.cancelling()
+        if self.fatal is not None or is_cancelled:
             cancellation = CancelledError()
             cancellation.__context__ = failure
             failure = cancellation
