@@ -47,8 +47,8 @@ from playing import (
 from small_workflows import (
     ALL_PHASES,
     MOST_UNLIKE,
-    RESOURCES,
     ON_CANCEL,
+    RESOURCES,
     Pace,
     Small,
     in_graphs,
