@@ -262,7 +262,7 @@ def test_a_second_signal_ends_processes(folder: Path, job: subprocess.Popen[str]
 def test_a_process_that_ends_is_told_of(folder: Path) -> None:
     done = sdax_run(folder, "shop:killing", *JOB, "--workers", "1", "--batch-size", "2")
     assert done.returncode == 1
-    assert "--resume tries again what has no outcome" in done.stderr
+    assert "--resume runs the inputs without an outcome again" in done.stderr
     assert all(each.get("error") is None for each in written(folder).values())
 
 

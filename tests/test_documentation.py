@@ -222,3 +222,13 @@ def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     directive = rf"^\.\. (?:auto|py:)\w+:: {re.escape(module.__name__)}\.(\w+)$"
     documented = re.findall(directive, page, re.MULTILINE)
     assert sorted(documented) == sorted(module.__all__), "docs/api.md and __all__ differ"
+
+
+def test_each_test_of_guarantees_is_a_link_to_its_file() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    tests = re.findall(r"\[`(?:\w+\.py::)?(test_\w+)`\]\(\.\./tests/(\w+\.py)\)", page)
+    assert len(tests) > 100
+    for test, name in tests:
+        source = (ROOT / "tests" / name).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:async )?def {test}\(", source, re.MULTILINE), test
+    assert len(re.findall(r"test_\w+`", page)) == len(tests)

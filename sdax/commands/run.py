@@ -57,13 +57,13 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--pick",
         metavar="MODULE:FUNCTION",
-        help="a function of the context and the report that returns what to write as the value; "
-        "by default that is what each task's execute has returned",
+        help="a function of the context and the report that returns the value to write; "
+        "by default these are the return values of each task's execute",
     )
     command.add_argument("--concurrency", metavar="N", type=int, help="runs at a time (100)")
     command.add_argument("--batch-size", metavar="N", type=int, help="inputs sent together (50)")
     where = command.add_mutually_exclusive_group()
-    where.add_argument("--workers", metavar="N", type=int, help="run in so many processes")
+    where.add_argument("--workers", metavar="N", type=int, help="run in N processes")
     where.add_argument("--on", metavar="dask://HOST:PORT", help="run on a Dask cluster")
     command.add_argument(
         "--resume", action="store_true", help="leave out the numbers that the outcomes have"
@@ -141,14 +141,14 @@ class Inputs:
 
 
 class Job:
-    """One batch job: counts what comes, and writes it."""
+    """One batch job. It counts the outcomes and writes them."""
 
     def __init__(self, args: argparse.Namespace, out: TextIO, inputs: Inputs) -> None:
         self.args = args
         self.out = out
         self.inputs = inputs
         self.done = self.failed = 0
-        self.signal: int | None = None  # the one that ended it
+        self.signal: int | None = None  # the signal that ended it
         self.lost: str | None = None  # why there are inputs without an outcome
         self._outcomes: Any = None
         self._task: Task[None] | None = None
@@ -273,7 +273,7 @@ def _run_job(
             refuse(args, str(error))
         except BrokenExecutor as error:
             job.lost = str(error)
-            complain(args, f"{error}; --resume tries again what has no outcome")
+            complain(args, f"{error}; --resume runs the inputs without an outcome again")
         except Exception as error:
             if not isinstance(error.__cause__, WorkerTraceback):
                 raise
@@ -352,5 +352,5 @@ def described(error: Exception) -> dict[str, Any]:
 
 
 def ignore_ctrl_c() -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that writes outcomes."""
+    """Ignore Ctrl-C. A terminal sends it to all processes, and the main process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

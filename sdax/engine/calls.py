@@ -42,7 +42,7 @@ def limited_call(
     begin_timeout: Callable[[], object],
     ctx: Any,
 ) -> Coroutine[Any, Any, Any]:
-    """Call a function inside its limiter; its timeout begins when that has let it in."""
+    """Call a function inside its limiter. Its timeout begins when the limiter has let it in."""
     return _named(_call_inside(limiter, work, name, phase, begin_timeout, ctx), work[6])
 
 
@@ -119,7 +119,7 @@ def refuse_coroutine(returned: Coroutine[Any, Any, Any], name: Any, phase: str) 
 def cancel(task: Task[Any], broken: Callable[[BaseException], None]) -> None:
     """Cancel an `asyncio.Task`, also where the future that it waits for refuses to be cancelled.
 
-    What that future raises goes to `broken`. The task is then woken up with a cancelled future in
+    `broken` gets what that future raises. The task is then woken up with a cancelled future in
     its place, as asyncio would wake it.
     """
     requests = None

@@ -48,7 +48,7 @@ class Resource:
     and gives it the callback that steps the `asyncio.Task`.
     """
 
-    # What most resources leave as it is: to set all of it for each would take longer.
+    # Most resources do not change these. To set them for each resource would take longer.
     _asyncio_future_blocking = False
     _callback: Callable[[Resource], Any] | None = None
     _context: Context | None = None  # of the callback
@@ -94,7 +94,7 @@ class Resource:
         return True
 
     def result(self) -> None:
-        """Raise what the `asyncio.Task` is to be told."""
+        """Raise what the `asyncio.Task` must be told."""
         self._callback = self._context = None
         if self._cancelled is not None:
             cancelled, self._cancelled = self._cancelled, None
@@ -110,7 +110,7 @@ class Resource:
     def __repr__(self) -> str:
         return f"<the turn of resource {shown(self.name)} to be cleaned up>"
 
-    # What `hold` and the engine need.
+    # For `hold` and the engine.
 
     def go_on(self, soon: bool = False) -> None:
         """Step the `asyncio.Task`: now, if it waits already, or in its turn of the loop."""
@@ -149,7 +149,7 @@ class Resource:
         self._callback = self._context = None
 
     def take_thrown(self) -> BaseException | None:
-        """Return what is to be raised at the `yield`."""
+        """Return what must be raised at the `yield`."""
         thrown, ask = self.thrown, self.ask
         self.thrown = self.ask = None
         if thrown is not None:
@@ -160,7 +160,7 @@ class Resource:
         """Keep the context variables as they are before another attempt."""
         assert self._before is not None
         if self._left is not None:
-            # What an observer has set since the last attempt is not the function's.
+            # If an observer has set something since the last attempt, it is not the function's.
             since = changes_between(self._left, copy_context())
             self._before = with_changes(self._before, since)
 
@@ -191,7 +191,7 @@ def first_step(body: AsyncGenerator[Any, None]) -> Awaitable[Any]:
 async def hold(resource: Resource, ctx: Any) -> None:
     """Run the function of a resource: up to its `yield`, and on from there when its turn comes.
 
-    What was thrown in at the `yield` is not raised again: the run has it already.
+    An exception that was thrown in at the `yield` is not raised again: the run has it already.
     """
     body: AsyncGenerator[Any, None]
     has_ended = False
@@ -239,7 +239,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
             assert thrown is not None
             raise thrown
     finally:
-        # What is raised leads here by its traceback: no name may lead back.
+        # The traceback of the exception leads here, so no name may lead back to it.
         del raised, thrown
 
 
