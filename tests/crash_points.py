@@ -286,7 +286,7 @@ def full_sets() -> list[Set]:
         Set("1 task", in_levels(1, ALL_PHASES), PACES, list(Factory), faults_cancelled=True),
         Set("2 tasks in levels", in_levels(2, ALL_PHASES), PACES),
         Set("1 resource", in_levels(1, RESOURCES), PACES, list(Factory), faults_cancelled=True),
-        Set("2 tasks, resources", in_levels(2, (*RESOURCES, "pep")), PACES, FACTORIES),
+        Set("2 tasks, resources", in_levels(2, (*RESOURCES, "pep")), MIXED, FACTORIES),
         Set(
             "2 tasks, resources, two faults",
             in_levels(2, ("rer", "pep")),
