@@ -221,8 +221,11 @@ async def hold(resource: Resource, ctx: Any) -> None:
             resource.broken = True
             thrown = exception
         try:
-            rest = body.__anext__() if thrown is None else body.athrow(thrown)
-            await (rest if resource.limit is None else _within(resource.limit, rest))
+            if resource.limit is None:
+                await (body.__anext__() if thrown is None else body.athrow(thrown))
+            else:
+                assert thrown is not None  # by what has broken it
+                await _throw_within(resource.limit, body, thrown)
         except StopAsyncIteration:
             has_ended = True
         except BaseException as exception:
@@ -264,15 +267,19 @@ async def _managed(manager: Any) -> AsyncGenerator[Any, None]:
         yield value
 
 
-async def _within(seconds: float, rest: Awaitable[Any]) -> None:
+async def _throw_within(
+    seconds: float, body: AsyncGenerator[Any, None], thrown: BaseException
+) -> None:
     bound = timeout(seconds)
     try:
         async with bound:
-            await rest
+            await body.athrow(thrown)
     except TimeoutError as error:
         if bound.expired():
             error.args = (f"timed out after {seconds} s",)
         raise
+    finally:
+        del thrown  # whose traceback leads here
 
 
 async def _refuse_another(
