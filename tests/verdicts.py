@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,14 @@ def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
     """Return what the contract promises of every run, and what this one did not keep."""
     if seen.gave_up:
         return seen.problems
+    in_turn = replace(
+        seen,
+        trace=[
+            event
+            for event in seen.trace
+            if event.place.phase != POST or event.place.name not in seen.broken
+        ],
+    )
     return [
         *seen.problems,
         *_leftovers(workflow, seen),
@@ -37,8 +46,8 @@ def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
         *_interruption(seen),
         *_attempts(workflow, seen),
         *_cleanup(workflow, seen),
-        *_order(workflow, seen),
-        *_stopping(workflow, seen),
+        *_order(workflow, in_turn),
+        *_stopping(workflow, in_turn),
         *_exceptions(workflow, seen),
         *_reports(workflow, seen),
     ]
@@ -231,7 +240,10 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         if node.post_execute is None:
             continue
         cleaned = place in calls
-        if node.pre_execute is not None:
+        if node.is_resource:
+            set_up = last.get(Place(node.name, PRE))
+            due = set_up is not None and set_up.what in RETURNS
+        elif node.pre_execute is not None:
             due = Place(node.name, PRE) in calls
             if node.pre_execute.limiter is not None:
                 due = due or cleaned  # it may have waited for its limiter
