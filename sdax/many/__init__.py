@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Sized
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, overload
 
 from ..common.checks import checked_limit, runs_later
 from ..common.text import shown
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ManyObserver",
+    "ManyOptions",
     "Outcome",
     "Outcomes",
     "Progress",
@@ -50,6 +51,22 @@ DEFAULT_BATCH_SIZE: Final = 50
 DEFAULT_AHEAD: Final = 2
 
 
+class ManyOptions(TypedDict, total=False):
+    """The options of `run_many` that do not change the type of its outcomes, for functions that
+    pass them on.
+
+    >>> def run_orders(orders: Iterable[int], **options: Unpack[ManyOptions]):
+    ...     return run_many(processor, orders, make_context=Order, **options)
+    """
+
+    concurrency: int
+    ordered: bool
+    observer: Observers | None
+    on: Any
+    batch_size: int
+    ahead: int
+
+
 @overload
 def run_many(
     processor: TaskProcessor[Item, K],
@@ -57,12 +74,7 @@ def run_many(
     *,
     make_context: None = None,
     pick: None = None,
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, RunReport[K]]: ...
 
 
@@ -73,12 +85,7 @@ def run_many(
     *,
     make_context: None = None,
     pick: Callable[[Item, RunReport[K]], V],
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, V]: ...
 
 
@@ -89,12 +96,7 @@ def run_many(
     *,
     make_context: Callable[[Item], Awaitable[T]] | Callable[[Item], T],
     pick: None = None,
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, RunReport[K]]: ...
 
 
@@ -105,12 +107,7 @@ def run_many(
     *,
     make_context: Callable[[Item], Awaitable[T]] | Callable[[Item], T],
     pick: Callable[[T, RunReport[K]], V],
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, V]: ...
 
 
@@ -122,12 +119,7 @@ def run_many(
     make_context: Callable[[Item, R], Awaitable[T]] | Callable[[Item, R], T],
     resources: Callable[[], AbstractAsyncContextManager[R]],
     pick: None = None,
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, RunReport[K]]: ...
 
 
@@ -139,12 +131,7 @@ def run_many(
     make_context: Callable[[Item, R], Awaitable[T]] | Callable[[Item, R], T],
     resources: Callable[[], AbstractAsyncContextManager[R]],
     pick: Callable[[T, RunReport[K]], V],
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, V]: ...
 
 
@@ -173,16 +160,17 @@ def run_many(
     - `pick`: a function that gets the context and the report, and returns what becomes
       `outcome.value`; by default that is the report.
     - `concurrency`: at most so many inputs are under way, or have an outcome that is not taken. On
-      a cluster, so many are under way on each worker.
-    - `ordered`: True gives outcomes in the order of the inputs, False as runs end.
+      a cluster, so many are under way on each worker. 100 by default.
+    - `ordered`: True gives outcomes in the order of the inputs. False, the default, gives them as
+      runs end.
     - `observer`: as for `process_tasks`, of each run. A `ManyObserver`, such as `ProgressDisplay`,
       hears of inputs and outcomes instead.
     - `resources`: a function that returns an async context manager. It is entered once, on a
       cluster once on each worker, and what it gives is the second argument of `make_context`.
     - `on`: None is this event loop. A `distributed.Client`, a `RayCluster` or an executor of
       `concurrent.futures` runs the processor there; see the documentation of many runs.
-    - `batch_size` and `ahead`: how many inputs go to a worker together, and how many such batches
-      each worker may have. Only for clusters and executors.
+    - `batch_size` and `ahead`: how many inputs go to a worker together, 50 by default, and how many
+      such batches each worker may have, 2 by default. Only for clusters and executors.
 
     A failed run is an outcome with an `error`, and stops nothing. What `make_context` or `pick`
     raises is the error of its input. What `inputs` raises is raised by the `async for`, when all

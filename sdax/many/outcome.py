@@ -35,6 +35,8 @@ class Outcome(NamedTuple, Generic[I_co, V_co]):
     - `error`: why there is no value, or None. After a failed run it is an `SdaxExecutionError`,
       else what `make_context` or `pick` has raised.
 
+    `sdax.Outcome` is another class: what a cleanup gets, to see how its own run has gone so far.
+
     >>> async for outcome in outcomes:
     ...     if outcome.error is not None:
     ...         print(f"{outcome.item} failed: {outcome.error}")
