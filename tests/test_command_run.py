@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from sdax.__main__ import main
+
 SHOP = """
 import asyncio, os
 from contextlib import asynccontextmanager
@@ -288,27 +290,24 @@ def test_a_process_that_ends_is_told_of(folder: Path) -> None:
     ],
     ids=lambda each: each[-1] if isinstance(each, list) else "",
 )
-def test_bad_arguments_are_refused(folder: Path, arguments: list[str], message: str) -> None:
-    done = sdax_run(folder, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_on_a_dask_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
-    monkeypatch.syspath_prepend(str(folder))  # which worker processes get
-    with distributed.LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": False},
-    ) as cluster:
-        address = cluster.scheduler_address.replace("tcp://", "dask://")
-        done = sdax_run(folder, "shop:processor", *JOB, "--context", "shop:make", "--on", address)
-    assert "30 outcomes: 27 succeeded, 3 failed" in done.stderr
-    assert sorted(written(folder)) == list(range(1, 31))
+def test_bad_arguments_are_refused(
+    folder: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["run", *arguments])
+    finally:
+        sys.modules.pop("shop", None)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_a_scheduler_that_is_not_there_is_refused(
