@@ -764,6 +764,28 @@ async def test_keyboard_interrupt_stops_everything_and_is_raised(where: str, kin
     assert set(gates.begun) <= set(gates.cleaned)
 
 
+@without_factory
+@pytest.mark.parametrize("how", ["plain", "isolated"])
+async def test_nothing_begins_while_the_interrupted_run_cleans_up(how: str) -> None:
+    error = KeyboardInterrupt()
+    trace = []
+
+    async def execute(ctx: int) -> None:
+        trace.append(f"begun {ctx}")
+        raise error
+
+    async def post(ctx: int) -> None:
+        await passes(3)
+        trace.append(f"cleaned {ctx}")
+
+    make = None if how == "plain" else int
+    with pytest.raises(KeyboardInterrupt) as caught:
+        async with run_many(solo(None, execute, post), range(5), make_context=make) as outcomes:
+            await anext(outcomes)
+    assert caught.value is error
+    assert trace == ["begun 0", "cleaned 0"]
+
+
 async def test_it_stops_everything_while_the_block_does_something_else() -> None:
     error = KeyboardInterrupt()
     gates = Gates()
