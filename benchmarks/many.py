@@ -6,7 +6,7 @@
 
 Contestants take turns in one process, each round beginning with another one. Times of `here` and
 `million` are processor time, because a machine may do other things too. Those of `clusters` are
-real.
+real, so each row has the load of the machine: run it on one that does nothing else.
 Each prints its figures and writes them to `results/many.json`; `report.py` makes a chapter of them.
 It needs `sdax[dask]`, and `ray` and `aiometer` if they are to take part.
 """
@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdax import IMPLEMENTATION, AsyncTask, AsyncTaskProcessor, TaskFunction
 from sdax.many import RayCluster, run_many
@@ -37,7 +37,7 @@ from sdax.many import RayCluster, run_many
 RESULTS = Path(__file__).parent / "results" / "many.json"
 SHAPE = (3, 2, 2)
 AT_ONCE = 500
-ROUNDS = 5
+ROUNDS = 9
 
 Function = Callable[[Any], Awaitable[Any]]
 Rows = list[dict[str, Any]]
@@ -96,6 +96,34 @@ async def gathered(one: Function, count: int) -> None:
     await asyncio.gather(*(limited(item) for item in range(count)))
 
 
+async def without_levels(function: Function, count: int) -> None:
+    """Run the same functions in an `asyncio.Task` each, and wait for nothing between them.
+
+    It does less than was asked for: it shows what asyncio itself takes.
+    """
+    loop = asyncio.get_running_loop()
+    left = total = count * (2 * sum(SHAPE) + sum(SHAPE))
+    begun = 0
+    ended = loop.create_future()
+
+    def begin() -> None:
+        nonlocal begun
+        begun += 1
+        loop.create_task(function(None)).add_done_callback(end_one)  # type: ignore[arg-type]
+
+    def end_one(_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if begun < total:
+            begin()
+        elif not left:
+            ended.set_result(None)
+
+    for _ in range(min(total, AT_ONCE * SHAPE[0])):
+        begin()
+    await ended
+
+
 async def in_many(processor: AsyncTaskProcessor[Any, str], count: int) -> None:
     """Run the processor for each input with `run_many`."""
     async with run_many(processor, range(count), concurrency=AT_ONCE) as outcomes:
@@ -133,6 +161,7 @@ def contestants(function: Function) -> dict[str, Callable[[int], Awaitable[None]
     hand = partial(by_hand, function)
     found: dict[str, Callable[[int], Awaitable[None]]] = {
         "by hand": partial(gathered, hand),
+        "asyncio.Task each, no levels": partial(without_levels, function),
         "run_many": partial(in_many, processor),
         "gather(process_tasks)": partial(gathered, processor.process_tasks),
     }
@@ -222,13 +251,13 @@ def measure_million() -> Rows:
 # Clusters. A work of 5 tasks, 0.4 ms of processor time and 4 ms of waiting.
 
 CONTEXTS = 2000
-CLUSTER_ROUNDS = 3
+CLUSTER_ROUNDS = 5
 
 
 async def load(ctx: Any) -> float:
     """Compute for 0.08 ms and wait for 2 ms."""
-    until = time.perf_counter() + 0.00008
-    while time.perf_counter() < until:
+    until = time.thread_time() + 0.00008  # which does not go on while another process runs
+    while time.thread_time() < until:
         pass
     await asyncio.sleep(0.002)
     return until
@@ -295,6 +324,21 @@ async def gathered_by(places: int, one: Function) -> None:
     await asyncio.gather(*(limited(item) for item in range(CONTEXTS)))
 
 
+class Round(NamedTuple):
+    """One measurement, with the processor time per input."""
+
+    per_second: float
+    microseconds_here: float  # of this process
+    microseconds_all: float  # of Dask's workers too
+    load: float
+
+
+def used_by_workers(client: Any) -> float:
+    """Return the processor time of Dask's workers so far."""
+    used: dict[str, float] = client.run(time.process_time)
+    return sum(used.values())
+
+
 def measure_clusters() -> Rows:
     """Measure all in turn, with both clusters running."""
     from distributed import Client, LocalCluster
@@ -323,21 +367,39 @@ def measure_clusters() -> Rows:
                 ways[f"run_many on Ray, batches of {size}"] = partial(
                     on_cluster, RayCluster(2), size
                 )
-        taken: dict[str, list[float]] = {name: [] for name in ways}
+        taken: dict[str, list[Round]] = {name: [] for name in ways}
+        for way in ways.values():
+            asyncio.run(way())  # type: ignore[arg-type]
         for order in in_turn(list(ways), CLUSTER_ROUNDS):
             for name in order:
-                began = time.perf_counter()
+                gc.collect()
+                load = os.getloadavg()[0]
+                there = used_by_workers(client)
+                began, used = time.perf_counter(), time.process_time()
                 asyncio.run(ways[name]())  # type: ignore[arg-type]
-                taken[name].append(CONTEXTS / (time.perf_counter() - began))
+                seconds = time.perf_counter() - began
+                here = (time.process_time() - used) / CONTEXTS * 1e6
+                there = (used_by_workers(client) - there) / CONTEXTS * 1e6
+                taken[name].append(Round(CONTEXTS / seconds, here, here + there, load))
     alone = taken["plain asyncio, one process"]
     return [
         {
             "python": platform.python_version(),
             "contestant": name,
-            "per_second": statistics.median(rates),
-            "ratio": statistics.median(a / b for a, b in zip(rates, alone, strict=True)),
+            "per_second": statistics.median(each.per_second for each in rounds),
+            "ratio": statistics.median(
+                each.per_second / plain.per_second
+                for each, plain in zip(rounds, alone, strict=True)
+            ),
+            "best_ratio": max(each.per_second for each in rounds)
+            / max(each.per_second for each in alone),
+            "microseconds_here": statistics.median(each.microseconds_here for each in rounds),
+            "microseconds_all": None
+            if "Ray" in name
+            else statistics.median(each.microseconds_all for each in rounds),
+            "load": statistics.median(each.load for each in rounds),
         }
-        for name, rates in taken.items()
+        for name, rounds in taken.items()
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import multiprocessing
 import os
 import signal
@@ -43,6 +44,9 @@ from sdax.engine.switches import is_on
 from sdax.many import RayCluster, TravelError, WorkerLost, run_many
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills workers by signals")
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @contextmanager
@@ -117,6 +121,7 @@ def cluster(
 ) -> Iterator[Any]:
     """A cluster that tests share: what `run_many` is called with. It knows `POOL_FOLDER`."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
         patch.setenv(POOL_FOLDER, str(tmp_path_factory.mktemp(request.param)))
         with CLUSTERS[request.param]() as cluster:
             yield cluster
@@ -404,6 +409,18 @@ def test_the_command_on_dask(on: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "5 outcomes: 5 succeeded, 0 failed" in done.stderr
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
+@only("dask")
+def test_the_orders_of_the_shop_have_the_same_answers_there(engine: Any, on: Any) -> None:
+    reports: Any = importlib.import_module("reports")
+
+    async def scenario() -> None:
+        here = await reports.answers(20, "this event loop")
+        assert len(here) == 20
+        assert await reports.answers(20, "two processes", on=on) == here
+
+    play(scenario)
 
 
 # Ray's own.
