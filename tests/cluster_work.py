@@ -62,9 +62,6 @@ def squares() -> Any:
     return builder.build()
 
 
-SQUARES = squares()
-
-
 def one(function: Any, cleanup: Any = None) -> Any:
     """A processor of one task."""
     post = None if cleanup is None else TaskFunction(cleanup)
@@ -102,6 +99,9 @@ async def act_in_pool(ctx: tuple[Any, str]) -> Any:
 
 def acted(ctx: Any, report: Any) -> Any:
     return report["A"].execute.value
+
+
+ACTING = one(act)
 
 
 class Files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -393,10 +394,11 @@ def test_a_client_that_is_closed_gives_what_it_can(on: Any, tmp_path: Path) -> N
 
 
 @only("dask")
+@pytest.mark.usefixtures("blamed_at_once")
 def test_the_command_on_dask(on: Any, tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_text("".join(f"{number}\n" for number in range(5)))
+    (tmp_path / "in.jsonl").write_text('1\n"kill"\n3\n')
     address = on.scheduler.address.replace("tcp://", "dask://")
-    job = ["cluster_work:SQUARES", "--inputs", "in.jsonl", "--out", "out.jsonl", "--on", address]
+    job = ["cluster_work:ACTING", "--inputs", "in.jsonl", "--out", "out.jsonl", "--on", address]
     done = subprocess.run(
         [sys.executable, "-m", "sdax", "run", *job],
         cwd=tmp_path,
@@ -406,9 +408,12 @@ def test_the_command_on_dask(on: Any, tmp_path: Path) -> None:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "5 outcomes: 5 succeeded, 0 failed" in done.stderr
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+    assert done.returncode == 1, done.stderr
+    assert "3 outcomes: 2 succeeded, 1 failed" in done.stderr
+    lines = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    written = {each["number"]: each for each in lines}
+    assert sorted(written) == [1, 2, 3]
+    assert written[2]["error"]["type"] == "WorkerLost"
 
 
 @only("dask")

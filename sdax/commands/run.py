@@ -12,7 +12,7 @@ import sys
 import threading
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -163,6 +163,7 @@ class Job:
         self.done = self.failed = 0
         self.signal: int | None = None  # the one that ended it
         self.lost: str | None = None  # why there are inputs without an outcome
+        self.without_worker: list[Any] = []  # outcomes of inputs whose workers have ended
         self._outcomes: Any = None
         self._task: Task[None] | None = None
         self._ends = False  # because of a signal
@@ -185,9 +186,13 @@ class Job:
                 async with many as outcomes:
                     self._outcomes = outcomes
                     async for outcome in outcomes:
-                        if isinstance(outcome.error, WorkerLost) and self.args.workers:
-                            continue  # its process did not end because of it alone
-                        self._write(outcome)
+                        if isinstance(outcome.error, WorkerLost):
+                            self.without_worker.append(outcome)
+                        else:
+                            self._write(outcome)
+                # The workers are still there: they have ended because of these inputs.
+                for outcome in self.without_worker:
+                    self._write(outcome)
 
     async def _where(self, stack: AsyncExitStack) -> Any:
         """Return where to run."""
@@ -322,15 +327,16 @@ def _run_job(
             if job.done:
                 raise
             refuse(args, str(error))
-        except BrokenExecutor as error:
-            job.lost = str(error)
-            if job.signal is None:
-                complain(args, f"{error}; --resume tries again what has no outcome")
         except Exception as error:
-            if not isinstance(error.__cause__, WorkerTraceback):
+            if isinstance(error.__cause__, WorkerTraceback):
+                why = f"a worker cannot run the job: {type(error).__name__}: {error}"
+            elif job.without_worker:
+                why = f"{error}; --resume tries again what has no outcome"
+            else:
                 raise
             job.lost = str(error)
-            complain(args, f"a worker cannot run the job: {type(error).__name__}: {error}")
+            if job.signal is None:
+                complain(args, why)
         except KeyboardInterrupt:
             job.signal = job.signal or signal.SIGINT
         return job
