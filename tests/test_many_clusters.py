@@ -431,6 +431,23 @@ def test_the_orders_of_the_shop_have_the_same_answers_there(engine: Any, on: Any
 # Ray's own.
 
 
+@only("ray")
+def test_actors_that_cannot_begin_say_why(on: Any) -> None:
+    options = {"runtime_env": {"working_dir": "file:///not/there.zip"}}
+
+    async def scenario() -> list[Any]:
+        got = []
+        cluster = RayCluster(1, options=options)
+        with pytest.raises(Exception, match="runtime environment") as caught:
+            async with run_many(squares(), range(3), on=cluster) as outcomes:
+                async for outcome in outcomes:
+                    got.append(outcome)
+        assert type(caught.value).__name__ == "RuntimeEnvSetupError"
+        return got
+
+    assert [type(each.error) for each in play(scenario)] == [WorkerLost] * 3
+
+
 def test_rays_dual_class_of_an_error_is_split_as_any() -> None:
     """What a task of Ray's raises becomes of a class that is made with another constructor."""
     errors = import_ray().exceptions
