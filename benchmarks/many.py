@@ -250,8 +250,10 @@ def measure_million() -> Rows:
 
 # Clusters. A work of 5 tasks, 0.4 ms of processor time and 4 ms of waiting.
 
-CONTEXTS = 2000
+CONTEXTS = 4000
+CONTEXTS_OF_TASKS = 500  # one task of Dask's for each is slow
 CLUSTER_ROUNDS = 5
+ONE_TASK_EACH = "Dask, one task per context"
 
 
 async def load(ctx: Any) -> float:
@@ -287,19 +289,19 @@ def number_of(ctx: Any, report: Any) -> Any:
     return ctx
 
 
-async def on_cluster(on: Any, batch_size: int) -> None:
+async def on_cluster(on: Any, batch_size: int, count: int) -> None:
     """Run on a cluster, or on this loop."""
     async with run_many(
-        PROCESSOR, range(CONTEXTS), pick=number_of, on=on, concurrency=100, batch_size=batch_size
+        PROCESSOR, range(count), pick=number_of, on=on, concurrency=100, batch_size=batch_size
     ) as outcomes:
         got = sorted([outcome.result() async for outcome in outcomes])
-    assert got == list(range(CONTEXTS))
+    assert got == list(range(count))
 
 
-async def one_dask_task_each(client: Any) -> None:
+async def one_dask_task_each(client: Any, count: int) -> None:
     """Submit a task of Dask's for each context."""
-    futures = client.map(process_one, range(CONTEXTS), pure=False)
-    assert len(await asyncio.to_thread(client.gather, futures)) == CONTEXTS
+    futures = client.map(process_one, range(count), pure=False)
+    assert len(await asyncio.to_thread(client.gather, futures)) == count
 
 
 async def process_one(ctx: Any) -> Any:
@@ -308,20 +310,25 @@ async def process_one(ctx: Any) -> Any:
     return ctx
 
 
-async def plain() -> None:
-    """Do all of the work in this process."""
-    await gathered_by(100, plainly)
-
-
-async def gathered_by(places: int, one: Function) -> None:
-    """Run `one` for each context behind a semaphore."""
-    limit = asyncio.Semaphore(places)
+async def plain(count: int) -> None:
+    """Do all of the work in this process, a hundred contexts at a time."""
+    places = asyncio.Semaphore(100)
 
     async def limited(item: int) -> None:
-        async with limit:
-            await one(item)
+        async with places:
+            await plainly(item)
 
-    await asyncio.gather(*(limited(item) for item in range(CONTEXTS)))
+    await asyncio.gather(*(limited(item) for item in range(count)))
+
+
+def wait_for_others(seconds: float) -> None:
+    """Wait until nothing else runs on this machine, at most so long (on Linux)."""
+    until = time.monotonic() + seconds
+    calm = 0
+    while calm < 10 and time.monotonic() < until:
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        calm = calm + 1 if running <= 1 else 0
+        time.sleep(0.02)
 
 
 class Round(NamedTuple):
@@ -339,7 +346,7 @@ def used_by_workers(client: Any) -> float:
     return sum(used.values())
 
 
-def measure_clusters() -> Rows:
+def measure_clusters(seconds: float) -> Rows:
     """Measure all in turn, with both clusters running."""
     from distributed import Client, LocalCluster
 
@@ -350,10 +357,10 @@ def measure_clusters() -> Rows:
         options: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
         cluster = stack.enter_context(start(n_workers=2, threads_per_worker=1, **options))
         client = stack.enter_context(connect(cluster))
-        ways: dict[str, Callable[[], Awaitable[None]]] = {
+        ways: dict[str, Callable[[int], Awaitable[None]]] = {
             "plain asyncio, one process": plain,
             "run_many, this loop": partial(on_cluster, None, 1),
-            "Dask, one task per context": partial(one_dask_task_each, client),
+            ONE_TASK_EACH: partial(one_dask_task_each, client),
         }
         for size in (50, 100, 250):
             ways[f"run_many on Dask, batches of {size}"] = partial(on_cluster, client, size)
@@ -369,18 +376,20 @@ def measure_clusters() -> Rows:
                 )
         taken: dict[str, list[Round]] = {name: [] for name in ways}
         for way in ways.values():
-            asyncio.run(way())  # type: ignore[arg-type]
+            asyncio.run(way(CONTEXTS_OF_TASKS))  # type: ignore[arg-type]
         for order in in_turn(list(ways), CLUSTER_ROUNDS):
             for name in order:
                 gc.collect()
+                wait_for_others(seconds)
                 load = os.getloadavg()[0]
                 there = used_by_workers(client)
                 began, used = time.perf_counter(), time.process_time()
-                asyncio.run(ways[name]())  # type: ignore[arg-type]
-                seconds = time.perf_counter() - began
-                here = (time.process_time() - used) / CONTEXTS * 1e6
-                there = (used_by_workers(client) - there) / CONTEXTS * 1e6
-                taken[name].append(Round(CONTEXTS / seconds, here, here + there, load))
+                count = CONTEXTS_OF_TASKS if name == ONE_TASK_EACH else CONTEXTS
+                asyncio.run(ways[name](count))  # type: ignore[arg-type]
+                rate = count / (time.perf_counter() - began)
+                here = (time.process_time() - used) / count * 1e6
+                there = (used_by_workers(client) - there) / count * 1e6
+                taken[name].append(Round(rate, here, here + there, load))
     alone = taken["plain asyncio, one process"]
     return [
         {
@@ -422,11 +431,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["here", "million", "clusters"])
     parser.add_argument("--this", action="store_true", help="measure the engine of this process")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="of clusters: wait so long at most before each measurement for other programs",
+    )
     args = parser.parse_args()
     if args.this:
         print(json.dumps(measure_here()))
         return
-    measure = {"here": both_engines, "million": measure_million, "clusters": measure_clusters}
+    measure: dict[str, Callable[[], Rows]] = {
+        "here": both_engines,
+        "million": measure_million,
+        "clusters": partial(measure_clusters, args.wait),
+    }
     rows = measure[args.what]()
     for row in rows:
         print(", ".join(f"{key} {_shown(value)}" for key, value in row.items()))

@@ -202,12 +202,13 @@ def many_tables(many: dict[str, Any]) -> Iterator[str]:
         yield "![Memory of a million inputs](many-memory.svg)\n"
     if clusters := many.get("clusters"):
         yield (
-            "`python benchmarks/many.py clusters`: two local processes on two cores. Each input is "
-            "5 tasks, 0.4 ms of processor time and 4 ms of waiting. Inputs per second are medians. "
-            "The ratio is to plain asyncio on one process: the median of the rounds, then best to "
-            "best. The µs are processor time per input: of the process that hands inputs out, and "
-            "of all processes. The load is that of the machine, which other programs shared: at "
-            "a load above 2, seconds say little, and processor time still does.\n"
+            "`python benchmarks/many.py clusters --wait 6`: two local processes on two cores. Each "
+            "input is 5 tasks, 0.4 ms of processor time and 4 ms of waiting. Inputs per second are "
+            "medians, and include the start of Ray's actors. The ratio is to plain asyncio on one "
+            "process: the median of the rounds, then best to best. The µs are processor time per "
+            "input: of the process that hands inputs out, and of all processes. The load is that "
+            "of the machine, which other programs shared: at a load above 2, seconds say little, "
+            "and processor time still does.\n"
         )
         figures = ("ratio", "best_ratio", "microseconds_here", "microseconds_all", "load")
         rows = [
