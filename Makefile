@@ -34,8 +34,11 @@ test-debug: $(BUILT) ## run them in Python's development mode, with asyncio's de
 
 proof: $(BUILT) ## disturb small workflows at every point, on both engines (minutes)
 	$(BIN)/python -m tests.crash_points --full
+	$(BIN)/python -m tests.monte_carlo --engine both --seed 0 --runs 5000
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.resource_points
+	SDAX_THOROUGH=1 $(BIN)/python -m pytest -q tests/test_size.py tests/test_graph_size.py \
+		tests/test_load.py tests/test_resource_runs.py tests/test_critical_path.py
 	SDAX_DEPLOY_SCHEDULES=1000 $(BIN)/python -m pytest -q tests/test_deploy.py -k real_processes
 
 # In a copy, for an extension with AddressSanitizer is of no use to anything else. Left out is what

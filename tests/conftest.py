@@ -5,6 +5,9 @@ A plain `async def test_...` needs no mark. Marks narrow the kinds of loops:
 - `virtual_clock`: loops whose time jumps to the next timer, for tests of timeouts and delays;
 - `loop_kinds("asyncio", ...)`: only these.
 
+`one_engine` marks a test to which the other engine would add nothing but time: it runs on the
+compiled engine, or on the one that `--engine` names.
+
 A test that is no coroutine and runs a processor asks for the fixture `engine`.
 """
 
@@ -28,6 +31,9 @@ from helpers import CAN_FREEZE
 from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
+# The limit of an async test. After one has hung others often do, so they get less. Plain tests have
+# `faulthandler_timeout` in pyproject.toml.
+_limits = [HANGS_AFTER, 15]
 
 ENGINES = {"python": "sdax._core_py", "compiled": "sdax._core"}
 
@@ -93,6 +99,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_clock: run on loops whose time jumps")
     config.addinivalue_line("markers", "loop_kinds(*names): run on these kinds of loops only")
+    config.addinivalue_line("markers", "one_engine: the other engine would add nothing")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -105,6 +112,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("engine")
         names = list(ENGINES) if chosen == "both" else [chosen]
+        if metafunc.definition.get_closest_marker("one_engine"):
+            names = names[-1:]
         metafunc.parametrize("engine", names, indirect=True)
     if "loop_kind" in metafunc.fixturenames:
         kinds = LOOP_KINDS
@@ -154,7 +163,7 @@ def _summary_is_of_examples(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
-    if request.module.__name__ not in ("test_deploy", "test_explored_examples", "test_mistakes"):
+    if request.module.__name__ not in ("test_deploy", "test_explored_examples"):
         monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
 
 
@@ -244,9 +253,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     watchdog = None
     hangs = False
 
+    limit = _limits[0]
+
     def stop() -> None:
         nonlocal hangs
         hangs = True
+        del _limits[:-1]
         loop.stop()
 
     async def check_what_is_left() -> None:
@@ -257,13 +269,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         assert [each for each in timers if each is not watchdog and not each.cancelled()] == []
 
     if not isinstance(loop, VirtualClockLoop):  # which raises as soon as it cannot go on
-        watchdog = loop.call_later(HANGS_AFTER, stop)
+        watchdog = loop.call_later(limit, stop)
     try:
         runner.run(check_what_is_left())
     finally:
         if hangs:
             # What hangs would also hang when it is cancelled.
             loop.close()
-            pytest.fail(f"the test hangs: it was given up after {HANGS_AFTER} s", pytrace=False)
+            pytest.fail(f"the test hangs: it was given up after {limit} s", pytrace=False)
         runner.close()
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import sysconfig
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -54,6 +55,12 @@ soon_or_late = pytest.mark.parametrize("number", [0, 1], ids=["at once", "suspen
 bare_or_limited = pytest.mark.parametrize(
     "limits", [{}, {"timeout": 60.0, "retries": 1}], ids=["bare", "limited"]
 )
+
+
+def amount(quick: int, thorough: int) -> int:
+    """How many of something a test takes: few in the suite, and many in `make proof`."""
+    return thorough if os.environ.get("SDAX_THOROUGH") else quick
+
 
 PHASES = ("pre_execute", "execute", "post_execute")
 

@@ -13,7 +13,7 @@ from playing import observe, on_engine, using
 from sdax import _core_py
 from small_workflows import Pace, in_graphs, in_levels
 from verdicts import broken_promises
-from workflows import Arrangement
+from workflows import Arrangement, Workflow
 
 
 def test_every_point_of_small_workflows(engine: Implementation) -> None:
@@ -21,7 +21,7 @@ def test_every_point_of_small_workflows(engine: Implementation) -> None:
     for line in explore_sets(quick_sets(), {engine.module: tally}):
         print(line)
     assert not tally.found, "\n\n".join(map(str, tally.found[:3]))
-    assert tally.schedules.total() > 5000
+    assert tally.schedules.total() > 3000
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,19 @@ def test_no_shape_is_left_out(size: int, shapes: int, graphs: int) -> None:
     """So many there are: of the graphs, that is how many acyclic ones have no names."""
     assert len(set(in_levels(size, ("pep",)))) == shapes
     assert len(set(in_graphs(size, ("pep",), Arrangement.GRAPH))) == graphs
+
+
+class FoundError(Exception):
+    """A schedule has shown something to be wrong."""
+
+
+class Impatient(Tally):
+    """Ends the search with what it finds first."""
+
+    def count(self, kind: str, workflow: Workflow, problems: list[str]) -> None:
+        super().count(kind, workflow, problems)
+        if problems:
+            raise FoundError
 
 
 class DeafRun(_core_py.Run):
@@ -87,16 +100,14 @@ class TouchyRun(_core_py.Run):
 
 
 @pytest.mark.parametrize(
-    "run", [_core_py.Run, DeafRun, HastyRun, ForgetfulRun, LosingRun, OneFailureRun, TouchyRun]
+    "run", [DeafRun, HastyRun, ForgetfulRun, LosingRun, OneFailureRun, TouchyRun]
 )
 def test_a_broken_engine_is_found(run: type[_core_py.Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    is_broken = run is not _core_py.Run
-    monkeypatch.setattr(_core_py, "Run", run)
-    tally = Tally(run.__name__)
     small = in_levels(2, ("pep",))
     sets = [Set("2 tasks", small, [Pace.SLEEPING], two_faults=True, zoo=True)]
-    assert list(explore_sets(sets, {_core_py: tally}))
-    assert bool(tally.found) == is_broken
+    monkeypatch.setattr(_core_py, "Run", run)
+    with pytest.raises(FoundError):
+        list(explore_sets(sets, {_core_py: Impatient(run.__name__)}))
 
 
 class EndlessRun(_core_py.Run):
@@ -124,9 +135,10 @@ def test_a_run_that_does_not_end_is_found(
     run: type[_core_py.Run], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_core_py, "Run", run)
-    tally = Tally(run.__name__)
+    tally = Impatient(run.__name__)
     sets = [Set("1 task", in_levels(1, ("pep",)), [Pace.SLEEPING], twice=False)]
-    assert list(explore_sets(sets, {_core_py: tally}))
+    with pytest.raises(FoundError):
+        list(explore_sets(sets, {_core_py: tally}))
     assert problem in str(tally.found[0])
     (small, *_) = in_levels(1, ("pep",))
     workflow = small.workflow(Pace.SLEEPING)

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 
 import sdax.processor
+from helpers import amount
 from playing import RANDOM_FACTOR, Added, Start, observe
 from random_workflows import random_workflow
 from sdax import (
@@ -167,7 +168,7 @@ def test_without_a_function_the_run_takes_what_was_predicted(
     kind: str, places: bool, engine: Any
 ) -> None:
     checked = 0
-    for seed in range(60):
+    for seed in range(amount(15, 60)):
         case = random_case(seed, kind, places=places)
         path = run_case(case, engine).critical_path()
         assert holds(path) == pytest.approx(path.duration), case
@@ -176,13 +177,13 @@ def test_without_a_function_the_run_takes_what_was_predicted(
             again = run_case(case.without((str(step.name), step.phase)), engine)
             assert step.without == pytest.approx(again.duration), (case, step)
             checked += 1
-    assert checked > 100
+    assert checked > amount(25, 100)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_function_a_failing_run_takes_what_was_predicted(kind: str, engine: Any) -> None:
     known = 0
-    for seed in range(80):
+    for seed in range(amount(20, 80)):
         case = random_case(seed, kind, failing=True)
         path = run_case(case, engine).critical_path()
         assert holds(path) == pytest.approx(path.duration), case
@@ -191,7 +192,7 @@ def test_without_a_function_a_failing_run_takes_what_was_predicted(kind: str, en
                 again = run_case(case.without((str(step.name), step.phase)), engine)
                 assert step.without == pytest.approx(again.duration), (case, step)
                 known += 1
-    assert known > 100
+    assert known > amount(25, 100)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,7 +201,7 @@ def test_without_a_function_a_run_that_survives_takes_what_was_predicted(
 ) -> None:
     logging.getLogger("sdax").disabled = True
     known = 0
-    for seed in range(80):
+    for seed in range(amount(20, 80)):
         case = surviving_case(seed, kind)
         path = run_case(case, engine).critical_path()
         assert holds(path) == pytest.approx(path.duration), case
@@ -210,12 +211,12 @@ def test_without_a_function_a_run_that_survives_takes_what_was_predicted(
                 assert step.without == pytest.approx(again.duration), (case, step)
                 known += 1
     logging.getLogger("sdax").disabled = False
-    assert known > 100
+    assert known > amount(25, 100)
 
 
 def test_a_graph_of_the_true_dependencies_takes_what_was_predicted(engine: Any) -> None:
     saving = 0
-    for seed in range(60):
+    for seed in range(amount(15, 60)):
         case = random_case(seed, ("levels", "levels in order")[seed % 2])
         run = run_case(case, engine)
         exact = run.critical_path(case.depends_on).graph
@@ -227,7 +228,7 @@ def test_a_graph_of_the_true_dependencies_takes_what_was_predicted(engine: Any) 
         assert bound is not None and not bound.exact
         assert bound.duration <= exact.duration + 1e-9
         saving += exact.saving > 0
-    assert saving > 10
+    assert saving > amount(2, 10)
 
 
 def played(seed: int, engine: Any) -> RunSpan | None:
@@ -279,7 +280,7 @@ def played(seed: int, engine: Any) -> RunSpan | None:
 
 def test_holds_add_up_to_the_run_whatever_happens_in_it(engine: Any) -> None:
     states: set[Any] = set()
-    for seed in range(150):
+    for seed in range(amount(40, 150)):
         run = played(seed, engine)
         if run is None:
             continue  # cancelled before it began

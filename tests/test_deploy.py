@@ -19,6 +19,7 @@ from typing import IO, Any
 import pytest
 
 from conftest import Implementation
+from helpers import amount
 from processes import PROGRAMS, SWITCHES
 from sdax import task_sync_func
 from sdax.testing import explore
@@ -27,6 +28,7 @@ from test_documentation import ROOT
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has no signals")
 
 STEPS = ("Build", "Check", "Unpack", "Server", "Health", "Switch", "Verify")
+SOME_STEPS = STEPS if amount(0, 1) else ("Check", "Server", "Verify")
 SCRIPT = ROOT / "examples" / "deploy.py"
 HANGS_AFTER = 120
 
@@ -184,6 +186,7 @@ def test_a_deploy(script: Script) -> None:
     assert script.live() == 2
 
 
+@pytest.mark.one_engine
 def test_a_temporary_site(engine: Implementation, tmp_path: Path) -> None:
     script = Script(engine, tmp_path)
     done = subprocess.run(
@@ -199,7 +202,8 @@ def test_a_temporary_site(engine: Implementation, tmp_path: Path) -> None:
     assert script.processes() == []
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.one_engine
+@pytest.mark.parametrize("step", SOME_STEPS)
 def test_a_step_that_fails(script: Script, step: str) -> None:
     status, lines, err = script.run("--fail", step)
     assert status == 1
@@ -212,7 +216,8 @@ def test_a_step_that_fails(script: Script, step: str) -> None:
     assert script.live() == 1
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.one_engine
+@pytest.mark.parametrize("step", SOME_STEPS)
 def test_ctrl_c(script: Script, step: str) -> None:
     with script.started("--hang", step) as begun:
         begun.until("hangs")
@@ -224,6 +229,7 @@ def test_ctrl_c(script: Script, step: str) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("step", ["Build", "Verify"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_other_signals(script: Script, step: str, name: str) -> None:
@@ -237,6 +243,7 @@ def test_other_signals(script: Script, step: str, name: str) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("further", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
 def test_further_signals_during_cleanup(script: Script, further: signal.Signals) -> None:
     program = PROGRAMS / "deploy_with_slow_cleanup.py"
@@ -254,6 +261,7 @@ def test_further_signals_during_cleanup(script: Script, further: signal.Signals)
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_ctrl_c_twice_at_once(script: Script) -> None:
     with script.started("--hang", "Verify") as begun:
         begun.until("hangs")
@@ -266,6 +274,7 @@ def test_ctrl_c_twice_at_once(script: Script) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_nohup(script: Script) -> None:
     """Who ignores a signal goes on ignoring it."""
     with script.started("--hang", "Build", before="signal.SIGHUP, signal.SIG_IGN") as begun:
@@ -276,6 +285,7 @@ def test_nohup(script: Script) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_one_deploy_at_a_time(script: Script) -> None:
     with script.started("--hang", "Build") as begun:
         begun.until("hangs")
@@ -287,6 +297,7 @@ def test_one_deploy_at_a_time(script: Script) -> None:
     assert script.live() == 1
 
 
+@pytest.mark.one_engine
 def test_after_a_deploy_that_was_killed(script: Script) -> None:
     with script.started("--hang", "Unpack") as begun:
         begun.until("hangs")
@@ -299,12 +310,14 @@ def test_after_a_deploy_that_was_killed(script: Script) -> None:
     assert script.live() == 2
 
 
+@pytest.mark.one_engine
 def test_an_old_server_that_has_crashed(script: Script) -> None:
     os.kill(json.loads((script.site / "live.json").read_text())["pid"], signal.SIGKILL)
     assert script.run()[0] == 0
     assert script.live() == 2
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("arguments", [("--fail", "Nothing"), ("--hang",)])
 def test_wrong_arguments(engine: Implementation, tmp_path: Path, arguments: tuple[str]) -> None:
     status, _, err = Script(engine, tmp_path).run(*arguments)
@@ -351,6 +364,7 @@ async def test_a_process_that_does_not_stop_is_killed(
         os.kill(last, 0)
 
 
+@pytest.mark.one_engine
 @pytest.mark.loop_kinds("asyncio", "uvloop")
 async def test_what_a_process_prints(deploy: Any, capsys: Any) -> None:
     assert await deploy.run("X", "-c", "print('one'); print('two')") == "one\ntwo"

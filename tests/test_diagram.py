@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from helpers import nothing
+from helpers import amount, nothing
 from sdax import AsyncDagTaskProcessor, AsyncTask, AsyncTaskProcessor, TaskFunction, join
 from sdax.observe import Timeline
 
@@ -373,7 +373,7 @@ def drawn_names() -> list[list[Any]]:
     drawn: list[list[Any]] = []
 
     @settings(
-        max_examples=150,
+        max_examples=amount(40, 150),
         database=None,
         deadline=None,
         derandomize=True,
@@ -446,6 +446,7 @@ def test_mermaid_itself_reads_the_order_of_execute(mermaid: Mermaid) -> None:
         assert len(found["edges"]) == number
 
 
+@pytest.mark.one_engine
 def test_mermaid_itself_reads_every_gantt(mermaid: Mermaid, engine: Any) -> None:
     texts: list[str] = []
     cases = [*([name] for name in NASTY_NAMES), NASTY_NAMES]

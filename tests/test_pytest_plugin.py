@@ -14,6 +14,8 @@ import pytest
 from conftest import Implementation
 from processes import SWITCHES
 
+pytestmark = pytest.mark.one_engine
+
 SHOP = """
 import asyncio
 from sdax import AsyncTaskProcessor, task, task_func

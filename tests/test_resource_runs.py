@@ -15,6 +15,7 @@ import pytest
 from helpers import (
     Broken,
     Trace,
+    amount,
     build,
     counts_references,
     current,
@@ -39,6 +40,8 @@ from sdax import (
     State,
     resource,
 )
+
+MANY = amount(2_000, 10_000)
 
 # --- phase by phase
 
@@ -256,7 +259,7 @@ async def test_its_execute_may_be_replaced_alone() -> None:
 # --- many, and nothing left
 
 
-async def test_ten_thousand_at_once() -> None:
+async def test_many_at_once() -> None:
     trace = Trace()
     held_at_once = 0
 
@@ -269,23 +272,23 @@ async def test_ten_thousand_at_once() -> None:
         held_at_once = sum("resource" in each.get_name() for each in asyncio.all_tasks())
 
     builder = AsyncTaskProcessor.builder()
-    for number in range(10_000):
+    for number in range(MANY):
         builder.add_task(resource(number, held), 1)
     builder.add_task(task("look", None, look), 2)
     report = await builder.build().process_tasks(None)
-    assert held_at_once == 10_000
-    assert len(trace) == 10_000
+    assert held_at_once == MANY
+    assert len(trace) == MANY
     assert report.ok
 
 
 async def test_thousands_of_levels() -> None:
     trace = Trace()
     builder = AsyncTaskProcessor.builder()
-    for number in range(2_000):
+    for number in range(MANY // 5):
         builder.add_task(resource(number, trace.holding(str(number))), number)
     await builder.build().process_tasks(None)
-    assert trace[:2000] == [f"{number} up" for number in range(2000)]
-    assert trace[2000::2] == [f"{number} ok" for number in reversed(range(2000))]
+    assert trace[: MANY // 5] == [f"{number} up" for number in range(MANY // 5)]
+    assert trace[MANY // 5 :: 2] == [f"{number} ok" for number in reversed(range(MANY // 5))]
 
 
 @counts_references

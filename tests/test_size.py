@@ -15,6 +15,7 @@ from helpers import (
     CAN_FREEZE,
     PHASES,
     Trace,
+    amount,
     build,
     counts_references,
     error_of,
@@ -29,7 +30,7 @@ from helpers import (
 )
 from sdax import AsyncTask, AsyncTaskProcessor, RetryableException, SdaxExecutionError, TaskFunction
 
-MANY = 100_000
+MANY = amount(10_000, 100_000)
 
 one_loop = pytest.mark.loop_kinds("asyncio")
 with_factory_too = pytest.mark.loop_kinds("asyncio", "factory")

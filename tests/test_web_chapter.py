@@ -222,6 +222,7 @@ async def test_requests(engine: Implementation, tmp_path: Path, postgresql: str)
         assert "Traceback" not in "".join(there.server.said)
 
 
+@pytest.mark.one_engine
 async def test_timeouts_and_a_short_grace_period(
     engine: Implementation, tmp_path: Path, postgresql: str
 ) -> None:
@@ -235,6 +236,7 @@ def test_every_row_is_looked_for() -> None:
     assert [each for each in TABLE if f'"{each}"' not in text] == []
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize(
     ("framework", "arguments"),
     [
@@ -261,6 +263,7 @@ async def test_other_frameworks(
         check(each._replace(status="499, to nobody") if to_nobody else each)
 
 
+@pytest.mark.one_engine
 async def test_gunicorn(engine: Implementation, tmp_path: Path, postgresql: str) -> None:
     """The worker of the page, with a shorter grace period, cancels what takes too long."""
     pytest.importorskip("gunicorn")
@@ -273,6 +276,7 @@ async def test_gunicorn(engine: Implementation, tmp_path: Path, postgresql: str)
         check(await terminated_in_a_query(there, "SIGTERM; the request takes too long"))
 
 
+@pytest.mark.one_engine
 async def test_without_cancel_on_disconnect(
     engine: Implementation, tmp_path: Path, postgresql: str
 ) -> None:
@@ -290,6 +294,7 @@ async def test_without_cancel_on_disconnect(
         assert (await outcome(there, "", None)).orders == 1
 
 
+@pytest.mark.one_engine
 async def test_a_cleanup_that_nobody_waits_for(
     engine: Implementation, tmp_path: Path, postgresql: str
 ) -> None:
