@@ -124,6 +124,7 @@ async def test_each_input_has_its_outcome(kind: str, number: int) -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_without_inputs_there_is_no_outcome() -> None:
     assert await values(solo(execute=square), []) == []
 
@@ -159,6 +160,7 @@ async def test_or_in_the_order_of_the_inputs(kind: str) -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_order_holds_back_what_comes_early_in_its_place() -> None:
     gates = Gates()
     async with run_many(gates.processor, numbers(), ordered=True, concurrency=3) as outcomes:
@@ -184,6 +186,7 @@ async def test_pick_says_what_is_kept() -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 @pytest.mark.parametrize(
     "error", [Broken("a"), StopIteration(1), asyncio.CancelledError()], ids=repr
 )
@@ -370,6 +373,7 @@ async def test_a_run_sees_the_variables_that_its_make_context_sets(how: str) -> 
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_resources_are_entered_once() -> None:
     events: list[Any] = []
 
@@ -446,6 +450,7 @@ async def test_no_more_inputs_are_taken_than_there_are_places(kind: str) -> None
 
 
 @one_loop
+@pytest.mark.one_engine
 @KINDS
 async def test_outcomes_that_nobody_has_taken_hold_their_places(kind: str) -> None:
     begun: list[int] = []
@@ -636,6 +641,7 @@ async def test_nothing_is_lost_when_a_wait_is_cancelled(kind: str) -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_an_async_generator_is_closed() -> None:
     closed: list[str] = []
 
@@ -654,6 +660,7 @@ async def test_an_async_generator_is_closed() -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_what_is_not_taken_is_left_in_the_inputs() -> None:
     items = iter(range(10))
     async with run_many(solo(execute=square), items, concurrency=2) as outcomes:
@@ -705,6 +712,7 @@ async def test_inputs_can_be_ended_while_runs_go_on(kind: str) -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 @KINDS
 async def test_ended_before_the_first_there_is_no_outcome(kind: str) -> None:
     async with run_many(solo(execute=square), given(kind, numbers())) as outcomes:
@@ -808,6 +816,7 @@ async def test_it_stops_everything_while_the_block_does_something_else() -> None
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_one_at_a_time_takes_outcomes() -> None:
     gates = Gates()
     async with run_many(gates.processor, "a") as outcomes:
@@ -820,6 +829,7 @@ async def test_one_at_a_time_takes_outcomes() -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_outcomes_are_taken_inside_of_the_block() -> None:
     many = run_many(solo(execute=square), range(3))
     with pytest.raises(RuntimeError, match="async with"):
@@ -955,6 +965,7 @@ class Counts:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_who_follows_many_runs_hears_counts() -> None:
     async def maybe(ctx: int) -> None:
         if ctx == 1:
@@ -975,6 +986,7 @@ async def test_who_follows_many_runs_hears_counts() -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_one_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     class Bad(Counts):
         def many_changed(self, progress: Progress) -> None:
@@ -1074,6 +1086,7 @@ async def make_slowly_plain(item: int) -> int:
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
+@pytest.mark.one_engine
 def test_bad_arguments_are_refused(
     engine: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:

@@ -417,6 +417,7 @@ def test_the_command_on_dask(on: Any, tmp_path: Path) -> None:
 
 
 @only("dask")
+@pytest.mark.one_engine
 def test_the_orders_of_the_shop_have_the_same_answers_there(engine: Any, on: Any) -> None:
     reports: Any = importlib.import_module("reports")
 

@@ -128,6 +128,7 @@ def test_a_pool_that_is_shut_down_takes_nothing() -> None:
 
 
 @pytest.mark.loop_kinds("asyncio", "eager")
+@pytest.mark.one_engine
 async def test_inputs_are_taken_in_batches_ahead_of_their_workers(
     threads: Executor, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ async def test_inputs_are_taken_in_batches_ahead_of_their_workers(
 
 
 @pytest.mark.loop_kinds("asyncio", "eager")
+@pytest.mark.one_engine
 async def test_async_inputs_do_not_wait_for_a_full_batch(threads: Executor) -> None:
     more = asyncio.Event()
 
@@ -179,6 +181,7 @@ async def test_async_inputs_do_not_wait_for_a_full_batch(threads: Executor) -> N
 
 
 @one_loop
+@pytest.mark.one_engine
 @pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_an_error_of_the_inputs_comes_after_the_batches(threads: Executor, kind: str) -> None:
     def plain() -> Iterator[int]:
@@ -238,6 +241,7 @@ async def test_leaving_early_cancels_and_cleans_up(
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_what_is_no_exception_stops_everything_and_is_raised(
     threads: Executor, tmp_path: Path
 ) -> None:
@@ -250,6 +254,7 @@ async def test_what_is_no_exception_stops_everything_and_is_raised(
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_resources_are_entered_once_on_each_worker(threads: Executor) -> None:
     got = await outcomes_of(
         one(keep), range(50), make_context=with_pool, resources=pool, pick=kept, on=threads,
@@ -259,6 +264,7 @@ async def test_resources_are_entered_once_on_each_worker(threads: Executor) -> N
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_resources_are_left_at_the_end(
     threads: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +276,7 @@ async def test_resources_are_left_at_the_end(
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_resources_that_cannot_be_entered_are_an_error_of_all(threads: Executor) -> None:
     with pytest.raises(ConnectionError, match="no pool today"):
         await outcomes_of(
@@ -278,6 +285,7 @@ async def test_resources_that_cannot_be_entered_are_an_error_of_all(threads: Exe
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_who_follows_many_runs_hears_of_workers_too(threads: Executor) -> None:
     seen = []
 
@@ -292,6 +300,7 @@ async def test_who_follows_many_runs_hears_of_workers_too(threads: Executor) -> 
     assert seen[-1] == (3, 1)
 
 
+@pytest.mark.one_engine
 def test_an_observer_of_runs_cannot_hear_of_workers(engine: Any, threads: Executor) -> None:
     with pytest.raises(TypeError, match="build the processor with an observer"):
         run_many(squares(), [1], on=threads, observer=print)
@@ -301,6 +310,7 @@ def test_an_observer_of_runs_cannot_hear_of_workers(engine: Any, threads: Execut
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_failures_travel_with_their_tracebacks(threads: Executor) -> None:
     (outcome,) = await outcomes_of(one(act), ["error"], on=threads)
     error = outcome.error
@@ -314,6 +324,7 @@ async def test_failures_travel_with_their_tracebacks(threads: Executor) -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_what_cannot_travel_is_an_error_of_its_own_outcome(threads: Executor) -> None:
     lock = threading.Lock()
     inputs = [1, "unpicklable value", "unpicklable error", "unloadable error", lock, 2]
@@ -340,6 +351,7 @@ async def test_what_cannot_travel_is_an_error_of_its_own_outcome(threads: Execut
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_a_report_travels_without_what_cannot(threads: Executor) -> None:
     (outcome,) = await outcomes_of(one(act), ["unpicklable value"], on=threads)
     assert outcome.error is None
@@ -349,6 +361,7 @@ async def test_a_report_travels_without_what_cannot(threads: Executor) -> None:
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_what_only_this_program_knows_travels_by_value(threads: Executor) -> None:
     pytest.importorskip("cloudpickle", reason="only Dask and Ray bring it")
 
@@ -360,6 +373,7 @@ async def test_what_only_this_program_knows_travels_by_value(threads: Executor) 
 
 
 @one_loop
+@pytest.mark.one_engine
 async def test_a_processor_that_cannot_be_pickled_is_refused(threads: Executor) -> None:
     lock = threading.Lock()
 
