@@ -252,7 +252,7 @@ def measure_million() -> Rows:
 
 CONTEXTS = 4000
 CONTEXTS_OF_TASKS = 500  # one task of Dask's for each is slow
-CLUSTER_ROUNDS = 5
+CLUSTER_ROUNDS = 3
 ONE_TASK_EACH = "Dask, one task per context"
 
 

@@ -456,7 +456,7 @@ async def many(processor: AsyncTaskProcessor[Context, str], items: list[Item]) -
     ) as pooled:
         assert_type(await anext(pooled), Outcome[Item, int])
     run_many(processor, items)  # type: ignore[misc]
-    run_many(processor, [Context()], concurency=3)  # type: ignore[call-overload]
+    run_many(processor, [Context()], limit=3)  # type: ignore[call-overload]
 
 
 def many_with_options(
