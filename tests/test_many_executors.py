@@ -152,7 +152,7 @@ async def test_inputs_are_taken_in_batches_ahead_of_their_workers(
         await until_noted(tmp_path, "begun", 4)
         assert len(taken) == 2 * 2 * 3  # workers, ahead, batch_size
         await asyncio.sleep(0.05)
-        assert noted(tmp_path, "begun") == [0, 1, 2, 3]
+        assert len(noted(tmp_path, "begun")) == 4
         (tmp_path / "go").touch()
         first = await waiting
         assert len(taken) == 2 * 2 * 3
@@ -237,7 +237,8 @@ async def test_leaving_early_cancels_and_cleans_up(
     assert isinstance(consuming.cancelled() or consuming.exception(), Broken) == (
         how == "exception"
     )
-    assert noted(tmp_path, "begun") == noted(tmp_path, "cleaned") == [0, 1, 2, 3, 4]
+    assert noted(tmp_path, "begun") == noted(tmp_path, "cleaned")
+    assert len(noted(tmp_path, "begun")) == 5  # of batches that come in any order
 
 
 @one_loop

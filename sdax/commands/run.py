@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
@@ -410,7 +410,7 @@ def described(error: Exception) -> dict[str, Any]:
 
 
 @contextmanager
-def blocked_signals() -> Iterator[None]:
+def blocked_signals() -> Generator[None]:
     """Hold signals back, also from processes that are started meanwhile."""
     if sys.platform == "win32":
         yield
