@@ -1,14 +1,14 @@
-"""Many runs, beside what people write by hand and beside plain asyncio on one process.
+"""Many runs, compared with code that people write by hand and with plain asyncio on one process.
 
     python benchmarks/many.py here        # on this event loop, both engines
-    python benchmarks/many.py million     # a million inputs, and the memory that they take
+    python benchmarks/many.py million     # a million inputs, and the memory that they use
     python benchmarks/many.py clusters    # Dask and Ray on two local processes
 
-Contestants take turns in one process, each round beginning with another one. Times of `here` and
-`million` are processor time, because a machine may do other things too. Those of `clusters` are
-real, so each row has the load of the machine: run it on one that does nothing else.
-Each prints its figures and writes them to `results/many.json`; `report.py` makes a chapter of them.
-It needs `sdax[dask]`, and `ray` and `aiometer` if they are to take part.
+Contestants take turns in one process, and each round begins with another contestant. `here` and
+`million` measure processor time, because a machine may do other things too. `clusters` measures
+real time, so each row has the load of the machine. Run it on a machine that does nothing else.
+Each prints its figures and writes them to `results/many.json`. `report.py` makes a
+chapter of them. It needs the extra `dask`. `ray` and `aiometer` take part if they are installed.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ README shows this file from below its imports. Run it with ``python examples/by_
 
 import asyncio
 
-from quickstart import Request, answer, connect, disconnect, load_theme, load_user
+from quickstart import Request, answer, load_theme, load_user
 
 
 async def load_user_with_retries(request: Request) -> None:
@@ -28,6 +28,11 @@ async def load_theme_if_possible(request: Request) -> None:
         print("  without a theme:", error)
 
 
+async def disconnect(request: Request) -> None:
+    print("  released", request.connection)
+    request.connection = None
+
+
 async def disconnect_in_any_case(request: Request) -> None:
     cleanup = asyncio.create_task(disconnect(request))
     cancelled = None
@@ -41,8 +46,8 @@ async def disconnect_in_any_case(request: Request) -> None:
 
 
 async def process(request: Request) -> None:
+    request.connection = "connection 1"
     try:
-        await connect(request)
         async with asyncio.TaskGroup() as group:
             group.create_task(load_user_with_retries(request))
             group.create_task(load_theme_if_possible(request))

@@ -1,11 +1,12 @@
 """An API endpoint on a real database and real services, and each way a request can end.
 
-The endpoint is ``shop/workflow.py``. This program gives it a SQLite file made of
-``data/orders.csv`` and two services on loopback ports. It draws what ran for a success, for
-failures, a timeout and a client that hangs up. Then it answers 1,000 requests at once on one
-processor and checks every answer. Every connection must be back in the pool.
+The endpoint is ``shop/workflow.py``. This program gives it a SQLite file made from
+``data/orders.csv``, and two services on loopback ports. It draws the run of a success, of failures,
+of a timeout and of a client that hangs up. Then it answers 1,000 requests at once on one processor
+and checks every answer. Every connection must be back in the pool.
 
-Run it with ``python examples/endpoint.py``; it needs aiohttp and aiosqlite (``sdax[examples]``).
+Run it with ``python examples/endpoint.py``. It needs aiohttp and aiosqlite. In a clone,
+``pip install ".[examples]"`` installs them.
 """
 
 import asyncio
@@ -31,13 +32,13 @@ CONNECTIONS = 16
 
 
 def check(right: bool, message: str) -> None:
-    """End the program with a message if something is not as it must be."""
+    """End the program with a message if something is wrong."""
     if not right:
         raise SystemExit(f"endpoint.py: {message}")
 
 
 def expected_body(number: int, user_id: int, orders: list[Order]) -> dict[str, Any]:
-    """Work the answer out from the CSV file and the services' rules: no SQL, HTTP or sdax."""
+    """Compute the answer from the CSV file and the services' rules, without SQL, HTTP or sdax."""
     own = [order for order in orders if order.user_id == user_id]
     payable = sum(order.quantity * order.unit_price_cents for order in own)
     flags = flags_for(user_id, number)
@@ -146,7 +147,7 @@ async def serve_at_once(service: Service, upstream: Upstream, orders: list[Order
 
 
 async def check_audit(service: Service, answered: int) -> None:
-    """See that each answer left one audit row, and nothing else did."""
+    """Check that there is one audit row for each answer, and no other row."""
     connection = await service.pool.take()
     rows = await connection.execute_fetchall("SELECT count(*) FROM audit")
     service.pool.give_back(connection)

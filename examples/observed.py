@@ -1,12 +1,12 @@
-"""What the endpoint's requests did: a timeline page, OpenTelemetry spans and the critical path.
+"""The endpoint's requests, observed: a timeline page, OpenTelemetry spans and the critical path.
 
-The endpoint is that of ``endpoint.py``. It answers three requests: one for which a service is busy
-and then drops the connection, one with a forged token, and one for which a service does not answer.
-A timeline records all of them, and OpenTelemetry makes spans, below which are those of the HTTP
-client, and metrics.
+The endpoint is the endpoint of ``endpoint.py``. It answers three requests. For the first, a service
+is busy and then drops the connection. The second has a forged token. For the third, a service does
+not answer. A timeline records all of them. OpenTelemetry makes metrics and spans, with the spans of
+the HTTP client below them.
 
-Run it with ``python examples/observed.py [page.html]``; it needs aiohttp, aiosqlite and
-opentelemetry-sdk (``sdax[examples]``).
+Run it with ``python examples/observed.py [page.html]``. It needs aiohttp, aiosqlite and
+opentelemetry-sdk. In a clone, ``pip install ".[examples]"`` installs them.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ PAGE = Path(gettempdir()) / "sdax-observed.html"
 
 
 def check(right: bool, message: str) -> None:
-    """End the program with a message if something is not as it must be."""
+    """End the program with a message if something is wrong."""
     if not right:
         raise SystemExit(f"observed.py: {message}")
 

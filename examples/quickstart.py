@@ -1,13 +1,14 @@
-"""The smallest workflow worth having: a connection, two calls side by side, and an answer.
+"""A small workflow: a connection, two calls side by side, and an answer.
 
 README shows this file from the imports on. Run it with ``python examples/quickstart.py``.
 ``by_hand.py`` does the same without sdax.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from sdax import AsyncTaskProcessor, task, task_func
+from sdax import AsyncTaskProcessor, resource, task, task_func
 
 
 @dataclass
@@ -18,12 +19,11 @@ class Request:
     theme: str = "plain"
 
 
-async def connect(request: Request) -> None:
+async def connection(request: Request) -> AsyncIterator[None]:
     request.connection = "connection 1"
-
-
-async def disconnect(request: Request) -> None:
-    if request.connection is not None:  # connect may have failed before it had one
+    try:
+        yield  # the other tasks run now
+    finally:
         print("  released", request.connection)
         request.connection = None
 
@@ -45,7 +45,7 @@ async def answer(request: Request) -> None:
 processor = (
     AsyncTaskProcessor[Request]
     .builder()
-    .add_task(task("Connection", pre_execute=connect, post_execute=disconnect), level=1)
+    .add_task(resource("Connection", connection), level=1)
     .add_task(task("User", pre_execute=task_func(load_user, timeout=2, retries=2)), level=2)
     .add_task(task("Theme", pre_execute=task_func(load_theme, timeout=1), required=False), level=2)
     .add_task(task("Answer", execute=answer), level=3)

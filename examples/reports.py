@@ -2,10 +2,11 @@
 
 The workflow is ``shop/workflow.py``, with a real SQLite file and two services on loopback ports.
 The same call, ``run_many``, runs it for each request, first here, then on a Dask cluster of two
-local processes. Each worker opens its own connections, once. Both must give the same answers. (Two
-processes are not faster here: the services that they ask are in this program.)
+local processes. Each worker opens its own connections, once. Both must give the same answers. Two
+processes are not faster here, because the services that they call are in this program.
 
-Run it with ``python examples/reports.py [NUMBER]``; it needs ``sdax[examples,dask,rich]``.
+Run it with ``python examples/reports.py [NUMBER]``. It needs some extras. In a clone,
+``pip install ".[examples,dask,rich]"`` installs them.
 """
 
 import asyncio

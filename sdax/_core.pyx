@@ -139,15 +139,15 @@ cdef bint SHARING = may_share("compiled", traces)
 cdef class Run:
     """One run of a plan.
 
-    `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
+    `start` it. While it is not `over`, put a future into `waiter` and await that: it is done
     when the run is. `cancel` asks it to end early. Then `values` has what functions
-    returned, by the plan's keys, and `record` everything else that is not a plain success;
-    both are None while empty. `fatal` is what is not an `Exception`, or what broke the engine
+    returned, by the plan's keys, and `record` everything else that is not a plain success.
+    Both are None while empty. `fatal` is not an `Exception`, or it broke the engine
     itself: the run ends with it. A run with a `watch` tells it everything: its plan must have
     limits for every function (see `Plan.observed`).
     """
 
-    # What is not hot: see `RunBase`.
+    # The parts that are not hot. See `RunBase`.
     cancel = RunBase.cancel
     take_record = RunBase.take_record
     skip_execute = RunBase.skip_execute
@@ -219,8 +219,8 @@ cdef class Run:
     cdef public list waiting  # completions that each gate still waits for
     cdef list queue  # what gates have opened
     cdef Py_ssize_t queued  # where in the queue the next one is
-    cdef Py_ssize_t places  # so many functions may be suspended
-    cdef Py_ssize_t taken  # so many are
+    cdef Py_ssize_t places  # the number of functions that may be suspended
+    cdef Py_ssize_t taken  # the number that are
     cdef int last_phase
     cdef public Py_ssize_t pending  # opened, not yet finished
     cdef Driver first  # of the suspended ones, in the order in which they were called
@@ -230,15 +230,15 @@ cdef class Run:
     cdef public bint aborted  # nothing of it is called any more either
     cdef public object losses
     cdef public object uncalled
-    cdef public set due  # the tasks whose functions are due in this phase; None is all
+    cdef public set due  # the tasks whose functions are due in this phase, or None for all
     cdef public list to_cancel  # drivers of the phase that was stopped, the next one last
     cdef readonly object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
-    cdef public bint interrupted  # by its caller, who may be gone
+    cdef public bint interrupted  # by its caller, who may not wait any more
     cdef public bint shaken  # its caller was cancelled once more, in this pass of the loop
     cdef public bint deferred  # nothing is opened or called until the loop calls `go_on`
-    cdef list held  # to be called first, when it is deferred no more; None as a rule
+    cdef list held  # to be called first, when it is deferred no more. Usually None
     cdef public object setbacks
 
     def __init__(self, plan, ctx, watch=None):
@@ -257,7 +257,7 @@ cdef class Run:
 
     def start(self, int last=POST):
         """Run up to and with the phase `last` until all that is left is suspended, and return
-        True if the run is over. A run that begins in the middle goes on from there."""
+        True if the run has ended. A run that begins in the middle goes on from there."""
         self.last_phase = last
         self.over = False
         try:
@@ -466,7 +466,7 @@ cdef class Run:
             self.advance()
         return 0
 
-    # What `RunBase` asks of an engine.
+    # For `RunBase`.
 
     cpdef list drivers(self):
         cdef Driver driver = self.first
@@ -534,13 +534,13 @@ cdef class Run:
 @cython.final
 @cython.freelist(128)
 cdef class Driver:
-    """What an `asyncio.Task` runs: one function after another, the last of which may suspend.
+    """Runs one function after another in an `asyncio.Task`. The last of them may suspend.
 
     It stands in for the coroutine of the function that it is at: `repr(task)`, stacks and
     debuggers show the user's code.
     """
 
-    # What is not hot: see `DriverBase`.
+    # The parts that are not hot. See `DriverBase`.
     shelter = DriverBase.shelter
     spare = DriverBase.spare
     is_stepped = DriverBase.is_stepped
@@ -647,7 +647,7 @@ cdef class Driver:
         return 0
 
     cdef object step(self, How how, exception):
-        """Call a function, or go on with it; return what it waits for.
+        """Call a function, or go on with it. Return what it waits for.
 
         In its first step a driver calls one function after another. A function leaves the
         `asyncio.Task` to the next only where nobody could tell that the two shared it. When
@@ -667,6 +667,10 @@ cdef class Driver:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
                 status = self.call_function(&outcome)
+                if status == RAISED and self.call is not None:
+                    run.break_down(sdax_take_error())  # a call of ours has failed: repeat it
+                    status = self.call_function(&outcome)
+                    self.call = None
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
@@ -758,9 +762,9 @@ cdef class Driver:
     cdef int call_instead(self, PyObject **outcome) noexcept:
         """Call what makes a coroutine in place of the function."""
         cdef PyObject *returned = PyObject_CallOneArg(self.call, self.run.ctx)
-        self.call = None
         if returned is NULL:
             return RAISED
+        self.call = None
         self.coroutine = <object>returned
         Py_XDECREF(returned)
         return PyIter_Send(self.coroutine, None, outcome)
@@ -781,7 +785,7 @@ cdef class Driver:
         return 0
 
     cdef int throw_into(self, exception, PyObject **outcome) noexcept:
-        """Throw into the coroutine; the outcomes are those of PyIter_Send."""
+        """Throw into the coroutine. The outcomes are those of PyIter_Send."""
         outcome[0] = PyObject_CallMethodOneArg(self.coroutine, THROW_METHOD, exception)
         if outcome[0] is not NULL:
             return YIELDED
@@ -831,9 +835,11 @@ cdef class Driver:
             chain(broken, error)
         return 0
 
-    def begin_timeout(self):
+    def begin_timeout(self, broken=None):
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
+            if broken is not None:
+                self.run.break_down(broken)
             self.limit_attempt(now_of(self.run), False)
             self.bound()
         except BaseException as error:
@@ -865,7 +871,7 @@ cdef class Driver:
         return self.history is not None and self.history.covered is not None
 
     cdef object limit(self):
-        """Return the seconds that the attempt had, and what to say when they are over."""
+        """Return the seconds that the attempt had, and what to say when they have passed."""
         cut_off = self.run.cut_off(self.deadline)
         if cut_off is not None:
             return cut_off
@@ -901,8 +907,8 @@ cdef class Driver:
 
     cdef object unasked(self, limits, error):
         """Return the failure that a cancellation is which nobody asked for: a library has
-        cancelled the future that the function waited for. What cancels its `asyncio.Task` is
-        left as it is, and nothing follows it."""
+        cancelled the future that the function waited for. A cancellation of its `asyncio.Task`
+        is left as it is, and nothing follows it."""
         cdef Run run = self.run
         if (
             (limits.retries or limits.fallback is not None)
@@ -1007,7 +1013,7 @@ cdef class Driver:
         self.pause._asyncio_future_blocking = True
         return self.shelter_surely(self.pause) if self.in_shelter else self.pause
 
-    # The same, and if it breaks, once more; the run ends with what broke it.
+    # The same, and if it breaks, once more. The run ends with the error that broke it.
 
     cdef object shelter_surely(self, yielded):
         try:
@@ -1051,7 +1057,7 @@ cdef class Driver:
             self.pause.set_result(None)
 
     cdef int time_out(self) except -1:
-        """Cancel the attempt; tell of it in a context like that of its function."""
+        """Cancel the attempt. Tell of it in a context like that of its function."""
         cdef Run run = self.run
         task = self.task
         self.expired = True
@@ -1199,7 +1205,7 @@ cdef class Driver:
             if how == SEND:
                 how = CALL
             else:
-                # The attempt that failed is the last one then. What came is a cancellation.
+                # The attempt that failed is the last one then, because a cancellation came.
                 error, self.error = self.error, None
                 self.call = None
                 return self.finish(None, error, True)
@@ -1309,7 +1315,7 @@ cdef class Driver:
         return self
 
     def __getattr__(self, name):
-        # What tools ask of a coroutine that they show: cr_frame, __qualname__ and the like.
+        # For tools that show a coroutine: cr_frame, __qualname__ and the like.
         # Before there is one, and of a plain function, the name and the code are the function's.
         if self.coroutine is not None or self.run is None:
             return getattr(self.coroutine, name)
@@ -1444,7 +1450,7 @@ cdef dict EAGER_TASK = {**EARLY_TASK, "eager_start": True}
 cdef int start_ready_eagerly(Run run) except -1:
     """Start a driver in a new `asyncio.Task` while there is something to call."""
     cdef Driver driver
-    cdef dict arguments = EAGER_TASK.copy()  # which is less work than to make it anew
+    cdef dict arguments = EAGER_TASK.copy()  # which is less work than to make it again
     arguments["loop"] = run.loop
     while run.taken < run.places and run.is_ready():
         driver = new_driver(run)
@@ -1552,7 +1558,7 @@ cdef int start_ready_by_factory(Run run) except -1:
         driver.shared = False
         driver.lone = True
         error = task = None
-        name = (<tuple>run.work[index])[2]  # the phase may be over when the task is made
+        name = (<tuple>run.work[index])[2]  # the phase may have ended when the task is made
         try:
             context = run.context if run.contexts is None else run.contexts.of(run.number, index)
             task = PyContext_Copy(context).run(run.loop.create_task, driver)

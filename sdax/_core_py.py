@@ -1,14 +1,14 @@
 """The engine in Python: what `_core.pyx` does, to be read by people.
 
-A `Run` decides what may be called next; a `Driver` is what an `asyncio.Task` gets in place of
-a coroutine, and calls it. So the usual cost of a child task is not paid, a pass through the
-event loop to start it, a callback when it is done and another pass to wake the parent:
+A `Run` decides what may be called next. An `asyncio.Task` gets a `Driver` in place of a coroutine,
+and the driver makes the call. So there is no pass through the event loop to start a child task, no
+callback when it is done and no other pass to wake the parent:
 
 - A run's `pump` makes a driver and an `asyncio.Task` for each function that may be called, and
   the first step is taken there and then.
-- A function that returns without suspending leaves its `asyncio.Task` to the next one. One that
-  suspends keeps it until it ends.
-- Whoever finishes a stage opens the next one, in the same callback of the loop.
+- A function that returns without suspending leaves its `asyncio.Task` to the next function. A
+  function that suspends keeps it until it ends.
+- The last function of a stage opens the next one, in the same callback of the loop.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left
 
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
 AWAITED_BY: Final = sys.version_info >= (3, 14)  # asyncio can be told who waits for whom
-# Attributes have no dictionary there until one is looked up by what is not exactly a str.
+# There, attributes have no dictionary until one is looked up by a subclass of str.
 INLINE_ATTRIBUTES: Final = sys.version_info >= (3, 14)
 UNKNOWN: Final = type("Unknown", (str,), {})()
 
@@ -97,10 +97,10 @@ def traces(task: Any, context: Context) -> object:
 class Run(RunBase):
     """One run of a plan.
 
-    `start` it; while it is not `over`, put a future into `waiter` and await that: it is done
+    `start` it. While it is not `over`, put a future into `waiter` and await that: it is done
     when the run is. `cancel` asks it to end early. Then `values` has what functions
-    returned, by the plan's keys, and `record` everything else that is not a plain success;
-    both are None while empty. `fatal` is what is not an `Exception`, or what broke the engine
+    returned, by the plan's keys, and `record` everything else that is not a plain success.
+    Both are None while empty. `fatal` is not an `Exception`, or it broke the engine
     itself: the run ends with it. A run with a `watch` tells it everything: its plan must have
     limits for every function (see `Plan.observed`).
     """
@@ -170,7 +170,7 @@ class Run(RunBase):
         self.record: Record | None = None if watch is None else Record(plan, watch)
         self.fatal: BaseException | None = None
         self.over = False
-        self.interrupted = False  # by its caller, who may be gone
+        self.interrupted = False  # by its caller, who may not wait any more
         self.shaken = False  # its caller was cancelled once more, in this pass of the loop
         self.number = PRE
         self.phase = plan.phases[PRE]
@@ -189,7 +189,7 @@ class Run(RunBase):
         self.to_cancel: list[Driver] | None = None  # of the stopped phase, the next one last
         self.losses: Losses | None = None
         self.uncalled: Sequence[int] = ()
-        self.due: set[int] | None = None  # whose functions are due in this phase; None is all
+        self.due: set[int] | None = None  # whose functions are due in this phase, or None for all
         self.deadlines: Deadlines | None = None
         self.cleanup_ends: float | None = None  # by the loop's clock, once it has begun
         self.clock: Any = None  # see `clock_of`, once a timeout asks for it
@@ -198,7 +198,7 @@ class Run(RunBase):
 
     def start(self, last: int = POST) -> bool:
         """Run up to and with the phase `last` until all that is left is suspended, and return
-        True if the run is over. A run that begins in the middle goes on from there."""
+        True if the run has ended. A run that begins in the middle goes on from there."""
         self.last = last
         self.over = False
         try:
@@ -227,7 +227,7 @@ class Run(RunBase):
             self.break_down(error)
         return self.over
 
-    # What follows is for the engine.
+    # The rest is for the engine.
 
     def enter_phase(self, number: int) -> None:
         self.number = number
@@ -354,7 +354,7 @@ class Run(RunBase):
             self.queue.clear()
         return left
 
-    # What `RunBase` asks of an engine.
+    # For `RunBase`.
 
     def drivers(self) -> list[Driver]:
         return list(self.suspended)
@@ -395,12 +395,11 @@ class Run(RunBase):
 
 
 class Driver(DriverBase):
-    """What an `asyncio.Task` runs: one function after another, the last of which may suspend.
+    """Runs one function after another in an `asyncio.Task`. The last of them may suspend.
 
     It stands in for the coroutine of the function that it is at: `repr(task)`, stacks and
-    debuggers show the user's code. Its `__next__` is a slot, so that each driver has the one
-    that its next step needs; a step of a suspended function is then a step of `body` and
-    nothing more.
+    debuggers show the user's code. Its `__next__` is a slot, so that each driver has what its
+    next step needs. Then a step of a suspended function is a step of `body` and nothing more.
     """
 
     __slots__ = (
@@ -421,7 +420,7 @@ class Driver(DriverBase):
 
     __next__: Callable[[], Any]
     body: Any
-    __qualname__: str  # the coroutine's; before there is one, the function's
+    __qualname__: str  # the coroutine's, or the function's before there is one
 
     def __init__(self, run: Run, index: int, work: Work, context: Context | None) -> None:
         self.run: Any = run  # None once it has ended
@@ -460,8 +459,8 @@ class Driver(DriverBase):
             while True:
                 if called or (tasks < 0 and self.shared):
                     task, context = self.task, self.context
-                    # Who knows the asyncio.Task, its driver or its context. (Counted in one
-                    # place, for what the interpreter adds to a count differs from place to place.)
+                    # Who knows the asyncio.Task, its driver or its context. Counted in one place,
+                    # because the interpreter adds to a count, and not the same in all places.
                     now_tasks = getrefcount(task)
                     now_drivers = getrefcount(self)
                     now_contexts = getrefcount(context)
@@ -661,7 +660,7 @@ class Driver(DriverBase):
 
     @coroutine
     def hold(self) -> Generator[Any, None, None]:
-        """Wait, with a resource that is set up, until it is to be cleaned up.
+        """Wait, with a resource that is set up, until its cleanup is due.
 
         If it breaks before, clean it up, and let go of the run.
         """
@@ -934,8 +933,8 @@ class Driver(DriverBase):
 
     __iter__ = __await__
 
-    # What tools ask of a coroutine that they show. (A __getattr__ would do for all of it, and
-    # would make every other attribute slow.)
+    # For tools that show a coroutine. (A __getattr__ would do for all of it, and would make every
+    # other attribute slow.)
 
     @property
     def __name__(self) -> str:
@@ -1011,7 +1010,8 @@ class LoneDriver(Driver):
         except StopIteration:
             raise
         except BaseException as error:
-            return self.step_again(error)
+            yielded = self.step_again(error)
+        return self.begun_with(yielded)
 
     def throw_in(self, exception: Any) -> Any:
         try:
@@ -1199,9 +1199,11 @@ class Attempts:
         name, phase = run.plan.names[driver.index], PHASES[run.number]
         return limited_call(limits.limiter, work, name, phase, self.begin_timeout, run.ctx)
 
-    def begin_timeout(self) -> None:
+    def begin_timeout(self, broken: BaseException | None = None) -> None:
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
+            if broken is not None:
+                self.driver.run.break_down(broken)
             now = self.now()
             deadline = deadline_of(self.limits, self.began, now, False, False)
             self.deadline = self.driver.run.bounded(deadline, now)
@@ -1235,7 +1237,7 @@ class Attempts:
         return error
 
     def limit(self) -> tuple[float, str]:
-        """Return the seconds that the attempt had, and what to say when they are over."""
+        """Return the seconds that the attempt had, and what to say when they have passed."""
         covers = self.history is not None and self.history.covered is not None
         started = self.began if self.number == 1 else self.started
         if (cut_off := self.driver.run.cut_off(self.awaited)) is not None:
@@ -1244,8 +1246,8 @@ class Attempts:
 
     def unasked(self, error: BaseException) -> BaseException:
         """Return the failure that a cancellation is which nobody asked for: a library has
-        cancelled the future that the function waited for. What cancels its `asyncio.Task` is
-        left as it is, and nothing follows it."""
+        cancelled the future that the function waited for. A cancellation of its `asyncio.Task`
+        is left as it is, and nothing follows it."""
         driver = self.driver
         run = driver.run
         if (
@@ -1284,8 +1286,7 @@ class Attempts:
 
     @coroutine
     def pause_before_next(self) -> Generator[Any, None, bool]:
-        """Wait as long as the next attempt has to, and return True if there is to be one, or the
-        fallback."""
+        """Wait as long as the next attempt has to. Return True if it or the fallback follows."""
         driver = self.driver
         run, task = driver.run, driver.task
         error: Any = self.error
@@ -1346,7 +1347,7 @@ class Attempts:
         return self.driver.run.number, self.driver.index, self.number
 
     def resumed(self) -> None:
-        """Tell the watch that the function goes on, unless it is a pause that is over."""
+        """Tell the watch that the function goes on, unless a pause has ended."""
         if not self.pausing:
             self.driver.run.tell("attempt_resumed", *self.place())
 
@@ -1389,7 +1390,7 @@ class Attempts:
             self.pause.set_result(None)
 
     def time_out(self) -> None:
-        """Cancel the attempt; tell of it in a context like that of its function."""
+        """Cancel the attempt. Tell of it in a context like that of its function."""
         driver = self.driver
         run, task = driver.run, driver.task
         self.expired = True
@@ -1536,7 +1537,7 @@ def start_ready_by_factory(run: Run) -> None:
             if len(run.suspended) >= run.places or run.deferred:
                 break
             continue
-        name = work[2]  # the phase may be over when the task is made
+        name = work[2]  # the phase may have ended when the task is made
         driver: LoneDriver | None = None
         task: Any = None
         error = None

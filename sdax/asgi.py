@@ -1,4 +1,4 @@
-"""Cancel the work for a request when its client has gone (ASGI: Starlette, FastAPI, Litestar)."""
+"""Cancel the work for a request when its client leaves (ASGI: Starlette, FastAPI, Litestar)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, object]]]
 
 
 class ClientDisconnectedError(Exception):
-    """The client has gone, and the work for it was cancelled and cleaned up.
+    """The client has left, and the work for it was cancelled and cleaned up.
 
     `cancel_on_disconnect` raises it. Its `__context__` is the `asyncio.CancelledError` of the work.
     Register a handler for it in your application. Otherwise the server logs it as an error:
@@ -34,25 +34,25 @@ class ClientDisconnectedError(Exception):
 async def cancel_on_disconnect(receive: Receive, awaitable: Awaitable[T]) -> T:
     """Await `awaitable` and return its result, but cancel it if the client disconnects first.
 
-    ASGI servers do not cancel a handler when its client hangs up. They only say so, to whoever
-    calls `receive`. This function calls it while the awaitable runs.
+    ASGI servers do not cancel a handler when its client hangs up. They only send a message, which
+    `receive` returns. This function calls `receive` while the awaitable runs.
 
     - The client disconnects: the awaitable is cancelled. When it has cleaned up,
-      `ClientDisconnectedError` is raised. If it returns or raises something else in spite of the
-      cancellation, that counts.
-    - The awaitable fails: its exception is raised as it is.
+      `ClientDisconnectedError` is raised. If it returns a value or raises something else in spite
+      of the cancellation, that value or exception counts.
+    - The awaitable fails: its exception is raised unchanged.
     - The caller is cancelled: the awaitable is cancelled, and `asyncio.CancelledError` is raised,
       even if the client disconnects as well.
     - `receive` fails: the awaitable is cancelled, and the exception of `receive` is raised.
 
-    Read the body of the request before. Nothing else may call `receive` until this function has
-    returned, and parts of a body that nobody has read are dropped.
+    Read the body of the request first. Nothing else may call `receive` until this function has
+    returned, and the unread parts of a body are dropped.
 
     The awaitable runs in the task of the caller. Nothing is left running.
 
     Raises `TypeError` if `receive` cannot be called or `awaitable` cannot be awaited, `ValueError`
-    if the messages of `receive` are not those of an HTTP request, and `RuntimeError` outside of
-    an `asyncio.Task`.
+    if `receive` returns other messages than those of an HTTP request, and `RuntimeError` outside an
+    `asyncio.Task`.
 
     >>> @app.get("/orders/{user_id}")
     ... async def orders(user_id: int, request: Request):
@@ -63,7 +63,7 @@ async def cancel_on_disconnect(receive: Receive, awaitable: Awaitable[T]) -> T:
     caller = _checked(receive, awaitable)
     cancelling = caller.cancelling()
     watch = _Watch(caller, receive)
-    del caller  # or what is raised would lead from the task to itself
+    del caller  # otherwise an exception would lead from the task to itself
     try:
         return await awaitable
     except asyncio.CancelledError:
@@ -80,7 +80,7 @@ async def cancel_on_disconnect(receive: Receive, awaitable: Awaitable[T]) -> T:
 
 
 class _Watch:
-    """Cancels a task as soon as the client of its request has gone."""
+    """Cancels a task as soon as the client of its request has left."""
 
     __slots__ = ("_caller", "_watcher", "reason")
 
@@ -88,7 +88,7 @@ class _Watch:
         self._caller: asyncio.Task[object] | None = caller
         self.reason: BaseException | None = None  # why the caller was cancelled
         self._watcher = asyncio.create_task(_disconnection(receive), name="sdax:disconnection")
-        # Never from inside of the caller, also if an eager task has ended already.
+        # This is never called from inside the caller, even if an eager task has already ended.
         self._watcher.add_done_callback(self._cancel)
 
     def _cancel(self, watcher: asyncio.Task[None]) -> None:
@@ -97,7 +97,7 @@ class _Watch:
             self._caller.cancel(str(self.reason))
 
     def take_back(self) -> int:
-        """Take back the cancellation; return how many others the caller was asked for."""
+        """Take back the cancellation. Return the number of other cancellations of the caller."""
         assert self._caller is not None
         self.reason = None
         return self._caller.uncancel()
@@ -113,7 +113,7 @@ class _Watch:
 
 
 async def _disconnection(receive: Receive) -> None:
-    """Wait until the client has gone."""
+    """Wait until the client has left."""
     while (kind := (await receive())["type"]) != "http.disconnect":
         if kind != "http.request":
             raise ValueError(

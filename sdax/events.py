@@ -1,7 +1,7 @@
-"""What an observer hears of a run.
+"""The events of a run, which observers get.
 
-An observer is a function of one argument, or an object to be called like one: it is called with
-each event as it happens. `match` tells the events apart:
+An observer is a function of one argument, or an object that can be called like that. It is called
+with each event as it happens. Use `match` to select events:
 
 >>> def observer(event: Event) -> None:
 ...     match event:
@@ -26,10 +26,10 @@ E = TypeVar("E", bound=tuple[Any, ...])
 
 
 def _event(kind: type[E]) -> type[E]:
-    """Have events equal none of another kind, and show any exception.
+    """Make events of different kinds unequal, and make an event show any exception.
 
-    They are tuples, which look at their members alone. (A frozen dataclass would do all this, and
-    takes three times as long to make.)
+    Events are tuples, and plain tuples compare only their members. A frozen dataclass would do all
+    this, but takes three times as long to create.
     """
 
     def equal(self: E, other: object) -> object:
@@ -44,11 +44,10 @@ def _event(kind: type[E]) -> type[E]:
 
 
 class ObservedRun:
-    """One run, as its events name it: equal to itself alone.
+    """One run. Each event of the run has this object, which is equal only to itself.
 
-    `number` is one that no other run of this process has. `processor` and `ctx` are those of
-    `process_tasks`, `tasks` all tasks of the processor, in the order in which they were added.
-    Each event of the run has this object.
+    `number` is unique in this process. `processor` and `ctx` belong to the call of
+    `process_tasks`. `tasks` are all tasks of the processor, in the order in which they were added.
     """
 
     __slots__ = ("__weakref__", "ctx", "number", "processor", "tasks")
@@ -64,8 +63,7 @@ class ObservedRun:
 
 
 class TaskInfo(NamedTuple):
-    """A task of the run's processor: its name, its level, or else what it depends on, and whether
-    it is `required`."""
+    """A task of the processor: its name, its level or its dependencies, and if it is `required`."""
 
     name: Hashable
     level: int | None
@@ -74,8 +72,8 @@ class TaskInfo(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """Why functions were cancelled or skipped: this task failed in this phase, or `finished` the
-    run in it, by returning `Finish`."""
+    """Why a function was cancelled or skipped: this task failed in this phase, or it ended the run
+    by returning `Finish`. In the second case `finished` is True."""
 
     task: TaskInfo
     phase: str
@@ -84,20 +82,20 @@ class Cause(NamedTuple):
 
 @_event
 class RunStarted(NamedTuple):
-    """A run begins. Comes in the caller's context, before its variables are copied: what is set
-    in them here, every function sees, and the caller too."""
+    """A run begins. The observer is called in the caller's context, before its variables are
+    copied. If it sets a context variable here, every function sees it, and the caller too."""
 
     run: ObservedRun
 
 
 @_event
 class RunFinished(NamedTuple):
-    """A run is over, its last cleanup done. Comes in the caller's context.
+    """A run has ended, including its last cleanup. The observer is called in the caller's context.
 
-    `state` is `SUCCEEDED`, `FAILED` or `CANCELLED`, `exception` what the caller gets: None after
-    a success, and where the block of an `open` has swallowed what `run_next` raised. `report` is
-    None only when nobody waits for the run any more, because its coroutine was closed: then its
-    cleanup is still under way, and its events come after this one.
+    `state` is `SUCCEEDED`, `FAILED` or `CANCELLED`. `exception` is the exception that the caller
+    gets. It is None after a success, and if the block of an `open` has swallowed the exception of
+    `run_next`. `report` is None only if nobody waits for the run any more, because its coroutine
+    was closed. Then its cleanup still runs, and the events of the cleanup follow this event.
     """
 
     run: ObservedRun
@@ -108,8 +106,8 @@ class RunFinished(NamedTuple):
 
 @_event
 class PhaseStarted(NamedTuple):
-    """A phase of the run begins: its first function is about to be called. Comes in the context
-    of that function, and only if there is one."""
+    """A phase of the run begins: its first function will be called next. The observer is called in
+    the context of that function. A phase without functions does not have this event."""
 
     run: ObservedRun
     phase: str
@@ -117,8 +115,8 @@ class PhaseStarted(NamedTuple):
 
 @_event
 class PhaseFinished(NamedTuple):
-    """A phase of the run is over: every function that it called has ended. Comes in the context
-    of the one that ended last."""
+    """A phase of the run has ended, with all functions that it called. The observer is called in
+    the context of the last function that ended."""
 
     run: ObservedRun
     phase: str
@@ -126,7 +124,7 @@ class PhaseFinished(NamedTuple):
 
 @_event
 class TaskStarted(NamedTuple):
-    """The function of a task in a phase is about to be called for the first time."""
+    """The function of a task in a phase will now be called for the first time."""
 
     run: ObservedRun
     task: TaskInfo
@@ -135,13 +133,13 @@ class TaskStarted(NamedTuple):
 
 @_event
 class TaskFinished(NamedTuple):
-    """The function of a task in a phase has ended for good, after so many attempts, of which the
-    call of its fallback is not one.
+    """The function of a task in a phase has ended, after its last attempt.
 
-    `cause` says why a `CANCELLED` one was cancelled; None is the cancellation of the caller. A
-    function whose `asyncio.Task` the loop's task factory did not make, or which other code
-    cancelled before its first step, was never called: it has this event alone. The failure of a
-    task that is not `required`, in `pre_execute` or `execute`, is not the run's.
+    `attempts` is the number of attempts, without the call of its fallback. `cause` says why a
+    `CANCELLED` function was cancelled. None means that the caller was cancelled. Some functions are
+    never called, because the loop's task factory did not make their `asyncio.Task`, or because
+    other code cancelled it before its first step. They have only this event. If a task is not
+    `required`, its failure in `pre_execute` or `execute` is not a failure of the run.
     """
 
     run: ObservedRun
@@ -158,10 +156,10 @@ class TaskFinished(NamedTuple):
 class TaskSkipped(NamedTuple):
     """The function of a task in a phase will not be called.
 
-    `cause` is the failure because of which, or the function that ended the run; None is the
-    cancellation of the caller, or a run by phases that was left before it came to this one. If a
-    task depends on several failures, it is the one that came first. It is the task's own
-    `pre_execute` if that has failed and the run has gone on.
+    `cause` is the failure that is the reason, or the function that ended the run. None means that
+    the caller was cancelled, or that the block of an `open` ended before this phase. If a task
+    depends on several failures, the first one is the cause. If the task's own `pre_execute` failed
+    and the run continued, that failure is the cause.
     """
 
     run: ObservedRun
@@ -172,8 +170,8 @@ class TaskSkipped(NamedTuple):
 
 @_event
 class AttemptStarted(NamedTuple):
-    """An attempt begins, the first, 1, included. What is set in the context variables here, the
-    function sees, in this attempt and in later ones; neither a sibling nor the caller does."""
+    """An attempt begins. The first attempt is number 1. If the observer sets a context variable
+    here, the function sees it in this attempt and in later ones. Nothing else sees it."""
 
     run: ObservedRun
     task: TaskInfo
@@ -183,7 +181,7 @@ class AttemptStarted(NamedTuple):
 
 @_event
 class AttemptSuspended(NamedTuple):
-    """The function waits for something: the loop has its turn."""
+    """The function waits for something, and the event loop continues with other work."""
 
     run: ObservedRun
     task: TaskInfo
@@ -193,7 +191,7 @@ class AttemptSuspended(NamedTuple):
 
 @_event
 class AttemptResumed(NamedTuple):
-    """The function goes on after a suspension."""
+    """The function continues after it has waited."""
 
     run: ObservedRun
     task: TaskInfo
@@ -203,8 +201,8 @@ class AttemptResumed(NamedTuple):
 
 @_event
 class AttemptFinished(NamedTuple):
-    """An attempt has ended: `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`. `value`
-    is what the function returned, a `Finish` included."""
+    """An attempt has ended. `state` is `SUCCEEDED`, `FAILED`, `TIMED_OUT` or `CANCELLED`. `value`
+    is the return value of the function, which may be a `Finish`."""
 
     run: ObservedRun
     task: TaskInfo
@@ -229,7 +227,7 @@ class RetryScheduled(NamedTuple):
 
 @_event
 class RetrySuppressed(NamedTuple):
-    """An attempt has failed in a way that deserves another one, and there is none.
+    """An attempt has failed with a retryable exception, but there is no further attempt.
 
     `reason` says why: `retry_after`, `total_timeout` or the retry budget.
     """
@@ -244,10 +242,10 @@ class RetrySuppressed(NamedTuple):
 
 @_event
 class FellBack(NamedTuple):
-    """The last attempt has failed for good, and the fallback is about to be called.
+    """The last attempt has failed, and the fallback will now be called.
 
-    The call is told as one more attempt, whose number is `attempts` + 1. `exception` is what the
-    fallback covers up.
+    The call of the fallback has the events of one more attempt, with the number `attempts` + 1.
+    `exception` is the exception of the last attempt.
     """
 
     run: ObservedRun
@@ -261,7 +259,7 @@ class FellBack(NamedTuple):
 class TimeoutExpired(NamedTuple):
     """An attempt has taken longer than it may, and is now cancelled.
 
-    `timeout` are the seconds that it had: its timeout, or what was left of `total_timeout`.
+    `timeout` is the number of seconds that it had: its timeout, or the rest of `total_timeout`.
     """
 
     run: ObservedRun
@@ -273,12 +271,12 @@ class TimeoutExpired(NamedTuple):
 
 @_event
 class CancellationRequested(NamedTuple):
-    """All functions of the phase that are suspended are now cancelled; no more are called.
+    """All waiting functions of the phase are now cancelled, and no more functions are called.
 
-    `cause` is the failure that asks for it, or the function that ended the run by returning
-    `Finish`; None is the cancellation of the caller. Where the
-    loop's task factory starts each function later, this may come before `PhaseStarted`: the
-    phase has called none yet, and perhaps never will.
+    `cause` is the failure that is the reason, or the function that ended the run by returning
+    `Finish`. None means that the caller was cancelled. If the loop's task factory starts each
+    function later, this event may come before `PhaseStarted`. Then the phase has not called a
+    function yet, and may never call one.
     """
 
     run: ObservedRun
@@ -307,21 +305,22 @@ Event: TypeAlias = (
 
 
 class Observer(Protocol):
-    """Whatever can be called with an event. It is called in the context of the function that the
-    event is about, and must not block. An `Exception` that it raises is logged, and never touches
-    the run. Anything else, such as Ctrl-C, stops the run, which cleans up and raises it."""
+    """A function that can be called with an event. It is called in the context of the function that
+    the event is about, and must not block. If it raises an `Exception`, that is logged, and the run
+    does not change. Any other exception, such as Ctrl-C, stops the run, which cleans up and raises
+    it."""
 
     def __call__(self, event: Event, /) -> object:
-        """Hear of an event."""
+        """Take an event."""
 
 
 Observers: TypeAlias = Observer | Iterable[Observer]
 
 
 def checked_observers(observer: Any) -> tuple[Observer, ...]:
-    """Return the observers that were given, one or several.
+    """Return a tuple of the observers, from one or several.
 
-    Raises `TypeError` for what cannot be called with an event.
+    Raises `TypeError` for an object that cannot be called with an event.
     """
     observers: tuple[Any, ...]
     if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
@@ -334,11 +333,11 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
         if isinstance(one, type):
             raise TypeError(
                 f"observer must be callable with an event, got the class {shown(one)}, which "
-                f"would make an object of each; did you mean {one.__name__}()?"
+                f"would create an object for each event; did you mean {one.__name__}()?"
             )
         if runs_later(one):
             raise TypeError(
-                f"observer must be a plain function, for nobody awaits or iterates what it "
+                f"observer must be a plain function, because nothing awaits or iterates what it "
                 f"returns, got {shown(one)}; define it with 'def', without 'yield'"
             )
     return observers

@@ -13,11 +13,11 @@ from .common.generic import V_co
 class Finish(Generic[V_co]):
     """Return this from a `pre_execute` or an `execute` to end the run early, with success.
 
-    What is suspended is cancelled and awaited, nothing more is called, and every task that started
-    cleans up. Then the report is returned: its `finished_by` is the name of the task, and `value`
-    is the value of the phase that returned this. The first one that is returned wins. One that
-    comes after the run has stopped, for whatever reason, is a plain `value`. Returned by a
-    `post_execute` it is a failure, a `TypeError`.
+    The waiting functions are cancelled and awaited, nothing more is called, and every task that
+    started cleans up. Then the report is returned. Its `finished_by` is the name of the task, and
+    `value` is the value of the phase that returned this. The first `Finish` counts. If the run has
+    already stopped for any reason, a `Finish` is a plain value. If a `post_execute` returns it,
+    that is a failure, a `TypeError`.
 
     >>> async def look_up(ctx):
     ...     if (page := await ctx.cache.get(ctx.url)) is not None:
@@ -27,4 +27,4 @@ class Finish(Generic[V_co]):
     value: V_co
 
     def __init_subclass__(cls, **_: Any) -> NoReturn:
-        raise TypeError("Finish cannot be subclassed; the value that it has may be anything")
+        raise TypeError("Finish cannot be subclassed; its value can be any object")

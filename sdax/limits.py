@@ -1,4 +1,4 @@
-"""What the limits of a `TaskFunction` may be: their types, and what is refused."""
+"""The limits of a `TaskFunction`: their types, and the checks that refuse wrong values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import builtins
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from .budget import RetryBudget
 from .common.checks import is_generator, runs_later
@@ -28,7 +28,10 @@ _LIMITER: Final = "an async context manager, or a function of the context that r
 
 
 def checked_kinds(field: str, kinds: Any) -> Kinds:
-    """Return exception types as a tuple, or a predicate; refuse all else in the field's name."""
+    """Return exception types as a tuple, or a predicate.
+
+    Raises `TypeError`, with the name of the field, for anything else.
+    """
     if isinstance(kinds, type):
         kinds = (kinds,)
     elif isinstance(kinds, (list, set, frozenset)):
@@ -41,7 +44,7 @@ def checked_kinds(field: str, kinds: Any) -> Kinds:
     if callable(kinds):
         if runs_later(kinds):
             raise TypeError(
-                f"{field} must be a plain predicate, for nobody awaits or iterates what it "
+                f"{field} must be a plain predicate, because nothing awaits or iterates what it "
                 f"returns, got {shown(kinds)}; define it with 'def', without 'yield'"
             )
         return kinds  # type: ignore[no-any-return]
@@ -51,9 +54,9 @@ def checked_kinds(field: str, kinds: Any) -> Kinds:
 
 
 def are_of(kinds: Kinds, exception: BaseException, field: str) -> bool:
-    """Return True if an exception is of these kinds; of a group, all leaves must be."""
+    """Return True if an exception is of these kinds. In a group, all leaves must be."""
     if not isinstance(kinds, tuple):
-        # No generator here: a StopIteration of the predicate's would not get through.
+        # There is no generator here, because a StopIteration of the predicate would be lost in it.
         for leaf in iter_leaves(exception):
             if not isinstance(leaf, Exception) or not answer(
                 kinds(leaf), f"the predicate of {field}"
@@ -68,7 +71,7 @@ def are_of(kinds: Kinds, exception: BaseException, field: str) -> bool:
 
 
 def answer(given: Any, function: str) -> Any:
-    """Return what a function of the user's said, but for a coroutine, which says nothing."""
+    """Return the answer of a user's function. Raises `TypeError` for a coroutine."""
     if asyncio.iscoroutine(given):
         given.close()
         raise TypeError(f"{function} must be a plain function, but it returned {shown(given)}")
@@ -76,7 +79,7 @@ def answer(given: Any, function: str) -> Any:
 
 
 def check_retry_after(function: Any) -> None:
-    """Refuse what cannot be asked for the seconds before a retry."""
+    """Raise `TypeError` if this cannot return the seconds before a retry."""
     if not callable(function):
         raise TypeError(
             f"TaskFunction.retry_after must be a function that gets the exception and returns "
@@ -90,13 +93,13 @@ def check_retry_after(function: Any) -> None:
 
 
 def is_context_manager(limiter: Any) -> bool:
-    """Return True if `async with` takes it."""
+    """Return True if `async with` accepts it."""
     kind = type(limiter)
     return hasattr(kind, "__aenter__") and hasattr(kind, "__aexit__")
 
 
 def check_limiter(limiter: Any) -> None:
-    """Refuse what cannot limit the attempts at a function."""
+    """Raise `TypeError` if this cannot limit the attempts of a function."""
     if inspect.isasyncgen(getattr(limiter, "gen", None)):  # of contextlib.asynccontextmanager
         raise TypeError(
             f"TaskFunction.limiter is {shown(limiter)}, which can be entered only once; pass the "
@@ -120,17 +123,22 @@ def limiter_of(limiter: Any, ctx: Any) -> Any:
         return limiter
     made = limiter(ctx)
     if not is_context_manager(made):
-        if asyncio.iscoroutine(made):
-            made.close()
-        raise TypeError(
-            f"the function that is TaskFunction.limiter must return an async context manager, but "
-            f"it returned {shown(made)}"
-        )
+        refuse_made_limiter(made)
     return made
 
 
+def refuse_made_limiter(made: Any) -> NoReturn:
+    """Refuse, with a `TypeError`, what a function returned that is a limiter."""
+    if asyncio.iscoroutine(made):
+        made.close()
+    raise TypeError(
+        f"the function that is TaskFunction.limiter must return an async context manager, but "
+        f"it returned {shown(made)}"
+    )
+
+
 def check_fallback(function: Any) -> None:
-    """Refuse what cannot be called in place of a function that has failed."""
+    """Raise `TypeError` if this cannot be called in place of a failed function."""
     if not callable(function):
         raise TypeError(
             f"TaskFunction.fallback must be a function of the context and the exception, "
@@ -144,22 +152,22 @@ def check_fallback(function: Any) -> None:
 
 
 def check_budget(budget: Any) -> None:
-    """Refuse what is not a `RetryBudget`."""
+    """Raise `TypeError` if this is not a `RetryBudget`."""
     if not isinstance(budget, RetryBudget):
         raise TypeError(f"TaskFunction.retry_budget must be a RetryBudget, got {shown(budget)}")
 
 
-# Pickle's protocols 0 to 2 make an OSError of TimeoutError and of ConnectionError. So the state of
-# a TaskFunction has the exceptions that are built in by their names.
+# Pickle's protocols 0 to 2 turn TimeoutError and ConnectionError into OSError. So the state of a
+# TaskFunction has the names of built-in exceptions.
 
 
 def pickled_kinds(kinds: Any) -> Any:
-    """Return kinds of exceptions as every protocol of pickle keeps them."""
+    """Return kinds of exceptions in a form that every protocol of pickle keeps."""
     return tuple(map(_name_if_built_in, kinds)) if isinstance(kinds, tuple) else kinds
 
 
 def unpickled_kinds(kinds: Any) -> Any:
-    """Return what `pickled_kinds` was given."""
+    """Return the kinds that were passed to `pickled_kinds`."""
     if not isinstance(kinds, tuple):
         return kinds
     return tuple(vars(builtins)[kind] if isinstance(kind, str) else kind for kind in kinds)

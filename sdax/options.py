@@ -1,4 +1,4 @@
-"""What a builder is told beside its tasks."""
+"""The options of a builder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GraphOptions(CommonOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a builder, checked: they go as they are through builder and processor.
+    """The checked options of a builder, which passes them on to its processors.
 
     `execute_order` is `"at once"`, or the order in which `execute` runs too. `on_failure` is
     `"cancel"` or `"keep going"`.
@@ -56,7 +56,7 @@ class Options:
 
     @property
     def keeps_going(self) -> bool:
-        """Whether a run calls after a failure what does not depend on it."""
+        """Whether a run continues after a failure with everything that does not depend on it."""
         return self.on_failure == "keep going"
 
 
@@ -65,9 +65,10 @@ _NAMES: Final = tuple(Options.__dataclass_fields__)
 
 
 def checked_options(in_order: str, given: Any) -> Options:
-    """Return the options that a builder was given by keyword; `in_order` is the order it knows.
+    """Return the options of a builder from its keyword arguments.
 
-    Raises `TypeError` or `ValueError`, naming the option and the value, for what cannot work.
+    `in_order` is the name of the order that it knows. Raises `TypeError` or `ValueError`, with the
+    option and the value, for an option that cannot work.
     """
     for name in given:
         if name not in _NAMES:
@@ -87,9 +88,9 @@ def checked_options(in_order: str, given: Any) -> Options:
 
 
 def rechecked(options: Any, in_order: str) -> Options:
-    """Return the options that a processor was given, as its builder checks them.
+    """Return the options of a processor, checked like those of a builder.
 
-    Raises `ValueError` for what is not `Options`.
+    Raises `ValueError` if they are not `Options`.
     """
     if not isinstance(options, Options):
         raise ValueError(

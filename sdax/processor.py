@@ -45,7 +45,7 @@ from .report import RunReport
 from .states import UnknownTaskError
 from .tasks import AsyncTask
 
-# What else one may call what a processor does, and what a builder does not.
+# Wrong names for methods of a processor, and for methods that a builder does not have.
 _MEANT: Final = dict.fromkeys(
     ("run", "execute", "process", "start", "invoke", "run_tasks"),
     "; did you mean process_tasks(ctx)?",
@@ -55,16 +55,16 @@ _LEVELS: Final = "; for levels use AsyncTaskProcessor.builder()"
 
 
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
-    """What all processors share: a plan, ready to run. Immutable."""
+    """The base of all processors: a plan that is ready to run. Immutable."""
 
     __slots__ = ("_added", "_infos", "_observer", "_options", "_plain_report", "_plan")
 
-    _added: tuple[tuple[AsyncTask[T, K], Any], ...]  # each with its level, or what it depends on
+    _added: tuple[tuple[AsyncTask[T, K], Any], ...]  # each with its level or its dependencies
     _options: Options
     _observer: tuple[Observer, ...] | None
     _plan: Plan
-    _plain_report: RunReport[K]  # of every run that has nothing to report but successes
-    _infos: tuple[TaskInfo, ...] | None  # made for the first run that is observed
+    _plain_report: RunReport[K]  # of every run with successes only, and without values
+    _infos: tuple[TaskInfo, ...] | None  # made for the first observed run
 
     def _set_up(
         self, added: tuple[tuple[AsyncTask[T, K], Any], ...], options: Options, plan: Plan
@@ -72,7 +72,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         self._set_once(
             _added=added,
             _options=options,
-            _observer=options.observer,  # once more: each run asks for it
+            _observer=options.observer,  # a copy, because each run reads it
             _plan=plan,
             _plain_report=RunReport(plan, None, None),
             _infos=None,
@@ -80,30 +80,30 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     @property
     def max_concurrency(self) -> int | None:
-        """How many functions of a run may be suspended at a time; None sets no limit."""
+        """The number of functions of a run that may wait at the same time. None means no limit."""
         return self._options.max_concurrency
 
     @property
     def cleanup_timeout(self) -> float | None:
-        """The seconds that all cleanup of a run may take together; None sets no limit."""
+        """The seconds that all cleanup of a run may take together. None means no limit."""
         return self._options.cleanup_timeout
 
     @property
     def on_failure(self) -> OnFailure:
-        """What a run does after a failure: `"cancel"` everything, or `"keep going"` with all that
-        does not depend on what has failed."""
+        """`"cancel"` if a failure stops the run, or `"keep going"` if the run continues with
+        everything that does not depend on the failed task."""
         return cast("OnFailure", self._options.on_failure)
 
     async def process_tasks(self, ctx: T, *, observer: Observers | None = None) -> RunReport[K]:
         """Run every task once with `ctx`, and return the report of the run.
 
-        `pre_execute` goes up, level by level or as dependencies are met, then all of `execute`
-        at once, then `post_execute` the same way down, for every task that started, whatever
-        happened. A function that returns `Finish` ends the run early, with success.
+        `pre_execute` goes up, level by level or in the order of dependencies. Then all `execute`
+        functions run at once. Then `post_execute` goes down, for every task that started, even
+        after a failure. A function that returns `Finish` ends the run early, with success.
 
-        `observer`, or each of several, is called with every event of the run (see
-        `sdax.observe`); without one, the processor's own are, if it was built with any. `()`
-        silences those.
+        `observer` is one observer or several. Each is called with every event of the run (see
+        `sdax.observe`). Without it, the observers of the builder are called. `()` means a run
+        without observers.
 
         Raises `SdaxExecutionError` after the last cleanup if anything failed, and
         `asyncio.CancelledError` after the last cleanup if the caller was cancelled.
@@ -112,11 +112,11 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         """
         observers = self._observer if observer is None else checked_observers(observer)
         run = self._observed_run(ctx, observers) if observers else Run(self._plan, ctx)
-        del observer, observers  # they may keep what is raised, which leads here
+        del observer, observers  # they may keep the exception, which leads here
         interruption: BaseException | None = None
         try:
             run.start()
-            # Not in a coroutine of its own: each waiting run would pay for that.
+            # This is not a coroutine of its own, because that would cost each waiting run memory.
             while not run.over:
                 try:
                     await new_waiter(run)
@@ -134,11 +134,11 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
                     add_lost(run, raised, interruption)
                 raise
         finally:
-            # What is raised leads here by its traceback: no name may lead back.
+            # The traceback of the exception leads here, so no name may lead back to it.
             del interruption
 
     def open(self, ctx: T, *, observer: Observers | None = None) -> AsyncPhaseRunner[T, K]:
-        """Return an asynchronous context manager that goes through the run phase by phase.
+        """Return an async context manager that goes through the run phase by phase.
 
         `observer` is as for `process_tasks`.
 
@@ -154,18 +154,18 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
     def replaced(self, stubs: Mapping[K, Stub]) -> Self:
         """Return a processor of the same shape with other tasks or functions under some names.
 
-        For tests: a processor keeps the functions that it was built with, so to patch a module
-        later changes nothing. `stubs` maps names of tasks to what takes their place:
+        It is for tests. A processor keeps the functions that it was built with, so patching a
+        module later changes nothing. `stubs` maps names of tasks to their replacements:
 
-        - a function, in place of the one function of the task, with the same timeout and retries;
-        - a `TaskFunction`, in place of that function and its limits;
-        - `Done(value)`: each phase of the task succeeds at once with this value;
-        - a mapping of phases to any of these, for a task with several phases;
-        - an `AsyncTask` of the same name;
+        - a function, in place of the one function of the task, with the same timeout and retries.
+        - a `TaskFunction`, in place of that function and its limits.
+        - `Done(value)`: each phase of the task succeeds immediately with this value.
+        - a mapping of phases to any of these, for a task with several phases.
+        - an `AsyncTask` of the same name.
         - in place of a resource, another function that `resource` takes, with the same limits.
 
-        Raises `ValueError` for a name that does not exist, with the nearest ones, and for one
-        function in place of several; `TypeError` for a stub of another type.
+        Raises `ValueError` for a name that does not exist, with similar names, and for one function
+        in place of several. Raises `TypeError` for a stub of another type.
 
         >>> stubbed = processor.replaced({"User": load_test_user, "Flags": Done({})})
         """
@@ -200,17 +200,17 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {shown(name)}")
 
-    if not TYPE_CHECKING:  # or every attribute would be right
+    if not TYPE_CHECKING:  # otherwise type checkers would accept every attribute
 
         def __getattr__(self, name: str) -> NoReturn:
             raise no_attribute(self, name, _MEANT)
 
     def _describe_tasks(self) -> Iterator[TaskInfo]:
-        """Yield what observers are told of each task, in the order in which they were added."""
+        """Yield the `TaskInfo` of each task, in the order in which they were added."""
         raise NotImplementedError
 
     def _identity(self) -> tuple[Any, ...]:
-        """Return what makes the processor: its constructor's arguments."""
+        """Return the arguments of the constructor, by which processors are compared."""
         return self._added, self._options
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -226,28 +226,28 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
 
 class Parts(NamedTuple):
-    """What starts runs without `process_tasks`: see `parts_of`."""
+    """The parts that start runs without `process_tasks`. See `parts_of`."""
 
-    make_run: Callable[[Any], Run]  # gets the context; called where variables are copied
-    report: RunReport[Any]  # of every run that has nothing to report but successes
+    make_run: Callable[[Any], Run]  # gets the context, and copies its caller's variables
+    report: RunReport[Any]  # of every run with successes only, and without values
     observers: tuple[Observer, ...]
 
 
 def parts_of(processor: TaskProcessor[Any, Any], observer: Observers | None) -> Parts:
-    """Return what makes runs of a processor; `observer` is as for `process_tasks`."""
+    """Return the parts that start runs of a processor. `observer` is as for `process_tasks`."""
     return processor._parts(observer)  # pyright: ignore[reportPrivateUsage]
 
 
 class AsyncTaskProcessor(TaskProcessor[T, K]):
-    """Tasks in levels, ready to run: immutable, and shared by as many runs as one likes.
+    """Tasks in levels, ready to run. It is immutable, and any number of runs can share it.
 
-    Made by its builder:
+    Its builder makes it:
 
     >>> processor = AsyncTaskProcessor[Context].builder().add_task(task, level=1).build()
     >>> report = await processor.process_tasks(ctx)
 
-    `levels` maps each level to its tasks, in the order in which they were added;
-    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
+    `levels` maps each level to its tasks, in the order in which they were added.
+    `execute_order`, `max_concurrency` and `on_failure` are the options of the builder.
     """
 
     __slots__ = ("levels",)
@@ -280,7 +280,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     @property
     def execute_order(self) -> LevelOrder:
-        """In which order `execute` runs: at once, or level by level."""
+        """The order of `execute`: at once, or level by level."""
         return cast("LevelOrder", self._options.execute_order)
 
     @classmethod
@@ -290,7 +290,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     @classmethod
     def elevator_builder(cls, **options: Unpack[LevelOptions]) -> AsyncTaskProcessorBuilder[T, K]:
-        """Return what `builder` returns, by the name for going up and down the levels."""
+        """Return the same as `builder`. This is another name for it."""
         return AsyncTaskProcessorBuilder(**options)
 
     @classmethod
@@ -314,11 +314,10 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         return levels_to_mermaid(self.levels, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the levels: tasks, phases, timeouts and retries, and what is not
-        required.
+        """Return an outline of the levels, with tasks, phases, timeouts and retries.
 
-        The first line says in which order `execute` runs, if more than one task has it, and
-        whether a run keeps going after a failure.
+        It marks tasks that are not required. If more than one task has an `execute`, the first line
+        shows the order of `execute`. It also shows that a run keeps going after a failure.
 
         >>> print(processor)
         1 level, 1 task
@@ -329,9 +328,10 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
 
 class AsyncDagTaskProcessor(TaskProcessor[T, K]):
-    """Tasks in a dependency graph, ready to run: immutable, and shared by many runs.
+    """Tasks in a dependency graph, ready to run. It is immutable, and any number of runs can share
+    it.
 
-    Made by its builder:
+    Its builder makes it:
 
     >>> processor = (
     ...     AsyncDagTaskProcessor[Context].builder()
@@ -340,8 +340,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     ...     .build()
     ... )
 
-    `dependencies` maps each task's name to the names that it depends on, `tasks` to the task;
-    `execute_order`, `max_concurrency` and `on_failure` are what the builder was given.
+    `dependencies` maps each task's name to the names of its dependencies. `tasks` maps it to the
+    task. `execute_order`, `max_concurrency` and `on_failure` are the options of the builder.
     """
 
     __slots__ = ("dependencies", "tasks")
@@ -376,7 +376,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
     @property
     def execute_order(self) -> ExecuteOrder:
-        """In which order `execute` runs: at once, or as dependencies are met."""
+        """The order of `execute`: at once, or in the order of dependencies."""
         return cast("ExecuteOrder", self._options.execute_order)
 
     @classmethod
@@ -401,11 +401,10 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         return graph_to_mermaid(self.tasks.values(), self.dependencies, self._options)
 
     def __str__(self) -> str:
-        """Return an outline of the graph: tasks, phases, limits, what is not required, and what
-        each depends on.
+        """Return an outline of the graph, with tasks, phases, limits and dependencies.
 
-        The first line says in which order `execute` runs, if more than one task has it, and
-        whether a run keeps going after a failure.
+        It marks tasks that are not required. If more than one task has an `execute`, the first line
+        shows the order of `execute`. It also shows that a run keeps going after a failure.
 
         >>> print(processor)
         2 tasks, 1 dependency
@@ -431,21 +430,21 @@ def _not_in_a_graph(_: object, named: dict[str, Any]) -> str | None:
 
 
 class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
-    """Collects tasks and their levels; `build()` makes a processor of what it has by then.
+    """Collects tasks and their levels. `build()` makes a processor of the tasks added so far.
 
-    `execute_order="level"` runs `execute` level by level too: that of a level begins when that of
-    all lower levels has finished. Else all run at once after the last `pre_execute`.
-    With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
-    are called as places come free, in order. `observer`, or each of several, is called with every
-    event of each run that is not given one of its own (see `sdax.observe`).
-
-    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: the rest
-    of its level runs, then `execute` of all tasks whose own `pre_execute` succeeded. What stands in
-    higher levels is skipped. All failures are raised after the last cleanup.
-
-    `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
-    each cleanup that waits is cancelled, and each that has not begun may run up to its first
-    suspension. Both are failures, "cut off by cleanup_timeout".
+    - `execute_order`: with `"level"`, `execute` also goes up level by level. The `execute`
+      functions of a level begin when those of all lower levels have finished. By default all run
+      at once after the last `pre_execute`.
+    - `max_concurrency`: the number of functions of a run that may wait at the same time. The others
+      are called in order when a place is free.
+    - `observer`: one observer or several. Each is called with every event of each run that has no
+      observer of its own (see `sdax.observe`).
+    - `on_failure`: by default a failure cancels everything else. With `"keep going"` it cancels
+      nothing. The rest of its level runs, and then `execute` of all tasks whose own `pre_execute`
+      succeeded. Higher levels are skipped. All failures are raised after the last cleanup.
+    - `cleanup_timeout`: the number of seconds that all cleanup of a run may take together. After
+      that, each waiting cleanup is cancelled. Each cleanup that has not begun may run up to its
+      first `await` that really waits. A cleanup that was cut off has failed.
     """
 
     def __init__(self, **options: Unpack[LevelOptions]) -> None:
@@ -459,12 +458,12 @@ class AsyncTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
 
     @explained(_not_in_levels)
     def add_task(self, task: AsyncTask[T, K], level: int) -> Self:
-        """Add a task at a level (any integer; lower levels start first) and return the builder.
+        """Add a task at a level and return the builder.
 
-        Raises `TypeError` for a task that is no `AsyncTask` or a level that is no integer, and
-        `ValueError` for a name that is already taken.
+        The level is any integer. Lower levels start first. Raises `TypeError` if the task is not an
+        `AsyncTask` or the level is not an integer, and `ValueError` if the name is already taken.
 
-        >>> builder.add_task(AsyncTask("Auth", pre_execute=TaskFunction(check)), level=1)
+        >>> builder.add_task(task("Auth", pre_execute=check), level=1)
         """
         _check_task(task)
         _check_level(task, level)
@@ -485,21 +484,21 @@ AsyncDagLevelAdapterBuilder = AsyncTaskProcessorBuilder
 
 
 class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
-    """Collects tasks and what they depend on; `build()` makes a processor of what it has by then.
+    """Collects tasks and their dependencies. `build()` makes a processor of the tasks added so far.
 
-    `execute_order="dependency"` runs `execute` in dependency order too, each task as soon as all
-    that it depends on has finished its own; else all run at once after the last `pre_execute`.
-    With `max_concurrency`, at most so many functions of a run are suspended at a time; the rest
-    are called as places come free, in order. `observer`, or each of several, is called with every
-    event of each run that is not given one of its own (see `sdax.observe`).
-
-    A failure cancels everything else. With `on_failure="keep going"` it cancels nothing: all that
-    does not depend on what has failed runs, and the rest is skipped. All failures are raised after
-    the last cleanup.
-
-    `cleanup_timeout` is the number of seconds that all cleanup of a run may take together. Then
-    each cleanup that waits is cancelled, and each that has not begun may run up to its first
-    suspension. Both are failures, "cut off by cleanup_timeout".
+    - `execute_order`: with `"dependency"`, the `execute` of a task starts when the `execute`
+      functions of its dependencies have finished. By default all run at once after the last
+      `pre_execute`.
+    - `max_concurrency`: the number of functions of a run that may wait at the same time. The others
+      are called in order when a place is free.
+    - `observer`: one observer or several. Each is called with every event of each run that has no
+      observer of its own (see `sdax.observe`).
+    - `on_failure`: by default a failure cancels everything else. With `"keep going"` it cancels
+      nothing. Everything that does not depend on the failed task runs, and the rest is skipped. All
+      failures are raised after the last cleanup.
+    - `cleanup_timeout`: the number of seconds that all cleanup of a run may take together. After
+      that, each waiting cleanup is cancelled. Each cleanup that has not begun may run up to its
+      first `await` that really waits. A cleanup that was cut off has failed.
     """
 
     def __init__(self, **options: Unpack[GraphOptions]) -> None:
@@ -515,11 +514,10 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     def add_task(self, task: AsyncTask[T, K], depends_on: Iterable[K] = ()) -> Self:
         """Add a task and the names of the tasks it depends on, and return the builder.
 
-        What it depends on may be added later. Raises `TypeError` for a task that is no
-        `AsyncTask` or a `depends_on` that is no collection of names, and `ValueError` for a name
-        that is already taken.
+        Its dependencies may be added later. Raises `TypeError` if the task is not an `AsyncTask` or
+        `depends_on` is not a collection of names, and `ValueError` if the name is already taken.
 
-        >>> builder.add_task(task("Orders", execute=task_func(load)), depends_on=("User",))
+        >>> builder.add_task(task("Orders", execute=load_orders), depends_on=("User",))
         """
         _check_task(task)
         if task.name in self._added:
@@ -533,14 +531,14 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
     def build(self) -> AsyncDagTaskProcessor[T, K]:
         """Make an immutable processor of the tasks added so far.
 
-        Raises `ValueError` for a dependency on a task that was not added, on the task itself, or
-        in a circle, which the message shows as a path.
+        Raises `ValueError` if a task depends on itself or on a task that was not added, and for a
+        cycle of dependencies, which the message shows as a path.
         """
         return AsyncDagTaskProcessor(tuple(self._added.values()), self._options)
 
 
 class ByName(frozendict[Any, Any]):
-    """A mapping from the names of tasks, which says what was meant by one that is not there."""
+    """A mapping from the names of tasks, which suggests similar names for an unknown name."""
 
     def __missing__(self, name: Any) -> NoReturn:
         raise UnknownTaskError(name, self)
@@ -552,7 +550,7 @@ def _check_task(task: object) -> None:
 
 
 def _checked_pairs(added: Iterable[tuple[Any, Any]]) -> tuple[tuple[Any, Any], ...]:
-    """Check what a processor is made of: tasks of different names, each with its place."""
+    """Check the tasks of a processor: different names, each with its place."""
     try:
         pairs = tuple((task, place) for task, place in added)
     except (TypeError, ValueError) as error:
@@ -595,7 +593,7 @@ def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...
         except Exception as error:
             raise TypeError(
                 f"add_task: task {shown(task.name)} depends on {shown(name)}, which is not "
-                f"hashable and so can be no name"
+                f"hashable, so it cannot be a name"
             ) from error
     return tuple(dict.fromkeys(names))
 

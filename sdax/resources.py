@@ -1,4 +1,4 @@
-"""Resources: set-up and cleanup of a task in one function."""
+"""Resources: setup and cleanup of a task in one function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TWO_FORMS: Final = (
     "context that returns an async context manager"
 )
 
-# The advice for a limit that needs a function which ends.
+# Advice for limits that only work with a function that ends.
 _INSTEAD: Final = {
     "limiter": "open it in the function, with 'async with', before or around the 'yield'",
     "fallback": "catch the exception in the function, and yield something else",
@@ -53,19 +53,19 @@ def resource(
       yields (or that `__aenter__` returns) is the value of `pre_execute`.
     - `execute`: an async function or a `TaskFunction`, as for any task.
     - `cleanup_timeout`: seconds that the cleanup may take. None means no limit.
-    - `required`: with False, a failed set-up does not fail the run, as for any task.
-    - `timeout`, `retries` and the other limits are those of the set-up. A retry begins with
-      a new generator.
+    - `required`: with False, a failed setup does not fail the run, as for any task.
+    - `timeout`, `retries` and the other limits apply to the setup. A retry begins with a new
+      generator.
 
     One `asyncio.Task` runs all of it, so cancel scopes and task groups may stay open across the
-    `yield`. If the run succeeds, the function goes on at its `yield`. If it fails, an
-    `SdaxExecutionError` of all failures so far is raised there, and if it is cancelled, a
-    `CancelledError`. The function may catch that, but cannot undo it. Another exception that it
-    raises then is a failure of its `post_execute`. A set-up that fails or is cancelled cleans up
-    after itself: nothing is due later.
+    `yield`. If the run succeeds, the function continues after its `yield`. If the run fails, an
+    `SdaxExecutionError` of all failures so far is raised at the `yield`. If the run is cancelled, a
+    `CancelledError` is raised there. The function may catch the exception, but the run still fails.
+    If the function raises another exception, its `post_execute` has failed. A setup that fails or
+    is cancelled cleans up after itself, and nothing is cleaned up later.
 
     Raises `TypeError` for a function of another kind, and `ValueError` or `TypeError` for limits
-    that cannot work, as `limiter` and `fallback`.
+    that cannot work, such as `limiter` and `fallback`.
 
     >>> async def database(ctx):
     ...     async with pool.acquire() as ctx.connection, ctx.connection.transaction():
@@ -109,7 +109,7 @@ def with_function(task: AsyncTask[T, K], function: HoldingFunction[T]) -> AsyncT
 
 
 def _check(name: object, function: Any) -> None:
-    """Refuse what is certainly not one of the two forms."""
+    """Raise `TypeError` if the function is certainly not one of the two forms."""
     if is_async_generator(function):
         return
     if not callable(function) or is_async(function) or is_generator(function):

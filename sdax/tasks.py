@@ -1,4 +1,4 @@
-"""What users describe: task functions and the tasks made of them."""
+"""Task functions, and the tasks that users make of them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ __all__ = [
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
 OutcomeFunction: TypeAlias = Callable[[T, Outcome], Awaitable[Any]]
-# An async generator function that yields once, or what returns an async context manager.
+# An async generator function that yields once, or a function that returns an async context manager.
 HoldingFunction: TypeAlias = Callable[
     [T], AsyncIterator[Any] | AbstractAsyncContextManager[Any, Any]
 ]
@@ -86,10 +86,10 @@ _KINDS = ("retryable_exceptions", "fallback_exceptions")
 class RetryableException(Exception):
     """Raise this, or a subclass, to ask for another attempt.
 
-    It is one of the exceptions that `TaskFunction` retries by default. `retry_after` says how many
-    seconds to wait at least; None, the default, leaves that to the backoff, and a negative number
-    means that there must be no further attempt. Raises `TypeError` or `ValueError` for a
-    `retry_after` that is not a number.
+    It is one of the exceptions that `TaskFunction` retries by default. `retry_after` is the minimum
+    number of seconds to wait. None, the default, means the usual delay. A negative number means
+    that there must be no further attempt. Raises `TypeError` or `ValueError` if `retry_after` is
+    not a number.
 
     >>> async def fetch(ctx):
     ...     raise RetryableException("the service is starting", retry_after=2.0)
@@ -109,7 +109,7 @@ RETRYABLE_BY_DEFAULT: tuple[type[Exception], ...] = (
     RetryableException,
 )
 
-# What other libraries call the limits of a function.
+# The names of limits in other libraries.
 _LIMIT_ELSEWHERE: Final = {
     "attempts": "retries",
     "backoff": "backoff_factor",
@@ -122,41 +122,41 @@ _LIMIT_ELSEWHERE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TaskFunction(Generic[T_contra]):
-    """One phase of a task: a function, and how often and how long to try it.
+    """One phase of a task: a function with its timeout, retries and other limits.
 
-    - `function`: takes the context and returns an awaitable (an `async def`, as a rule).
-    - `timeout`: seconds that one attempt may take; None means no limit, 0 expires at the
-      attempt's first suspension.
-    - `retries`: how many more attempts may follow the first.
+    - `function`: takes the context and returns an awaitable. Usually it is an `async def`.
+    - `timeout`: seconds that one attempt may take. None means no limit. 0 expires at the first
+      `await` that really waits.
+    - `retries`: the number of attempts that may follow the first one.
     - `initial_delay`, `backoff_factor`, `max_delay`: the delay in seconds before retry k
       (0, 1, 2 ...) is `min(max_delay, initial_delay * backoff_factor**k)` times a random
-      number between 0.5 and 1.0; `max_delay=None` sets no bound.
-    - `retryable_exceptions`: exception types that earn another attempt, or a plain predicate
-      that is asked with the exception. A group is retried when all its leaves are.
+      number between 0.5 and 1.0. `max_delay=None` means no limit.
+    - `retryable_exceptions`: exception types that are retried, or a plain function that gets the
+      exception and returns True or False. A group is retried if all its leaves are retryable.
     - `has_task_group_argument`: call `function(ctx, group)` with an `SdaxTaskGroup`.
     - `total_timeout`: seconds that all attempts and the pauses between them may take together,
       from the first call. If the next pause would reach it, there is no further attempt.
     - `retry_after`: a function that gets the exception before a retry and returns the seconds that
-      the service asks to wait, or None for the usual delay (see `sdax.clients.retry_after`). If
-      they are negative, more than `max_delay`, or more than what is left of `total_timeout`, there
-      is no further attempt. After such a delay the backoff starts anew.
+      the service asks to wait, or None for the usual delay (see `sdax.clients.retry_after`). If the
+      number is negative, more than `max_delay`, or more than the rest of `total_timeout`, there is
+      no further attempt. After such a delay the backoff starts again at `initial_delay`.
     - `limiter`: an async context manager, such as an `asyncio.Semaphore`, or a function of the
       context that returns one. Each attempt runs inside it. The wait for it counts for
       `total_timeout`, but not for `timeout`.
     - `fallback`: an async or plain function of the context and the exception. It is called once,
-      when the last attempt has failed, and the value that it returns is the function's. `timeout`
-      bounds it. It is never called after a cancellation, and not allowed in `post_execute`.
-    - `fallback_exceptions`: the exceptions for which the fallback is called, as in
+      when the last attempt has failed, and its return value is the value of the phase. `timeout`
+      limits it. It is never called after a cancellation, and not allowed in `post_execute`.
+    - `fallback_exceptions`: the exceptions for which the fallback is called, in the form of
       `retryable_exceptions`, which is the default.
     - `retry_budget`: a `RetryBudget`. Each first attempt deposits and each retry withdraws. If
       nothing is left, there is no further attempt.
     - `has_outcome_argument`: call `function(ctx, outcome)` with an `Outcome`, which says how the
-      run has gone; for `post_execute` alone.
+      run has gone. Only `post_execute` can use it.
 
     The order is `fallback(total_timeout(retries(limiter(timeout(function)))))`.
 
-    Raises `TypeError` or `ValueError`, with the field and the value, for what cannot work, such
-    as a generator function.
+    Raises `TypeError` or `ValueError`, with the field and the value, for a limit that cannot work
+    and for a generator function.
 
     >>> TaskFunction(fetch_user, timeout=2.0, retries=3, initial_delay=0.1, total_timeout=5.0)
     """
@@ -264,7 +264,7 @@ class TaskFunction(Generic[T_contra]):
         return {name: pickled_kinds(v) if name in _KINDS else v for name, v in state.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # What was pickled by an earlier version has fewer fields.
+        # The pickle of an earlier version has fewer fields.
         state = {field.name: field.default for field in fields(self)} | state
         for name, value in state.items():
             set_to = unpickled_kinds(value) if name in _KINDS else value
@@ -275,12 +275,12 @@ class TaskFunction(Generic[T_contra]):
         return self.retryable_exceptions if kinds is None else kinds
 
     def is_retryable(self, exception: BaseException) -> bool:
-        """Return True if the exception is worth another attempt, if one is left."""
+        """Return True if the exception is retried while attempts are left."""
         kinds: Any = self.retryable_exceptions
         return are_of(kinds, exception, "TaskFunction.retryable_exceptions")
 
     def is_covered(self, exception: BaseException) -> bool:
-        """Return True if there is a fallback, and it is called for such an exception."""
+        """Return True if there is a fallback and it is called for this exception."""
         if self.fallback is None:
             return False
         if self.fallback_exceptions is None:
@@ -289,9 +289,9 @@ class TaskFunction(Generic[T_contra]):
         return are_of(kinds, exception, "TaskFunction.fallback_exceptions")
 
     def backoff(self, retry: int) -> float:
-        """Return the seconds before retry number `retry` (from 0), before the random factor.
+        """Return the seconds before retry number `retry` (from 0), without the random factor.
 
-        Raises `TypeError` for what is no integer, and `ValueError` for a negative one.
+        Raises `TypeError` if `retry` is not an integer, and `ValueError` if it is negative.
         """
         if not isinstance(retry, int):
             raise TypeError(f"backoff takes the number of a retry, got {shown(retry)}")
@@ -311,15 +311,16 @@ class TaskFunction(Generic[T_contra]):
 class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     """A named unit of work with up to three phases, each a `TaskFunction` or an async function.
 
-    `name` is any hashable and unique in its processor. `pre_execute` acquires, `execute`
-    works, `post_execute` gives back: it runs for every task that has started, whatever became
-    of it, so it must cope with a `pre_execute` that got only half way. A function without limits
-    may be given as it is; it becomes a `TaskFunction`.
+    `name` can be any hashable object, and is unique in its processor. `pre_execute` prepares,
+    `execute` works and `post_execute` cleans up. `post_execute` runs for every task that has
+    started, even if the task failed or was cancelled. Then `pre_execute` may have done only part of
+    its work. For setup and cleanup in one function, see `resource`. You can pass a function without
+    limits directly. It becomes a `TaskFunction`.
 
     With `required=False`, the run does not need this task. If its `pre_execute` or `execute` fails,
-    everything else goes on, and what depends on the task must do without it. Its own `execute` is
-    skipped after a failed `pre_execute`, and its cleanup runs as ever. The failure is in the report
-    and in the log. A failure of its cleanup is a failure of the run.
+    everything else continues, and tasks that depend on it must work without it. After a failed
+    `pre_execute`, its own `execute` is skipped and its cleanup runs as usual. The failure is in the
+    report and in the log. If its cleanup fails, the run fails.
 
     Raises `TypeError` for an unhashable name, for a phase that is not a function and for a
     `required` that is not a bool, and `ValueError` for a task with no phase at all.
@@ -378,13 +379,13 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
         return [getattr(self, each.name) for each in fields(self)]
 
     def __setstate__(self, state: list[Any]) -> None:
-        object.__setattr__(self, "required", True)  # an earlier version did not have it
+        object.__setattr__(self, "required", True)  # earlier versions do not have it
         for each, value in zip(fields(self), state, strict=False):
             object.__setattr__(self, each.name, value)
 
 
 def _check_halves(name: Any, phases: dict[str, TaskFunction[Any] | None]) -> None:
-    """Refuse one half of a resource without the other, and an outcome where there is none yet."""
+    """Refuse half of a resource, and an outcome in a phase before the last."""
     functions = {phase: each and each.function for phase, each in phases.items()}
     for phase in ("pre_execute", "execute"):
         function = phases[phase]
@@ -406,7 +407,7 @@ def _check_halves(name: Any, phases: dict[str, TaskFunction[Any] | None]) -> Non
         and functions["execute"] not in halves.values()
     ):
         raise ValueError(
-            f"task {shown(name)} has a part of a resource as its {' and '.join(halves)}; set-up "
+            f"task {shown(name)} has a part of a resource as its {' and '.join(halves)}; setup "
             f"and cleanup of a resource belong together, so make the task with "
             f"resource({shown(name)}, ...)"
         )
@@ -427,7 +428,7 @@ def _as_task_function(name: Any, phase: str, function: Any) -> TaskFunction[Any]
 
 
 def _hint_if_called(function: Any) -> str:
-    """Say what to do about a function that was called by mistake, and close its coroutine."""
+    """Return advice about a function that was called by mistake, and close its coroutine."""
     if not isinstance(function, Awaitable):
         return ""
     if asyncio.iscoroutine(function):
@@ -436,15 +437,15 @@ def _hint_if_called(function: Any) -> str:
 
 
 class _Join(AsyncTask[Any, K_co]):
-    """A task with no phase: it orders others and does nothing itself."""
+    """A task without phases. Other tasks can depend on it."""
 
     __slots__ = ()
 
 
 class Limits(TypedDict, Generic[T], total=False):
-    """The keyword arguments that `task_func` and its kin share: the fields of `TaskFunction`.
+    """The keyword arguments of `task_func` and the other helpers: fields of `TaskFunction`.
 
-    It is a type for helpers of your own:
+    Use this type in helpers of your own:
 
     >>> def call_service(function: Callable[[T], Awaitable[Any]], **limits: Unpack[Limits[T]]):
     ...     limits.setdefault("timeout", 2.0)
@@ -467,7 +468,7 @@ class Limits(TypedDict, Generic[T], total=False):
 
 @dataclass(frozen=True, slots=True)
 class PlainFunction(Generic[T_contra]):
-    """What `task_sync_func` gives to `TaskFunction`: the engine calls `function` itself."""
+    """The `TaskFunction.function` of `task_sync_func`. The engine calls `function` directly."""
 
     function: Callable[[T_contra], Any]
 
@@ -477,7 +478,7 @@ class PlainFunction(Generic[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class ThreadFunction(Generic[T_contra]):
-    """What `task_thread_func` gives to `TaskFunction`: `function` is called in a thread."""
+    """The `TaskFunction.function` of `task_thread_func`. It calls `function` in a thread."""
 
     function: Callable[[T_contra], Any]
     abandon_on_cancel: bool = False
@@ -496,7 +497,7 @@ class ThreadFunction(Generic[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class ResourceSetUp(Generic[T_contra]):
-    """What `resource` gives to `pre_execute`: the engine runs `function` up to its `yield`."""
+    """The `pre_execute` of a `resource`. The engine runs `function` up to its `yield`."""
 
     function: HoldingFunction[T_contra]
 
@@ -506,7 +507,7 @@ class ResourceSetUp(Generic[T_contra]):
 
 @dataclass(frozen=True, slots=True)
 class ResourceCleanUp(Generic[T_contra]):
-    """What `resource` gives to `post_execute`: the engine goes on after the `yield`."""
+    """The `post_execute` of a `resource`. The engine continues after the `yield`."""
 
     function: HoldingFunction[T_contra]
 
@@ -538,7 +539,7 @@ def task_func(
     has_outcome_argument: bool = False,
     **limits: Unpack[Limits[T]],
 ) -> TaskFunction[T]:
-    """Make a `TaskFunction` of an async function; keyword arguments as `TaskFunction`'s.
+    """Make a `TaskFunction` of an async function. It takes the arguments of `TaskFunction`.
 
     >>> task_func(fetch_user, timeout=2.0, retries=3)
     """
@@ -548,7 +549,7 @@ def task_func(
 def task_outcome_func(function: OutcomeFunction[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function that takes the context and an `Outcome`.
 
-    It is for `post_execute` alone: the outcome says how the run has gone until then.
+    It is only for `post_execute`. The outcome says how the run has gone so far.
 
     >>> async def finish(ctx, outcome):
     ...     await (ctx.session.rollback() if outcome.exception else ctx.session.commit())
@@ -558,9 +559,9 @@ def task_outcome_func(function: OutcomeFunction[T], **limits: Unpack[Limits[T]])
 
 
 def task_sync_func(function: Callable[[T], Any], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
-    """Make a `TaskFunction` of a plain function: called in the event loop, without a coroutine.
+    """Make a `TaskFunction` of a plain, fast function.
 
-    For what is quick: it holds up everything else, and a timeout cannot interrupt it.
+    It runs in the event loop and blocks it, and a timeout cannot interrupt it.
 
     >>> task_sync_func(lambda ctx: ctx.user_id is not None)
     """
@@ -575,21 +576,21 @@ def task_thread_func(
     executor: Executor | None = None,
     **limits: Unpack[Limits[T]],
 ) -> TaskFunction[T]:
-    """Make a `TaskFunction` of a blocking function: run in a thread, with the context variables.
+    """Make a `TaskFunction` of a blocking function. It runs in a thread.
 
-    A thread cannot be stopped. So a timeout or a cancellation waits until the function returns,
-    and only then the run goes on. With `abandon_on_cancel=True` the run does not wait: the
-    function runs on by itself, and what it returns or raises is lost.
+    The function sees the context variables. A thread cannot be stopped. So after a timeout or a
+    cancellation, the run waits until the function returns. With `abandon_on_cancel=True` the run
+    does not wait. The function continues in its thread, and its result or exception is lost.
 
     - `executor`: a `concurrent.futures.Executor` that runs the function. The time in its queue
-      counts for `timeout`. An executor that uses other processes must be able to pickle the
-      function, the context and the result; context variables stay behind.
-    - Without an executor, a cleanup and a function with a timeout each get a new thread for each
-      call, named `sdax:<task>:<phase>`, so that nothing else can hold them up. All other
-      functions share the threads of the event loop's default executor, as `asyncio.to_thread`
-      does. If no thread can be started, a cleanup runs in the event loop.
+      counts for `timeout`. An executor with other processes must be able to pickle the function,
+      the context and the result. Context variables are not passed on to another process.
+    - Without an executor, a cleanup and a function with a timeout get a new thread for each call,
+      named `sdax:<task>:<phase>`, so that nothing else can delay them. All other functions share
+      the threads of the event loop's default executor, as with `asyncio.to_thread`. If no thread
+      can be started, a cleanup runs in the event loop.
 
-    Raises `TypeError` for an async or a generator function and for what is not an executor.
+    Raises `TypeError` for an async or a generator function, and if `executor` is not an executor.
 
     >>> task_thread_func(read_file, timeout=5.0)
     """
@@ -609,8 +610,9 @@ def task_thread_func(
 def task_group_func(function: GroupFunction[T], **limits: Unpack[Limits[T]]) -> TaskFunction[T]:
     """Make a `TaskFunction` of an async function that takes the context and a task group.
 
-    The group is new for each attempt. What the function creates in it is awaited before the
-    attempt ends and cancelled with it; its failure fails the attempt.
+    Each attempt gets a new group. The attempt waits for the tasks that the function creates in it.
+    If the attempt is cancelled, they are cancelled too. If a task of the group fails, the attempt
+    fails.
 
     >>> async def fan_out(ctx, group):
     ...     for url in ctx.urls:
@@ -660,9 +662,10 @@ def task(
     post_execute: TaskFunction[T] | Function[T] | None = None,
     required: bool = True,
 ) -> AsyncTask[T, K]:
-    """Make a task with at least one phase: an async function, or one with limits (`task_func`).
+    """Make a task with at least one phase.
 
-    With `required=False`, the run goes on without the task if it fails (see `AsyncTask`).
+    Each phase is an async function, or a function with limits (`task_func`). With
+    `required=False`, the run continues without the task if it fails (see `AsyncTask`).
 
     >>> task("Flags", execute=load_flags, required=False)
     >>> task("User", pre_execute=task_func(load_user, timeout=2.0), post_execute=forget_user)
@@ -671,7 +674,7 @@ def task(
 
 
 def join(name: K) -> AsyncTask[Any, K]:
-    """Make an empty task on purpose: a node that others can depend on.
+    """Make a task without phases, on which other tasks can depend.
 
     >>> builder.add_task(join("all loaded"), depends_on=("Users", "Flags"))
     """
@@ -702,8 +705,8 @@ def _refuse_change(self: object, name: str, value: object) -> None:
 
 setattr(TaskFunction, "__init__", explained(_no_such_limit)(TaskFunction.__init__))  # noqa: B010
 
-# What dataclass() generates for frozen classes with slots fails with a TypeError on Python 3.11
-# where typing sets __orig_class__, as in TaskFunction[Context](...).
+# On Python 3.11, the __setattr__ that dataclass() generates for frozen classes with slots raises a
+# TypeError when typing sets __orig_class__, as in TaskFunction[Context](...).
 for _frozen in (
     TaskFunction,
     AsyncTask,

@@ -177,8 +177,8 @@ def test_a_page_tells_in_which_order_execute_runs(folder: Path, capsys: Any) -> 
     _, page, _ = command("show", "package.ordered:processor", "--format", "html", capsys=capsys)
     assert "2 levels, 2 tasks, execute level by level." in page
     assert (
-        "pre_execute and then execute run level by level upwards, as the arrows show, "
-        "and post_execute downwards." in page
+        "pre_execute and then execute run level by level along the arrows, and post_execute "
+        "against them." in page
     )
 
 

@@ -342,7 +342,7 @@ def test_a_signal_ends_a_job_that_waits_for_standard_input(folder: Path) -> None
 def test_a_process_that_ends_is_told_of(folder: Path) -> None:
     done = sdax_run(folder, "shop:killing", *JOB, "--workers", "1", "--batch-size", "2")
     assert done.returncode == 1
-    assert "--resume tries again what has no outcome" in done.stderr
+    assert "--resume runs the inputs without an outcome again" in done.stderr
     assert all(each.get("error") is None for each in written(folder).values())
 
 

@@ -210,6 +210,13 @@ def test_the_tests_of_guarantees_exist() -> None:
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
     assert set(re.findall(r"\[`(\w+\.py)`\]\(\.\./tests/\1\)", page)) == named
+    functions: set[str] = set()
+    for file in (ROOT / "tests").glob("test_*.py"):
+        text = file.read_text(encoding="utf-8")
+        functions.update(re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE))
+    tests = set(re.findall(r"\b(test_\w+)\b(?!\.py)", page))
+    assert len(tests) > 100
+    assert sorted(tests - functions) == []
 
 
 @pytest.mark.parametrize(
@@ -222,3 +229,13 @@ def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     directive = rf"^\.\. (?:auto|py:)\w+:: {re.escape(module.__name__)}\.(\w+)$"
     documented = re.findall(directive, page, re.MULTILINE)
     assert sorted(documented) == sorted(module.__all__), "docs/api.md and __all__ differ"
+
+
+def test_each_test_of_guarantees_is_a_link_to_its_file() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    tests = re.findall(r"\[`(?:\w+\.py::)?(test_\w+)`\]\(\.\./tests/(\w+\.py)\)", page)
+    assert len(tests) > 100
+    for test, name in tests:
+        source = (ROOT / "tests" / name).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:async )?def {test}\(", source, re.MULTILINE), test
+    assert len(re.findall(r"test_\w+`", page)) == len(tests)

@@ -250,7 +250,7 @@ async def test_its_execute_may_be_replaced_alone() -> None:
     processor = build([resource("R", trace.holding("R"), execute=trace.quick("x"))])
     await processor.replaced({"R": {"execute": trace.quick("y")}}).process_tasks(None)
     assert trace == ["R up", "y", "R ok", "R down"]
-    with pytest.raises(ValueError, match="set-up and cleanup of a resource belong together"):
+    with pytest.raises(ValueError, match="setup and cleanup of a resource belong together"):
         processor.replaced({"R": {"pre_execute": nothing}})
     with pytest.raises(TypeError, match="an async generator function that yields once"):
         processor.replaced({"R": nothing})

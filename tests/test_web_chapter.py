@@ -32,6 +32,7 @@ for _short, _long in {
     "asyncio.timeout(0.5)": "asyncio.timeout(3)",
     "timeout=0.5,": "timeout=30,",
     "timeout=2.0)": "timeout=30)",
+    " timeout=2.0,": " timeout=30,",
     "httpx.AsyncClient()": "httpx.AsyncClient(timeout=30)",
 }.items():
     assert _short in PATIENT_APP
@@ -218,7 +219,7 @@ SERVE = (*UVICORN, "observed_app:app", "--timeout-graceful-shutdown")
 async def test_requests(engine: Implementation, tmp_path: Path, postgresql: str) -> None:
     async with world(tmp_path, postgresql, engine, *SERVE, "30") as there:
         check(*await rows_of_requests(there))
-        check(await terminated_in_a_call(there, "SIGTERM; the request ends in time"))
+        check(await terminated_in_a_call(there, "SIGTERM, and the request ends in time"))
         assert "Traceback" not in "".join(there.server.said)
 
 
@@ -228,7 +229,7 @@ async def test_timeouts_and_a_short_grace_period(
 ) -> None:
     async with world(tmp_path, postgresql, engine, *SERVE, "1", programs=PROGRAMS) as there:
         check(await asked(there, "The price service hangs", prices="hang"))
-        check(await terminated_in_a_query(there, "SIGTERM; the request takes too long"))
+        check(await terminated_in_a_query(there, "SIGTERM, and the request takes too long"))
 
 
 def test_every_row_is_looked_for() -> None:
@@ -273,7 +274,7 @@ async def test_gunicorn(engine: Implementation, tmp_path: Path, postgresql: str)
     serve += ["--worker-class", "workers.Worker", "--graceful-timeout", "30"]
     async with world(tmp_path, postgresql, engine, *serve, programs=programs) as there:
         check(await asked(there, "All is well"))
-        check(await terminated_in_a_query(there, "SIGTERM; the request takes too long"))
+        check(await terminated_in_a_query(there, "SIGTERM, and the request takes too long"))
 
 
 @pytest.mark.one_engine
@@ -301,8 +302,11 @@ async def test_a_cleanup_that_nobody_waits_for(
     """After a grace period uvicorn ends, although the cleanup of a cancelled run goes on."""
     text = PATIENT_APP.replace("await pool.close()", "pool.terminate()")
     hang = "log.error('the cleanup begins'); await asyncio.Event().wait()"
-    text = text.replace("await order.pool.release(connection)", hang)
-    text = text.replace("task_func(disconnect, timeout=5.0)", "task_func(disconnect)")
+    held = "as order.connection:\n        "
+    hanging = f"{held}try:\n            yield\n        finally:\n            {hang}\n"
+    for short, long in {f"{held}yield": hanging, ", cleanup_timeout=5.0": ""}.items():
+        assert text.count(short) == 1
+        text = text.replace(short, long)
     serve = (*SERVE, "1")
     async with world(tmp_path, postgresql, engine, *serve, programs={"app.py": text}) as there:
         there.services.prepare()

@@ -238,9 +238,11 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         elif executed and not workflow.keeps_going:
             due = True
         elif workflow.is_graph:
-            # All that it depends on was at least called; whether that succeeded, a model knows.
+            # All that it depends on was at least called, or waited for its limiter until time was
+            # up. Whether that succeeded, a model knows.
             called = all(
                 Place(other.name, PRE) in calls
+                or (other.pre_execute.limiter is not None and workflow.survives(other.name, PRE))
                 for other in workflow.nodes
                 if other.name in ancestors[node.name] and other.pre_execute is not None
             )

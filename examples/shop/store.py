@@ -84,14 +84,14 @@ class Pool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Those still lent too: a connection left open keeps its thread, and so the program, alive.
+        # Also those that are still lent: an open connection keeps its thread and the program alive.
         while not self._idle.empty():
             self.lent.add(self._idle.get_nowait())
         for connection in self.lent:
             await connection.close()
 
     async def take(self) -> aiosqlite.Connection:
-        """Wait for a free connection; whoever takes it gives it back."""
+        """Wait for a free connection. The caller must give it back."""
         connection = await self._idle.get()
         self.lent.add(connection)
         return connection
@@ -106,6 +106,6 @@ class Pool:
             self.give_back(connection)
 
     def give_back(self, connection: aiosqlite.Connection) -> None:
-        """Give back a connection; twice is an error, for two requests would then share it."""
+        """Give back a connection. Twice is an error, because two requests would share it."""
         self.lent.remove(connection)
         self._idle.put_nowait(connection)

@@ -1,6 +1,6 @@
 """The endpoint: one immutable workflow, built once, run for every request.
 
-What each level takes or loads, and what its cleanup gives back:
+Each level takes or loads something, and its cleanup gives it back:
 
     level 1   Database      take a connection of the pool, see that it lives     give it back
               Token         check the signature of the user's token
@@ -9,7 +9,7 @@ What each level takes or loads, and what its cleanup gives back:
     level 3   Orders        open a cursor on the user's orders and read them     close it
               Answer        (execute) compute the answer, write an audit row
 
-Levels open upwards and are cleaned up downwards, whatever happens in between.
+Levels open upwards and are always cleaned up downwards.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ log = logging.getLogger("shop")
 
 @dataclass
 class Service:
-    """What all requests share."""
+    """The things that all requests share."""
 
     secret: bytes
     pool: Pool
@@ -55,7 +55,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Request:
-    """One question: what does the owner of this token owe for all orders?"""
+    """A question: how much does the owner of this token owe for all orders?"""
 
     number: int
     token: str
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer."""
+    """An answer."""
 
     status: int
     body: dict[str, Any]
@@ -71,11 +71,11 @@ class Reply:
 
 @dataclass(slots=True)
 class Context:
-    """What one run gathers. Runs share the processor, so whatever differs between them is here."""
+    """The data of one run. Runs share the processor, so everything that differs is here."""
 
     service: Service
     request: Request
-    # The levels see to it that these are set before they are read.
+    # The order of the levels guarantees that these are set before they are read.
     connection: aiosqlite.Connection = field(init=False)
     user_id: int = field(init=False)
     flags: dict[str, bool] = field(init=False)
@@ -93,7 +93,7 @@ class RefusedError(Exception):
 
 
 class UnauthorizedError(RefusedError):
-    """The token is not one that this service has signed."""
+    """This service has not signed the token."""
 
     status = 401
 
@@ -110,20 +110,20 @@ def sign(secret: bytes, user_id: int) -> str:
 
 
 async def database(ctx: Context) -> AsyncIterator[None]:
-    """Lend the request a connection, in a transaction that ends as the run does."""
+    """Lend the request a connection. Its transaction is committed if the run succeeds."""
     async with ctx.service.pool.connection() as ctx.connection:
         try:
             await ctx.connection.execute_fetchall("SELECT 1")  # does it live?
             yield
             await ctx.connection.commit()
         finally:
-            # A cancelled function has left its statement to the connection's thread. This waits
-            # for it, and undoes what was not committed.
+            # After a cancellation, the connection's thread may still run a statement. This waits
+            # for it, and undoes everything that was not committed.
             await ctx.connection.rollback()
 
 
 async def check_token(ctx: Context) -> None:
-    """Find out who asks. It never waits, so it needs no asyncio.Task."""
+    """Find the user. It never waits, so it needs no asyncio.Task."""
     user_id = ctx.request.token.partition(".")[0]
     if not user_id.isdecimal():
         raise UnauthorizedError("malformed token")
@@ -162,7 +162,7 @@ async def read_user_orders(ctx: Context) -> None:
 
 
 async def answer(ctx: Context) -> dict[str, Any]:
-    """Compute the answer; keep it in the audit table."""
+    """Compute the answer and write it into the audit table."""
     total = sum(order.quantity * order.unit_price_cents for order in ctx.orders)
     payable = total * (100 - ctx.discount) // 100 if ctx.flags["discounts"] else total
     await ctx.connection.execute(
@@ -213,9 +213,9 @@ PROCESSOR = (
 
 
 async def handle(service: Service, request: Request) -> Reply:
-    """Answer one request. The workflow has given everything back by then, whatever happened.
+    """Answer one request. When this returns, the workflow has given everything back.
 
-    If the client hangs up, this is cancelled. Then nobody needs an answer.
+    If the client hangs up, this is cancelled, because nobody needs an answer then.
     """
     ctx = Context(service, request)
     try:
@@ -227,7 +227,7 @@ async def handle(service: Service, request: Request) -> Reply:
 
 
 def answer_failure(request: Request, error: SdaxExecutionError) -> Reply:
-    """Tell the client what it may know. The rest is for the log."""
+    """Tell the client only what it may know. The rest goes to the log."""
     for name, phase, attempts, exception in error.failures:
         log.info("%d: %s.%s, attempt %d: %r", request.number, name, phase, attempts, exception)
     if (refused := error.first(RefusedError)) is not None:

@@ -59,14 +59,14 @@ def processor_page(processor: Processor, title: str) -> str:
     if isinstance(processor, AsyncDagTaskProcessor):
         dependencies = dict(processor.dependencies)
         picture = _Picture(_layers(processor), dependencies)
-        how = "An arrow goes from a task to one that depends on it."
+        how = "An arrow goes from a task to each task that depends on it."
     else:
         groups = [(f"level {level}", list(tasks)) for level, tasks in processor.levels.items()]
         picture = _Picture(groups, {})
         first = "pre_execute runs"
         if processor.execute_order == "level":
             first = "pre_execute and then execute run"
-        how = f"{first} level by level upwards, as the arrows show, and post_execute downwards."
+        how = f"{first} level by level along the arrows, and post_execute against them."
     about = f'<p class="soft">{text(summary)}. {how}</p>'
     body = [STYLE, about, '<div class="panel picture">', *picture.draw(), "</div>"]
     return page(title, "\n".join(body))

@@ -1,8 +1,8 @@
-"""Places of boxes in rows, and ways between them that lead past every other box.
+"""Places of boxes in rows, and ways between them that avoid every other box.
 
-This is the usual method for graphs in layers (Sugiyama, Tagawa and Toda 1981; Gansner and others
-1993). A way that crosses a row has a narrow lane there, and lanes are placed like boxes. All ways
-from one box share its lanes.
+This is the usual method for graphs in layers (Sugiyama, Tagawa and Toda 1981, and Gansner and
+others 1993). A way that crosses a row has a narrow lane there, and lanes are placed like boxes. All
+ways from one box share its lanes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ GAP: Final = 22  # between boxes
 LANE: Final = 7  # to each side of the middle of a lane
 SWEEPS: Final = 12
 
-# How strongly two neighbours pull at each other, by how many of them are lanes. It makes long ways
-# straight.
+# How strongly two neighbours attract each other: two boxes, a box and a lane, two lanes. It makes
+# long ways straight.
 PULLS: Final = (1.0, 2.0, 8.0)
 
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """A box or a lane in a row; `middle` is where it stands, from left to right."""
+    """A box or a lane in a row. `middle` is its horizontal position."""
 
     row: int
     half: float  # of its width

@@ -65,13 +65,13 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--pick",
         metavar="MODULE:FUNCTION",
-        help="a function of the context and the report that returns what to write as the value; "
-        "by default that is what each task's execute has returned",
+        help="a function of the context and the report that returns the value to write; "
+        "by default these are the return values of each task's execute",
     )
     command.add_argument("--concurrency", metavar="N", type=int, help="runs at a time (100)")
     command.add_argument("--batch-size", metavar="N", type=int, help="inputs sent together (50)")
     where = command.add_mutually_exclusive_group()
-    where.add_argument("--workers", metavar="N", type=int, help="run in so many processes")
+    where.add_argument("--workers", metavar="N", type=int, help="run in N processes")
     where.add_argument("--on", metavar="dask://HOST:PORT", help="run on a Dask cluster")
     command.add_argument(
         "--resume", action="store_true", help="leave out the numbers that the outcomes have"
@@ -154,14 +154,14 @@ class Inputs:
 
 
 class Job:
-    """One batch job: counts what comes, and writes it."""
+    """One batch job. It counts the outcomes and writes them."""
 
     def __init__(self, args: argparse.Namespace, out: TextIO, inputs: Inputs) -> None:
         self.args = args
         self.out = out
         self.inputs = inputs
         self.done = self.failed = 0
-        self.signal: int | None = None  # the one that ended it
+        self.signal: int | None = None  # the signal that ended it
         self.lost: str | None = None  # why there are inputs without an outcome
         self.without_worker: list[Any] = []  # outcomes of inputs whose workers have ended
         self._outcomes: Any = None
@@ -226,7 +226,7 @@ class Job:
         self.out.flush()
 
     def _catch_signals(self, loop: AbstractEventLoop) -> Callable[[], None]:
-        """Catch the signals that end the job; return a function that restores their handlers."""
+        """Catch the signals that end the job. Return a function that restores their handlers."""
 
         def heard(number: int, frame: object) -> None:
             now = monotonic()
@@ -266,7 +266,7 @@ class Job:
 
 
 def read_standard_input() -> Future[bytes]:
-    """Read some bytes in a thread, none at the end; nobody waits for the thread at the end."""
+    """Read some bytes in a daemon thread. At the end of the input, there are none."""
     loop = asyncio.get_running_loop()
     future: Future[bytes] = loop.create_future()
 
@@ -331,7 +331,7 @@ def _run_job(
             if isinstance(error.__cause__, WorkerTraceback):
                 why = f"a worker cannot run the job: {type(error).__name__}: {error}"
             elif job.without_worker:
-                why = f"{error}; --resume tries again what has no outcome"
+                why = f"{error}; --resume runs the inputs without an outcome again"
             else:
                 raise
             job.lost = str(error)
@@ -423,7 +423,7 @@ def blocked_signals() -> Generator[None]:
 
 
 def leave_signals() -> None:
-    """Leave signals, which may go to all processes, to the one that writes outcomes."""
+    """Ignore signals. They may go to all processes, and the main process handles them."""
     for number in SIGNALS:
         # Programs that a function starts would inherit SIG_IGN.
         signal.signal(number, lambda number, frame: None)

@@ -1,1 +1,1 @@
-"""What a run needs beside the two engines: nothing here is imported by users."""
+"""The parts of a run that both engines share. Users import nothing from here."""

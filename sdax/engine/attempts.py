@@ -1,4 +1,4 @@
-"""What follows a failed attempt: decided here, for both engines, which carry it out."""
+"""Decisions about a failed attempt, for both engines, which carry them out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .exceptions import (
     set_context,
 )
 
-# Of each delay; a name of its own, so that sdax.testing can put another one in its place.
+# The random factor of each delay. It has a name of its own, so that sdax.testing can replace it.
 uniform: Callable[[float, float], float] = random.uniform
 
 
@@ -32,12 +32,12 @@ AT_ONCE: Final = -math.inf  # a deadline before any other moment
 
 
 class Next(NamedTuple):
-    """What follows a failed attempt.
+    """The decision about a failed attempt.
 
-    After `delay` seconds comes another one. If that is None, `falls_back` says whether the fallback
-    is called, and otherwise `error` is the failure. `backoffs` counts the delays since the last one
-    that a service has asked for. `suppressed` says why there is no further attempt although the
-    error deserves one.
+    After `delay` seconds comes another attempt. If `delay` is None, `falls_back` is True if the
+    fallback is called, and otherwise `error` is the failure. `backoffs` counts the delays since the
+    last delay that a service has asked for. `suppressed` says why there is no further attempt
+    although the error is retryable.
     """
 
     error: BaseException
@@ -158,7 +158,7 @@ def _asked_delay(limits: TaskFunction[Any], error: BaseException) -> float | Non
 
 
 class History:
-    """What the attempts at a function have left, from the first failure on."""
+    """The results of the attempts at a function, from the first failure on."""
 
     __slots__ = ("backoffs", "covered", "earlier", "is_due")
 
@@ -170,7 +170,7 @@ class History:
 
     @property
     def last(self) -> BaseException | None:
-        """What the attempt before this one raised."""
+        """The exception of the attempt before this one."""
         last: BaseException | None = self.covered
         return self.earlier[-1] if last is None and self.earlier else last
 
@@ -186,10 +186,10 @@ class History:
 def deadline_of(
     limits: TaskFunction[Any], began: float, now: float, waits: bool, covers: bool
 ) -> float | None:
-    """Return when an attempt is cut off that begins now, None for never.
+    """Return when an attempt that begins now is cut off, or None for never.
 
-    `began` is when the first one did. One that `waits` for its limiter has no timeout yet, and one
-    that `covers` another, the call of the fallback, is not bound by `total_timeout`.
+    `began` is the begin of the first attempt. An attempt that `waits` for its limiter has no
+    timeout yet. The call of the fallback `covers` another attempt, and has no `total_timeout`.
     """
     timeout = None if waits else limits.timeout
     deadline = None if timeout is None else moment(now, timeout)
@@ -200,7 +200,7 @@ def deadline_of(
 
 
 def moment(now: float, seconds: float) -> float:
-    """Return when so many seconds have passed; after none, that is before any other moment."""
+    """Return when these seconds have passed. For 0 that is before any other moment."""
     return now + seconds if seconds else AT_ONCE
 
 
@@ -249,7 +249,7 @@ def settled(
 
 
 def settle_with_budget(limits: TaskFunction[Any], attempt: int, cancelled: bool) -> None:
-    """Account for an attempt that has ended; one that was cancelled counts for nothing."""
+    """Account for an attempt that has ended. A cancelled attempt does not count."""
     budget = limits.retry_budget
     if budget is not None:
         if attempt == 1 and not cancelled:

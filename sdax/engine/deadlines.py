@@ -24,7 +24,7 @@ def clock_of(loop: AbstractEventLoop) -> Callable[[], float] | ModuleType:
 
 
 class Waiter(Protocol):
-    """Whoever waits for a moment: `serial` says for which one, 0 for none any more."""
+    """Something that waits for a moment. `serial` says for which moment. 0 means none any more."""
 
     serial: int
 
@@ -70,7 +70,7 @@ class Deadlines:
         return self._serial
 
     def renew(self) -> None:
-        """Set the timer anew, after something was raised while it was set."""
+        """Set the timer again, after something was raised while it was set."""
         self._forget_the_past()
         if self._entries:
             self._set_timer(self._entries[0][0])
@@ -117,4 +117,4 @@ class Deadlines:
                 return
             waiter.expire()
             if waiter.serial == serial:
-                waiter.serial = 0  # not before: what was not told has to be told again
+                waiter.serial = 0  # not before: if `expire` raises, it must be called again

@@ -1,4 +1,4 @@
-"""What a driver does that is not hot: written once, for both engines."""
+"""The parts of a driver that are not hot. They are written once, for both engines."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class DriverBase:
             future._asyncio_future_blocking = True
         return True
 
-    # What other code does with an `asyncio.Task`, and with the coroutine that it finds there.
+    # Other code may use the `asyncio.Task`, and the coroutine that it finds there.
 
     def is_stepped(self) -> bool:
-        # Nobody but the loop makes our asyncio.Task current, to step it: a GeneratorExit at any
-        # other time is no function's own, but the interpreter dropping what will never run on.
+        # Only the loop makes our asyncio.Task current, to step it. At other times a GeneratorExit
+        # does not come from a function: the interpreter drops what will never continue.
         return self.run is not None and current_task(self.run.loop) is self.task
 
     def disturb(self, method: str, *arguments: Any) -> Any:

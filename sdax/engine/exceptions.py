@@ -1,4 +1,4 @@
-"""What the engine does to exceptions of users: nothing that one of them can refuse.
+"""The engine's handling of users' exceptions: nothing that an exception can refuse.
 
 An exception class may forbid attributes, raise in its `__repr__` or pretend to be of another
 class. So everything here goes to `BaseException` itself and never asks the exception.
@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 from ..common.groups import iter_leaves
 
-MOST_NOTES: Final = 10  # on one exception: one that many runs share must not grow without end
+MOST_NOTES: Final = 10  # on one exception, because many runs may share it
 
 _OUR_PACKAGE: Final = __name__.partition(".")[0]
 
@@ -94,7 +94,7 @@ def add_note(exception: BaseException, note: str) -> None:
 
 
 def chain(exception: BaseException, earlier: BaseException | None) -> bool:
-    """Put `earlier` at the end of the contexts of `exception`; return True if it is there now.
+    """Put `earlier` at the end of the contexts of `exception`. Return True if it is there now.
 
     It stays out if that would close a circle.
     """
@@ -116,7 +116,7 @@ def chain(exception: BaseException, earlier: BaseException | None) -> bool:
 def put_after(exception: BaseException, later: BaseException) -> None:
     """Put `later` at the end of the contexts of `exception`, also where it leads back there.
 
-    What was raised while `exception` was handled has that as its context.
+    An exception that was raised while `exception` was handled has that as its context.
     """
     if chain(exception, later):
         return

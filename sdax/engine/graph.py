@@ -106,7 +106,7 @@ class Gates:
         return Gates(members, requires)
 
     def opening_order(self) -> list[int]:
-        """Return the gates in an order in which they can open; those in a cycle never do."""
+        """Return the gates in an order in which they can open, without those in a cycle."""
         missing = [len(required) for required in self.requires]
         order = [0]
         for gate in order:
@@ -155,7 +155,7 @@ def _describe_cycle(
     opened: set[int],
     tasks: Sequence[AsyncTask[Any, Any]],
 ) -> str:
-    # Whatever never opens waits for something that never opens: to follow that ends in a circle.
+    # A gate that never opens waits for a gate that never opens. Following that ends in a circle.
     index = next(i for i, gate in enumerate(gates.gate_of) if gate not in opened)
     path: dict[int, None] = {}
     while index not in path:

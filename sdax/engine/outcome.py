@@ -38,16 +38,16 @@ PASS: Final[Any] = _Pass()
 
 
 def new_waiter(run: Run) -> Future[None]:
-    """Return the future to await until the run is over; look again then whether it is."""
+    """Return the future to await until the run has ended. Then check `over` again."""
     run.waiter = run.loop.create_future()
     return run.waiter
 
 
 async def see_through(run: Run, came: BaseException) -> None:
-    """Cancel a run because of what came out of the wait for it, and wait until it is over.
+    """Cancel a run because of what came out of the wait for it, and wait until it has ended.
 
-    Whatever comes meanwhile is left aside, but for a `GeneratorExit`: nothing can be awaited any
-    more then, and the run cleans up on its own.
+    Anything that comes meanwhile is ignored, except a `GeneratorExit`. Then nothing can be awaited
+    any more, and the run cleans up on its own.
     """
     try:
         while True:
@@ -174,7 +174,7 @@ def raise_failures(run: Run) -> None:
 
 
 def raise_fatal(run: Run) -> None:
-    """Raise, once, what was not an `Exception`, or what broke the engine, if there was such."""
+    """Raise, once, the exception that is not an `Exception` or that broke the engine, if any."""
     fatal, run.fatal = run.fatal, None
     try:
         if fatal is not None:
@@ -185,8 +185,8 @@ def raise_fatal(run: Run) -> None:
 
 
 def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
-    """Raise what stopped the run, with its failures as the context, or the failures alone;
-    return the report if there are neither."""
+    """Raise what stopped the run, with its failures as the context, or the failures alone.
+    Return the report if there are neither."""
     report = failures = error = None
     try:
         report = report_of(run, run.record)
@@ -208,7 +208,7 @@ def conclude(run: Run, interruption: BaseException | None) -> RunReport[Any]:
             run.watch.run_finished(raised, report)
         raise
     finally:
-        # What is raised leads here by its traceback: no name may lead back.
+        # The traceback of the exception leads here, so no name may lead back to it.
         del report, interruption, failures, error
 
 
@@ -244,7 +244,7 @@ def _give_context(
         if interruption is not None and not is_cancellation(interruption):
             chain(error, interruption)
         if failures is not None and (not heard or is_cancellation(error)):
-            # Whoever asked for a cancellation will hardly look at its context.
+            # The code that asked for a cancellation will hardly look at its context.
             run.loop.call_exception_handler(
                 {"message": _message_about(failures.failures), "exception": failures}
             )

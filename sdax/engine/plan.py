@@ -35,7 +35,7 @@ OUTCOME: Final = "outcome"  # an async function that takes the outcome of the ru
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What stands for the function of a resource in each of its halves."""
+    """The stand-in for the function of a resource in each of its halves."""
 
     function: Callable[[Any], Any]
     held_name: str  # of its asyncio.Task between them
@@ -48,11 +48,11 @@ class Holding:
 class Phase:
     """One phase of a plan: what it calls, and in which order.
 
-    `work` has a `Work` per task, None for a task without this phase. What follows one after
-    another is in `stages`, tuples of task indices, none empty: a stage opens when nothing opened
-    before is unfinished, and its functions are called in this order.
+    `work` has a `Work` per task, None for a task without this phase. A sequence of levels is in
+    `stages`, tuples of task indices, none empty. A stage opens when nothing opened before is
+    unfinished, and its functions are called in this order.
 
-    A graph that is no sequence of stages has `gates` instead, tuples of task indices as well.
+    A graph that is not a sequence of stages has `gates` instead, tuples of task indices as well.
     Gate g opens after `waits[g]` completions: of tasks whose work says that they feed it, and of
     gates whose `onward` says so, which feed it as they open. Gate 0 waits for nothing.
     """
@@ -143,7 +143,7 @@ class Phase:
 class Plan:
     """All that a run needs to know: immutable, and shared by every run of a processor.
 
-    `names` are the task names in the order in which tasks were added; a task is known by its
+    `names` are the task names in the order in which tasks were added. A task is known by its
     index there. `starts_with[i]` is the stage or gate of `pre_execute` with whose opening task i
     can start. At most `places` functions are suspended at a time. The run does not need the tasks
     in `optional`, and a failure stops it unless it `keeps_going`.
@@ -225,7 +225,7 @@ class Plan:
         self, opened: int, waiting: Sequence[int] | None, uncalled: Iterable[int]
     ) -> set[int]:
         """Return the tasks that have started, when `opened` stages of `pre_execute` were opened,
-        its gates still wait for so many, and the functions of `uncalled` were not called."""
+        its gates are `waiting` for that many, and the functions of `uncalled` were not called."""
         if waiting is None:
             reached = {index for index, at in enumerate(self.starts_with) if at < opened}
         else:
@@ -356,8 +356,8 @@ def in_its_thread(
 ) -> ThreadFunction[Any]:
     """Return the function of a thread with threads of its own, if it must not wait for one.
 
-    What hangs in other threads must not keep a cleanup from being called, and a timeout must not
-    run before its function does.
+    Other threads that hang must not keep a cleanup from being called, and a timeout must not run
+    before its function does.
     """
     timed = limits.timeout is not None or limits.total_timeout is not None
     if call.executor is None and (is_cleanup or timed):

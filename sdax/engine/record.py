@@ -1,4 +1,4 @@
-"""What a run writes down while it runs."""
+"""The notes of a run while it runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Record:
     def so_far(self) -> dict[int, PhaseReport]:
         """Return a copy of what is noted of phases.
 
-        What is given to functions must not lead to what they will raise.
+        Objects that functions get must not lead to what they will raise.
         """
         if len(self._so_far) != len(self.phases):
             self._so_far = self.phases.copy()  # one for all that ask before there is more
@@ -85,7 +85,7 @@ class Record:
         exception: BaseException | None,
         history: History | None,
     ) -> None:
-        """Note what became of a function; the call of its fallback is one of these attempts."""
+        """Note the end of a function. The call of its fallback is one of these attempts."""
         if history is None:
             report: PhaseReport = PhaseReport(state, attempts, None, exception)
         else:
@@ -144,7 +144,7 @@ class Record:
         """Note what left a function for good, or its fallback: a failure of the run if the task
         is `required`, which goes on unless this `stops` it.
 
-        What is not an `Exception` is kept by the run, which ends with it.
+        The run keeps an exception that is not an `Exception`, and ends with it.
         """
         if is_cancellation(exception):
             exception = unasked_cancellation(self._plan, number, index, exception)

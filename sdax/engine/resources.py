@@ -38,7 +38,7 @@ class Resource:
     and gives it the callback that steps the `asyncio.Task`.
     """
 
-    # What most resources leave as it is: to set all of it for each would take longer.
+    # Most resources do not change these. To set them for each resource would take longer.
     _asyncio_future_blocking = False
     _callback: Callable[[Resource], Any] | None = None
     _context: Context | None = None  # of the callback
@@ -82,7 +82,7 @@ class Resource:
         return True
 
     def result(self) -> None:
-        """Raise what the `asyncio.Task` is to be told."""
+        """Raise what the `asyncio.Task` must be told."""
         cancelled, self._cancelled = self._cancelled, None
         try:
             if cancelled is not None:
@@ -97,7 +97,7 @@ class Resource:
     def __repr__(self) -> str:
         return f"<the turn of resource {shown(self.name)} to be cleaned up>"
 
-    # What `hold` and the engine need.
+    # For `hold` and the engine.
 
     def go_on(self) -> None:
         """Step the `asyncio.Task`: here and now, if it waits already."""
@@ -126,7 +126,7 @@ class Resource:
         return self
 
     def take_thrown(self) -> BaseException | None:
-        """Return what is to be raised at the `yield`."""
+        """Return what must be raised at the `yield`."""
         thrown, self.thrown = self.thrown, None
         return thrown
 
@@ -146,7 +146,7 @@ class Resource:
         if self._before is None or self._left is None:
             self._before = now
         else:
-            # What an observer has set since the last attempt is not the function's.
+            # If an observer has set something since the last attempt, it is not the function's.
             self._before = with_changes(self._before, changes_between(self._left, now))
 
     def attempt_failed(self) -> None:
@@ -170,7 +170,7 @@ class Resource:
 async def hold(resource: Resource, ctx: Any) -> None:
     """Run the function of a resource: up to its `yield`, and on from there when its turn comes.
 
-    What was thrown in at the `yield` is not raised again: the run has it already.
+    An exception that was thrown in at the `yield` is not raised again: the run has it already.
     """
     resource.begin_attempt()
     body: AsyncGenerator[Any, None]
@@ -218,7 +218,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
             assert thrown is not None
             raise thrown
     finally:
-        # What is raised leads here by its traceback: no name may lead back.
+        # The traceback of the exception leads here, so no name may lead back to it.
         del raised, thrown
 
 

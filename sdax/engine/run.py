@@ -1,4 +1,4 @@
-"""What a run does when something goes wrong: written once, because none of it is hot."""
+"""The handling of everything that goes wrong in a run. It is not hot, so it is written once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from .watch import Watch
 class RunBase:
     """The part of a run that both engines share: failures, cancellation, and what broke them.
 
-    Whatever is raised where it should not be goes to `break_down`. It only keeps the error and
-    has `go_on` called by the event loop, which takes stock of what is left: so a run ends, and
+    An exception that is raised where it should not be goes to `break_down`. It only keeps the error
+    and has `go_on` called by the event loop, which takes stock of what is left. So a run ends and
     cleans up, whatever was interrupted in the middle.
     """
 
@@ -70,9 +70,9 @@ class RunBase:
         to_cancel: list[Any] | None  # drivers of the phase that was stopped, the next one last
         losses: Losses | None
         uncalled: Sequence[int]
-        due: set[int] | None  # the tasks whose functions are due in this phase; None is all
+        due: set[int] | None  # the tasks whose functions are due in this phase, or None for all
         deadlines: Deadlines | None
-        interrupted: bool  # by its caller, who may be gone
+        interrupted: bool  # by its caller, who may not wait any more
         shaken: bool  # its caller was cancelled once more, in this pass of the loop
         deferred: bool  # nothing is opened or called until the loop calls `go_on`
         setbacks: Setbacks | None
@@ -100,7 +100,7 @@ class RunBase:
 
         def requeue(self, called: set[int], opened: set[int]) -> Any: ...
 
-    # What whoever waits for a run may ask of it.
+    # For callers that wait for a run.
 
     def cancel(self) -> None:
         """End early: cancel what is suspended and go on to the cleanup, which is never cut."""
@@ -117,7 +117,7 @@ class RunBase:
         return record, fatal
 
     def cut_short(self) -> None:
-        """Have resources hear that the run did not come to its end: somebody has left it."""
+        """Have resources hear that the run was not completed: somebody has left it."""
         self.interrupted = True
 
     def skip_execute(self) -> None:
@@ -128,7 +128,7 @@ class RunBase:
             self.aborted = self.closed = True
 
     def runs_in(self, task: Any) -> bool:
-        """Return True if a function of this run is the one that this `asyncio.Task` runs."""
+        """Return True if this `asyncio.Task` runs a function of this run."""
         coroutine = getattr(task, "get_coro", lambda: None)()
         return getattr(coroutine, "run", None) is self or any(
             driver.task is task for driver in [*self.drivers(), *self.holders()]
@@ -270,8 +270,8 @@ class RunBase:
     def is_stopping(self) -> bool:
         """Return True if the run, or its caller, has cancelled what is suspended.
 
-        Whoever cancels all tasks of a loop may get to a function before its run: the caller has
-        been cancelled then, and will hear of it soon.
+        Code that cancels all tasks of a loop may get to a function before its run. Then the caller
+        has been cancelled too, and will hear of it soon.
         """
         return self.aborted or (
             self.number != POST and self.waiter is not None and self.waiter.cancelled()
@@ -292,7 +292,7 @@ class RunBase:
         return is_cancellation(error) and self.is_stopping()
 
     def abort(self) -> None:
-        """Call nothing more in this phase and cancel what is suspended; not so in cleanup."""
+        """Call nothing more in this phase and cancel what is suspended, except in cleanup."""
         if self.aborted or self.number == POST:
             return
         suspended = self.drivers()
@@ -316,7 +316,7 @@ class RunBase:
                 del left[-1]
 
     def leave_phase(self) -> int:
-        """Tell of the end of a phase that was not a plain success, or is watched; return the last
+        """Tell of the end of a phase that was not a plain success, or is watched. Return the last
         phase before the next one."""
         number, losses = self.number, self.losses
         if self.closed or losses is not None:
@@ -353,7 +353,7 @@ class RunBase:
         """Find out which tasks have functions that are due in the next phase."""
         losses = self.losses
         if self.number == PRE:
-            # What stands above the last stage has started too, if no failure came before it.
+            # Tasks above the last stage have started too, if no failure came before them.
             opened = self.opened if self.closed else self.opened + 1
             started = self.plan.started(opened, self.waiting, self.uncalled)
             self.due = started
@@ -456,7 +456,7 @@ class RunBase:
             cancel(driver.task, self.take_fatal)
 
     def has_held(self, driver: Any) -> bool:
-        """Return True for the driver of a resource whose turn has not come; it is held no more."""
+        """Return True for the driver of a held resource, and hold it no more."""
         resource = (self.resources or {}).get(driver.index)
         if resource is None or resource.driver is not driver:
             return False
@@ -499,8 +499,8 @@ class RunBase:
         return (self.record is not None and bool(self.record.failures)) or self.is_cut_short()
 
     def is_cut_short(self) -> bool:
-        """Return True if the run does not come to its end: its caller may be about to hear of it,
-        or there is what is not an `Exception`."""
+        """Return True if the run is not completed: its caller may be about to hear of it, or an
+        exception came that is not an `Exception`."""
         waiter = self.waiter
         return (
             self.interrupted
@@ -524,7 +524,7 @@ class RunBase:
             exception = cancellation
         return Outcome(bool(failures), cancelled, failures, exception)
 
-    # Whatever is raised where it should not be.
+    # Exceptions that are raised where they should not be.
 
     def write(self, what: str, *arguments: Any, **options: Any) -> bool:
         """Have the record write something down, and return True if that worked.
@@ -592,7 +592,7 @@ class RunBase:
     def go_on(self) -> None:
         """Take stock of what is left, after something was interrupted in the middle, and go on.
 
-        What cannot be wrong is which functions are suspended, and which are not yet called.
+        The lists of suspended functions and of those not yet called cannot be wrong.
         """
         self.deferred = False
         if self.over:
@@ -630,7 +630,7 @@ class RunBase:
             self.break_down(error)
 
     def recount_gates(self) -> None:
-        """Find out anew what each gate waits for, and queue what should have been opened."""
+        """Find out again what each gate waits for, and queue what should have been opened."""
         called = self.called_by_gates()
         finished = called.difference(driver.index for driver in self.drivers())
         if self.losses is not None:
@@ -641,7 +641,7 @@ class RunBase:
 
 
 class Losses:
-    """What a run remembers of failures that have not stopped it."""
+    """The memory of a run about failures that have not stopped it."""
 
     __slots__ = ("causes", "holding", "started", "unprepared")
 
@@ -649,12 +649,12 @@ class Losses:
         # Failed, by phase: what depends on them is not called.
         self.holding: tuple[list[int], ...] = tuple([] for _ in PHASES)
         self.unprepared = set[int]()  # failed in `pre_execute`: their `execute` is not called
-        self.started: set[int] | None = None  # once `pre_execute` is over: who is to clean up
+        self.started: set[int] | None = None  # after `pre_execute`: the tasks that must clean up
         self.causes = dict[int, tuple[int, int]]()  # see `Causes`
 
 
 class Setbacks:
-    """What a run remembers of what was raised where it should not be."""
+    """The memory of a run about exceptions that were raised where they should not be."""
 
     __slots__ = ("again", "stock", "vain")
 

@@ -80,7 +80,7 @@ class Watch:
         self._failed: dict[int, int] = {}  # by the place of an observer: at how many events
         self._clock = asyncio.get_running_loop().time
         self._began = self._phase_began = self._clock()
-        self._phases: dict[str, float] = {}  # how many seconds each took that is over
+        self._phases: dict[str, float] = {}  # the seconds of each that has ended
 
     def durations(self) -> Durations:
         """Return how long the run has taken so far, and its phases."""
@@ -91,7 +91,7 @@ class Watch:
         return Durations(now - self._began, frozendict(phases))
 
     def _tell(self, event: Event) -> None:
-        """Call every observer. What is not an `Exception`, such as Ctrl-C, is raised at the end."""
+        """Call every observer. An exception such as Ctrl-C is raised at the end."""
         stopping: BaseException | None = None
         for place, observer in enumerate(self._observers):
             try:
@@ -141,8 +141,8 @@ class Watch:
         elif exception is not None or self._run_failed:
             state = State.FAILED
         else:
-            # Whoever goes through a run phase by phase may have swallowed a cancellation, which
-            # has no cause. A function that returned `Finish` is one.
+            # A caller that goes phase by phase may have swallowed a cancellation, which has no
+            # cause. A function that returned `Finish` is a cause.
             swallowed = self._stopped and self._cause is None
             state = State.CANCELLED if swallowed else State.SUCCEEDED
         self._tell(RunFinished(self._run, state, exception, report))
@@ -151,7 +151,7 @@ class Watch:
             self._observers = ()  # which may keep the exception, whose traceback leads here
 
     def phase_finished(self) -> None:
-        """The phase that is under way, if any, is over."""
+        """Note the end of the current phase, if there is one."""
         phase, self._phase = self._phase, None
         if phase is not None:
             self._phases[phase] = self._clock() - self._phase_began

@@ -153,31 +153,32 @@ def run_many(
 
     Use it as `async with run_many(...) as outcomes`, and take the outcomes with `async for`.
 
-    - `inputs`: any iterable or async iterable, also one without an end. An input is taken when a
-      place is free for it. An async generator is closed when the block is left.
-    - `make_context`: a function, async or not, that makes the context of a run out of an input.
+    - `inputs`: any iterable or async iterable. It may have no end. An input is taken when a place
+      is free. An async generator is closed when you leave the block.
+    - `make_context`: a function, async or not, that makes the context of a run from an input.
       Without it the input is the context. Its run sees the context variables that it sets.
-    - `pick`: a function that gets the context and the report, and returns what becomes
-      `outcome.value`; by default that is the report.
-    - `concurrency`: at most so many inputs are under way, or have an outcome that is not taken. On
-      a cluster, so many are under way on each worker. 100 by default.
-    - `ordered`: True gives outcomes in the order of the inputs. False, the default, gives them as
-      runs end.
-    - `observer`: as for `process_tasks`, of each run. A `ManyObserver`, such as `ProgressDisplay`,
-      hears of inputs and outcomes instead.
-    - `resources`: a function that returns an async context manager. It is entered once, on a
-      cluster once on each worker, and what it gives is the second argument of `make_context`.
-    - `on`: None is this event loop. A `distributed.Client`, a `RayCluster` or an executor of
-      `concurrent.futures` runs the processor there; see the documentation of many runs.
-    - `batch_size` and `ahead`: how many inputs go to a worker together, 50 by default, and how many
-      such batches each worker may have, 2 by default. Only for clusters and executors.
+    - `pick`: a function that gets the context and the report, and returns the `outcome.value`. By
+      default that is the report.
+    - `concurrency`: the number of inputs that may be active or have an outcome that is not taken.
+      On a cluster, the number of active inputs on each worker. 100 by default.
+    - `ordered`: True gives outcomes in the order of the inputs. False, the default, gives them in
+      the order in which the runs end.
+    - `observer`: called with the events of each run, as for `process_tasks`. A `ManyObserver`, such
+      as `ProgressDisplay`, is told about inputs and outcomes instead.
+    - `resources`: a function that returns an async context manager. It is entered once, or on a
+      cluster once on each worker. Its value is the second argument of `make_context`.
+    - `on`: None means this event loop. A `distributed.Client`, a `RayCluster` or an executor of
+      `concurrent.futures` runs the processor there. See the documentation of many runs.
+    - `batch_size` and `ahead`: the number of inputs that a worker gets together, 50 by default, and
+      the number of such batches that each worker may have, 2 by default. They are only for clusters
+      and executors.
 
-    A failed run is an outcome with an `error`, and stops nothing. What `make_context` or `pick`
-    raises is the error of its input. What `inputs` raises is raised by the `async for`, when all
-    runs have ended. `KeyboardInterrupt`, and whatever else is not an `Exception`, cancels
-    all runs, waits for their cleanup, and is raised.
+    A failed run is an outcome with an `error`, and stops nothing. If `make_context` or `pick`
+    raises, that is the error of its input. If `inputs` raises, the `async for` raises that when all
+    runs have ended. `KeyboardInterrupt`, and anything else that is not an `Exception`, cancels all
+    runs, waits for their cleanup, and is raised.
 
-    Leaving the block early cancels the runs that are under way, and waits for their cleanup.
+    Leaving the block early cancels the active runs and waits for their cleanup.
 
     Raises `TypeError` and `ValueError` for arguments of other kinds.
 
@@ -199,7 +200,7 @@ def run_many(
         raise TypeError(f"pick must be a plain function, got {shown(pick)}; define it with 'def'")
     if resources is not None and make_context is None:
         raise TypeError(
-            "resources are passed to make_context: give one that takes (item, resources)"
+            "resources are passed to make_context: pass a function that takes (item, resources)"
         )
     if not isinstance(ordered, bool):
         raise TypeError(f"ordered must be True or False, got {shown(ordered)}")

@@ -1,4 +1,4 @@
-"""What Dask, Ray and executors share: inputs that go to workers in batches."""
+"""The base of Dask, Ray and executors: inputs go to workers in batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WorkerDied(Exception):
 
 
 class ClusterLost(Exception):
-    """The cluster takes nothing more; `reason` says why."""
+    """The cluster takes nothing more. `reason` says why."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ class ClusterLost(Exception):
 
 
 class Cluster(Protocol):
-    """What runs batches elsewhere."""
+    """A cluster or an executor that runs batches."""
 
     async def open(self, data: bytes) -> None:
         """Make ready for a job, which is pickled."""
@@ -162,7 +162,7 @@ class BatchedOutcomes(Outcomes[Any, Any]):
         return number
 
     def _send(self, batch: Batch) -> None:
-        """Send a batch to the cluster; what cannot be pickled stays, with an error."""
+        """Send a batch to the cluster. An input that cannot be pickled stays, with an error."""
         members: list[tuple[int, Any]] = []
         items: list[bytes] = []
         for number, item in batch.members:

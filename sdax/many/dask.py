@@ -45,7 +45,7 @@ class HostPlugin(WorkerPlugin):
             await asyncio.wrap_future(self.host.stop())
 
     async def teardown(self, worker: Worker) -> None:
-        """End: the job is over, or the worker closes."""
+        """End, because the job has ended or the worker closes."""
         host, self.host = self.host, None
         if host is not None:
             await asyncio.wrap_future(host.close())
@@ -56,7 +56,7 @@ async def run_batch(job: str, items: Sequence[bytes]) -> Result:
     """Run a batch: a task of Dask's, which only waits."""
     plugin: Any = get_worker().plugins.get(job)
     if plugin is None or plugin.host is None:
-        return Result()  # the job is over
+        return Result()  # the job has ended
     running = plugin.host.run(items)
     waiting = asyncio.wrap_future(running)
     try:

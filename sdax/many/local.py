@@ -52,15 +52,15 @@ class Slot:
         self.is_cancelled = False
 
     def done(self) -> bool:
-        """Tell the engine whether the run has said that it is over."""
+        """Return True if the run has said that it has ended. The engine asks."""
         return self.is_over
 
     def cancelled(self) -> bool:
-        """Tell the engine whether its caller was cancelled, and will say so soon."""
+        """Return True if its caller was cancelled, and will say so soon. The engine asks."""
         return self.runs.is_interrupted()
 
     def set_result(self, _: None) -> None:
-        """Hear from the engine that the run is over. It may be in the middle of its own work."""
+        """Take note that the run has ended. The engine may be in the middle of its own work."""
         self.is_over = True
         self.runs.ended.append(self)
         self.runs.wake()
@@ -69,11 +69,11 @@ class Slot:
 class Runs:
     """Runs of one processor, each for an input.
 
-    `start` begins one, and returns its outcome if the run is over at once. Else `wake` is called
-    when the run has ended, in the middle of a step of the engine. Then somebody calls `collect`,
-    which passes the outcome to `put`. What is not an `Exception` goes to `stop_with`, once the run
-    has cleaned up. That run has no outcome, and neither has one that was cancelled: `dropped` gets
-    the number of the input.
+    `start` begins a run, and returns its outcome if the run has ended immediately. Otherwise `wake`
+    is called when the run has ended, in the middle of a step of the engine. Then somebody calls
+    `collect`, which passes the outcome to `put`. An exception that is not an `Exception` goes to
+    `stop_with`, when the run has cleaned up. That run has no outcome, and neither has a cancelled
+    run. `dropped` gets the number of the input.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Runs:
         self._make_preparation: Callable[[Slot], Run] | None = None
 
     def start(self, number: int, item: Any) -> Outcome[Any, Any] | None:
-        """Begin the run of an input; return its outcome if it is over."""
+        """Begin the run of an input. Return its outcome if it has ended."""
         slot = None
         try:
             if self._isolated:
@@ -141,7 +141,7 @@ class Runs:
             slot.run.cancel()
 
     def abandon(self) -> None:
-        """Cancel all runs; the loop's exception handler hears what becomes of them."""
+        """Cancel all runs. The loop's exception handler gets their failures."""
         self.cancel(self.under_way)
         for slot in self.under_way:
             hear_out(slot.run)
@@ -196,9 +196,9 @@ class Runs:
         slot.context = copy_context()  # with what the function has set
 
     def _outcome_of(self, slot: Slot) -> Outcome[Any, Any] | None:
-        """Return the outcome of a run that is over, if it has one.
+        """Return the outcome of a run that has ended, if it has one.
 
-        A context that is made begins the next run; its outcome comes later.
+        If this run has made a context, the next run begins with it. Its outcome comes later.
         """
         try:
             self.under_way.pop(slot, None)
@@ -240,7 +240,7 @@ class Runs:
             context.run(conclude, run, CancelledError())
 
     def _failed(self, number: int, item: Any, error: BaseException) -> Outcome[Any, Any] | None:
-        """Return the outcome of an error, unless it is one that stops everything."""
+        """Return the outcome of an error, unless the error stops everything."""
         try:
             hide_engine(error)
             if is_cancellation(error):  # which nobody asked for

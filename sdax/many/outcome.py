@@ -1,4 +1,4 @@
-"""What becomes of one input, and what all ways to run many share on the side that takes it."""
+"""The outcome of one input, and the base of all ways to run many, which gives the outcomes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .progress import Progress
 I_co = TypeVar("I_co", covariant=True)
 V_co = TypeVar("V_co", covariant=True)
 
-# So many outcomes are taken in a row before the event loop gets a turn.
+# The number of outcomes that are taken in a row before the event loop gets a turn.
 MOST_IN_A_ROW: Final = 64
 
 
 class Outcome(NamedTuple, Generic[I_co, V_co]):
-    """What became of one input.
+    """The outcome of one input.
 
-    - `number`: its place among the inputs, from 0;
-    - `item`: the input itself;
-    - `value`: what `pick` has kept, by default the report; None after a failure;
-    - `report`: the report of the run. None if there was no run, and for a run on a cluster with a
-      `pick` of its own, where the report stays on the worker unless the run has failed;
-    - `error`: why there is no value, or None. After a failed run it is an `SdaxExecutionError`,
-      else what `make_context` or `pick` has raised.
+    - `number`: its position among the inputs, from 0.
+    - `item`: the input itself.
+    - `value`: the return value of `pick`, by default the report. None after a failure.
+    - `report`: the report of the run. None if there was no run. On a cluster with a `pick`, the
+      report stays on the worker unless the run has failed, and this is None.
+    - `error`: None, or why there is no value. After a failed run it is an `SdaxExecutionError`.
+      Otherwise it is the exception of `make_context` or `pick`.
 
     `sdax.Outcome` is another class: what a cleanup gets, to see how its own run has gone so far.
 
@@ -62,7 +62,7 @@ class Outcome(NamedTuple, Generic[I_co, V_co]):
 
 
 def failed(number: int, item: Any, error: Exception) -> Outcome[Any, Any]:
-    """Return the outcome of an input that failed; the error of a run has its report."""
+    """Return the outcome of an input that failed. The error of a run has its report."""
     report = getattr(error, "report", None)
     if not isinstance(report, RunReport):
         report = None
@@ -120,7 +120,7 @@ class Outcomes(Generic[I_co, V_co]):
         self._takes = True  # inputs
         self._stopping = False
         self._source_error: BaseException | None = None
-        self._fatal: BaseException | None = None  # what is to be raised before anything else
+        self._fatal: BaseException | None = None  # will be raised before anything else
 
     def __aiter__(self) -> AsyncIterator[Outcome[I_co, V_co]]:
         return self
@@ -176,10 +176,10 @@ class Outcomes(Generic[I_co, V_co]):
                 self._progress.end()
             del exception, traceback
 
-    # What each way to run many does.
+    # Methods of each way to run many.
 
     async def _open(self) -> None:
-        """Make ready; called in the block's `asyncio.Task`."""
+        """Prepare. The block's `asyncio.Task` calls this."""
         raise NotImplementedError
 
     def _fill(self) -> None:
@@ -289,7 +289,7 @@ class Outcomes(Generic[I_co, V_co]):
             waiter.set_result(None)
 
     def _stop_with(self, error: BaseException) -> None:
-        """Keep what is not an `Exception`: everything ends, and it is raised."""
+        """Keep an exception that stops everything. It is raised when all runs have ended."""
         try:
             if self._fatal is None:
                 self._fatal = error
@@ -360,7 +360,7 @@ class Outcomes(Generic[I_co, V_co]):
             del exception, came
 
     async def _stop(self) -> BaseException | None:
-        """Cancel what is under way and wait for it; return what came meanwhile, if anything."""
+        """Cancel the active runs and wait for them. Return an exception that came meanwhile."""
         came: BaseException | None = None
         try:
             if not self._stopping:

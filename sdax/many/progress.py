@@ -48,7 +48,7 @@ class Progress:
 
     @property
     def per_second(self) -> float:
-        """How many outcomes have come per second."""
+        """The number of outcomes per second so far."""
         return self.done / self.seconds if self.seconds else 0.0
 
     @property

@@ -16,8 +16,8 @@ from .worker import Host, Result
 class RayCluster:
     """Actors of the Ray cluster of this program, for `run_many(..., on=RayCluster())`.
 
-    - `workers`: how many actors; by default as many as the cluster has CPUs;
-    - `options`: what Ray's `options()` of an actor takes, such as `num_cpus` and `runtime_env`.
+    - `workers`: the number of actors. The default is the number of CPUs of the cluster.
+    - `options`: arguments of Ray's `options()` of an actor, such as `num_cpus` and `runtime_env`.
       An actor asks for one CPU unless they say otherwise.
 
     Call `ray.init()` first, with the address of the cluster.
@@ -70,8 +70,8 @@ class HostActor:
 class _Actor:
     """An actor, and how many batches it has.
 
-    It may have to wait until the cluster has room for it. It gets no batch before it has begun: so
-    one that has not can be killed, and no cleanup is lost.
+    It may have to wait until the cluster has room for it. It gets no batch before it has begun. So
+    an actor that has not begun can be killed, and no cleanup is lost.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -87,7 +87,7 @@ class _Actor:
         try:
             await self.handle.ready.remote()
             self.has_begun = True
-        except RayError as error:  # also of its environment, which is no error of the actor
+        except RayError as error:  # an error of its environment is not a RayActorError
             self.error = error
 
     async def ask(self, method: str) -> None:
@@ -105,7 +105,7 @@ class _Actor:
 
 
 class RayActors:
-    """The actors of one `run_many`. One that dies is replaced."""
+    """The actors of one `run_many`. If an actor dies, another one replaces it."""
 
     def __init__(self, cluster: RayCluster) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""What travels between this process and the workers: items, values and errors, each alone."""
+"""Pickling between this process and the workers: items, values and errors, each alone."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class WorkerLost(Exception):
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle a value; what only this program knows goes by value, if cloudpickle is installed."""
+    """Pickle a value, by value for names of the main program if cloudpickle is installed."""
     try:
         data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         if _MAIN not in data or not _has_cloudpickle():

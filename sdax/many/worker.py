@@ -1,4 +1,4 @@
-"""What a worker has: the runs of one `run_many`, on one event loop."""
+"""The side of a worker: the runs of one `run_many`, on one event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_IN_A_ROW: Final = 64  # inputs begun before the loop gets a turn
 
 
 class Job(NamedTuple):
-    """What a worker must know of a `run_many`."""
+    """The data of a `run_many` for a worker."""
 
     processor: TaskProcessor[Any, Any]
     make_context: Callable[..., Any] | None
@@ -34,10 +34,10 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a worker returns for a batch: the outcomes, packed, or why there are none."""
+    """The answer of a worker for a batch: the packed outcomes, or why there are none."""
 
     outcomes: list[bytes] | None = None
-    fatal: bytes | None = None  # what is not an `Exception`, and stops everything
+    fatal: bytes | None = None  # an exception that stops everything
     broken: bytes | None = None  # the job cannot run on this worker
     # If all are None, the worker was told to stop.
 
