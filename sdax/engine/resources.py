@@ -57,7 +57,7 @@ class Resource:
     _left: Context | None = None  # by the attempt before this one
     driver: Any = None  # while the resource is held
     value: Any = None  # which it has yielded
-    ask: Callable[[], BaseException | None] | None = None  # what is to be raised at the yield
+    ask: Callable[[], BaseException | None] | None = None  # what to raise at the yield
     thrown: BaseException | None = None  # by what breaks it
     broken = False  # while it was held
     postponed = False  # its cleanup, to the next pass of the loop

@@ -470,7 +470,7 @@ class RunBase:
 
     def postpone(self, index: int) -> None:
         """Clean up a resource in the next pass of the loop, because the step that has set it up is
-        not over. What comes after it must not overtake it."""
+        not over. Later functions must not overtake it."""
         left = [index]
         self.loop.call_soon(self.call_postponed, left, context=self.context.copy())
         left += self.take_left()
@@ -534,7 +534,7 @@ class RunBase:
             self.advance()
 
     def to_throw(self) -> BaseException | None:
-        """Return what is to be raised in a resource whose turn has come."""
+        """Return what to raise in a resource whose turn has come."""
         try:
             if self.record is None and not self.is_cut_short():
                 return None
