@@ -159,7 +159,8 @@ class Player:
                 if checked:
                     text = f"{type(error).__name__}: {error}"
                     played.problems.append(f"the context raised when it was left: {text}")
-                    played.check_error = played.check_error or error
+                    if played.check_error is None:
+                        played.check_error = error
         else:
             await self._run(loop, played, made, checked)
         played.stage = "to end"
