@@ -101,6 +101,11 @@ class Model:
         self.known: dict[Point, list[Outcome]] = {}
 
     @cached_property
+    def has_resources(self) -> bool:
+        """Tell whether somebody may hear of a cancellation before the caller's turn has come."""
+        return any(node.is_resource for node in self.workflow.nodes)
+
+    @cached_property
     def outcome(self) -> Outcome:
         return contracted(self.undisturbed)
 
@@ -114,9 +119,7 @@ class Model:
             self.known[at] = []
             for number in range(self.undisturbed.passes):
                 if point(self.undisturbed, number) == at:
-                    # A resource may hear of a cancellation before the caller's turn has come.
-                    early = any(node.is_resource for node in self.workflow.nodes)
-                    for at_once in (True, False) if early else (True,):
+                    for at_once in (True, False) if self.has_resources else (True,):
                         disturbance = Disturbance(cancel_at_pass=(number,), heard_at_once=at_once)
                         outcome = contracted(self.player.play(disturbance))
                         if outcome not in self.known[at]:
@@ -129,7 +132,11 @@ class Model:
             return [self.outcome]
         (first, *_) = workflow.disturbance.cancel_at_pass
         last = min(seen.heard_by, len(seen.progress) - 1)
-        points = {point(seen, number) for number in range(first, last + 1)}
+        if self.has_resources:  # whose cleanup asks for a cancellation in the middle of a pass
+            events = {*range(seen.progress[first], seen.progress[last] + 1)}
+        else:
+            events = {seen.progress[number] for number in range(first, last + 1)}
+        points = {frozenset(seen.trace[:number]) for number in events}
         return [outcome for each in points for outcome in self.cancelled(each)]
 
 
