@@ -386,9 +386,10 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
                 continue
             if event.what not in ("cancelled", "swallow"):
-                if event.time == failure.time and "FAILED_GROUP" in repr(behaviours[event.place]):
-                    continue  # a TaskGroup that fails at that moment may swallow its cancellation
-                yield f"after {failure}: {event}"
+                # A TaskGroup that fails at that moment may swallow its cancellation, and the function
+                # goes on to its next event, whenever that is.
+                if "FAILED_GROUP" not in repr(behaviours[event.place]):
+                    yield f"after {failure}: {event}"
             excused.add(event.place)
 
 
@@ -432,17 +433,19 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         return
     if [*map(id, failure.exceptions)] != [id(each.exception) for each in failure.failures]:
         yield f"exceptions {describe(failure)} are not those of {len(failure.failures)} failures"
-    order = {id(each.exception): number for number, each in enumerate(seen.raised)}
+    # Functions may share an exception.
+    order = {(each.place, id(each.exception)): number for number, each in enumerate(seen.raised)}
     numbers = []
     for name, phase, attempts, raised in failure.failures:
         wrapped = isinstance(raised, (TaskCancelledError, TimeoutError))
         original = (raised.__cause__ if wrapped else None) or raised
-        behaviour = behaviours[Place(name, phase)]  # type: ignore[arg-type]
+        place = Place(name, phase)  # type: ignore[arg-type]
+        behaviour = behaviours[place]
         # One that waited for a retry, or for another asyncio.Task, failed later than it raised.
         later = attempts <= behaviour.retries or behaviour.shape in _IN_ANOTHER_TASK
         later = later or _may_fall_back(behaviour)
-        if id(original) in order and not later:
-            numbers.append(order[id(original)])
+        if (place, id(original)) in order and not later:
+            numbers.append(order[place, id(original)])
     if numbers != sorted(numbers):
         yield f"failures out of order: {[each[:3] for each in failure.failures]}"
 
