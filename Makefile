@@ -35,6 +35,7 @@ test-debug: $(BUILT) ## run them in Python's development mode, with asyncio's de
 proof: $(BUILT) ## disturb small workflows at every point, on both engines (minutes)
 	$(BIN)/python -m tests.crash_points --full
 	$(BIN)/python -m tests.monte_carlo --engine both --seed 0 --runs 5000
+	$(BIN)/python -m tests.monte_carlo --engine both --runs 1000
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.resource_points
 	SDAX_THOROUGH=1 $(BIN)/python -m pytest -q tests/test_size.py tests/test_graph_size.py \

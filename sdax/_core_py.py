@@ -1015,7 +1015,13 @@ class LoneDriver(Driver):
                 self.task.set_name(run.phase.work[self.index][2])
         except BaseException as error:
             run.break_down(error)
-        return super().begin()
+        try:
+            return super().begin()
+        except StopIteration:
+            raise
+        except BaseException as error:
+            yielded = self.step_again(error)
+        return self.begun_with(yielded)
 
     def throw_in(self, exception: Any) -> Any:
         try:

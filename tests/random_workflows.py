@@ -171,9 +171,10 @@ class _Author:
         return Node(name, level, set_up, execute, clean_up, required=required, is_resource=True)
 
     def felt(self, script: Script) -> Script:
-        """Have a function suspend after it has cancelled itself: held, it would break at once."""
+        """Have a function suspend after it has cancelled itself, as a TaskGroup that fails does
+        with a cancellation that it has met: held, it would break at once."""
         steps = script.steps
-        if steps and isinstance(steps[-1], CancelSelf):
+        if CancelSelf() in steps[-1:] or "FAILED_GROUP" in repr(steps):
             steps = (*steps, Sleep(self.seconds()))
         on_cancel = script.on_cancel and self.felt(script.on_cancel)
         return replace(script, steps=steps, on_cancel=on_cancel)

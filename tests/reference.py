@@ -205,13 +205,15 @@ class Reference:
         """Make an `asyncio.Task` for a function, and return what is done when that has ended."""
         if is_resource(task) and self.phase == POST:
             return self.let_go(self.held[task.name])
+        if is_resource(task) and self.phase == PRE:
+            self.held.setdefault(task.name, Held())
         created: asyncio.Task[None] = create_task(
             self.run_function(task, ctx),
             name=f"sdax:{task.name}:{self.phase}",
             context=self.context_of(task),
         )
         if is_resource(task) and self.phase == PRE:
-            return self.held.setdefault(task.name, Held()).is_set_up
+            return self.held[task.name].is_set_up
         return created
 
     def is_to_clean_up(self, task: AsyncTask[Any, Any]) -> bool:
@@ -358,7 +360,9 @@ class Reference:
 
     async def run_phase(self, phase: str, members: list[AsyncTask[Any, Any]], ctx: Any) -> None:
         self.phase = phase
-        create_task = asyncio.get_running_loop().create_task
+        create_task: Any = asyncio.get_running_loop().create_task
+        if phase == POST and any(map(is_resource, members)):
+            create_task = create_lazy_task  # a resource hears of its turn in the next pass
         unfinished = {self.begin(task, ctx, create_task) for task in members if has(task, phase)}
         while unfinished:
             try:

@@ -7,7 +7,7 @@ are faster. `monte_carlo` goes on for as long as one likes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random, SystemRandom
+from random import Random
 from types import ModuleType
 from typing import TypeVar
 
@@ -32,8 +32,7 @@ from workflows import (
 
 T = TypeVar("T")
 
-SEEDS = range(250)  # and 5,000 in `make proof`
-NEW_SEEDS = 100
+SEEDS = range(300)  # `make proof` plays more, and new ones
 quick = settings(
     max_examples=100,
     derandomize=True,
@@ -77,14 +76,6 @@ def test_races_break_no_promise(engine: Implementation, workflow: Workflow) -> N
 
 def test_an_engine_and_the_model_agree_on_seeds(engine: Implementation) -> None:
     findings = [*filter(None, search({engine.name: engine.module}, SEEDS))]
-    assert not findings, "\n\n".join(map(str, findings))
-
-
-def test_an_engine_and_the_model_agree_on_new_seeds(engine: Implementation) -> None:
-    first = SystemRandom().randrange(2**32)
-    print(f"seed {first}")
-    seeds = range(first, first + NEW_SEEDS)
-    findings = [*filter(None, search({engine.name: engine.module}, seeds))]
     assert not findings, "\n\n".join(map(str, findings))
 
 
