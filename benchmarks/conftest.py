@@ -51,7 +51,7 @@ _take_the_work_from_this_checkout()
 
 @pytest.fixture
 def in_turn(request: pytest.FixtureRequest, benchmark: Any) -> InTurn:
-    """What measures a test's contestant, in turn with the others of its work."""
+    """The measurement of a test's contestant, in turn with the others of its work."""
     from contests import InTurn  # which needs the work of this checkout
 
     return InTurn(request, benchmark)
