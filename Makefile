@@ -41,9 +41,8 @@ proof: $(BUILT) ## disturb small workflows at every point, on both engines (minu
 		tests/test_load.py tests/test_resource_runs.py tests/test_critical_path.py
 	SDAX_DEPLOY_SCHEDULES=1000 $(BIN)/python -m pytest -q tests/test_deploy.py -k real_processes
 
-# In a copy, for an extension with AddressSanitizer is of no use to anything else. Left out is what
-# measures memory, of which the sanitizer keeps what was freed, and what takes too long with it: ten
-# thousand runs at once take longer than any test may, and browsers inherit it.
+# In a copy, because an extension with AddressSanitizer is of no use to anything else. Some tests
+# cannot run: the sanitizer keeps freed memory, and browsers inherit it.
 ASAN := build/asan
 asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc, Linux)
 	rm -rf $(ASAN)
@@ -54,10 +53,8 @@ asan: $(INSTALLED) ## run the compiled engine's tests with AddressSanitizer (gcc
 		LDFLAGS=-fsanitize=address $(BIN)/pip install -q --no-deps --target $(ASAN)/installed ./$(ASAN)
 	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 		PYTHONPATH=$(CURDIR)/$(ASAN)/installed $(BIN)/pytest --engine compiled \
-		--ignore tests/test_leaks.py --ignore tests/test_load.py --ignore tests/test_documentation.py \
-		--ignore tests/test_page_in_browser.py --ignore tests/test_perfetto.py \
-		--deselect tests/test_size.py::test_many_tasks \
-		--deselect tests/test_monte_carlo.py::test_a_soak_watches_memory
+		-m "not undisturbed" --ignore tests/test_documentation.py \
+		--ignore tests/test_page_in_browser.py --ignore tests/test_perfetto.py
 
 cov: ## measure which lines the tests run, on Python 3.11 and 3.13 together (minutes)
 	.ci/cov

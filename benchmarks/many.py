@@ -6,7 +6,8 @@
 
 Contestants take turns in one process, and each round begins with another contestant. `here` and
 `million` measure processor time, because a machine may do other things too. `clusters` measures
-real time. Each prints its figures and writes them to `results/many.json`. `report.py` makes a
+real time, so each row has the load of the machine. Run it on a machine that does nothing else.
+Each prints its figures and writes them to `results/many.json`. `report.py` makes a
 chapter of them. It needs the extra `dask`. `ray` and `aiometer` take part if they are installed.
 """
 
@@ -28,7 +29,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdax import IMPLEMENTATION, AsyncTask, AsyncTaskProcessor, TaskFunction
 from sdax.many import RayCluster, run_many
@@ -36,7 +37,7 @@ from sdax.many import RayCluster, run_many
 RESULTS = Path(__file__).parent / "results" / "many.json"
 SHAPE = (3, 2, 2)
 AT_ONCE = 500
-ROUNDS = 5
+ROUNDS = 9
 
 Function = Callable[[Any], Awaitable[Any]]
 Rows = list[dict[str, Any]]
@@ -95,6 +96,34 @@ async def gathered(one: Function, count: int) -> None:
     await asyncio.gather(*(limited(item) for item in range(count)))
 
 
+async def without_levels(function: Function, count: int) -> None:
+    """Run the same functions in an `asyncio.Task` each, and wait for nothing between them.
+
+    It does less than was asked for: it shows what asyncio itself takes.
+    """
+    loop = asyncio.get_running_loop()
+    left = total = count * (2 * sum(SHAPE) + sum(SHAPE))
+    begun = 0
+    ended = loop.create_future()
+
+    def begin() -> None:
+        nonlocal begun
+        begun += 1
+        loop.create_task(function(None)).add_done_callback(end_one)  # type: ignore[arg-type]
+
+    def end_one(_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if begun < total:
+            begin()
+        elif not left:
+            ended.set_result(None)
+
+    for _ in range(min(total, AT_ONCE * SHAPE[0])):
+        begin()
+    await ended
+
+
 async def in_many(processor: AsyncTaskProcessor[Any, str], count: int) -> None:
     """Run the processor for each input with `run_many`."""
     async with run_many(processor, range(count), concurrency=AT_ONCE) as outcomes:
@@ -132,6 +161,7 @@ def contestants(function: Function) -> dict[str, Callable[[int], Awaitable[None]
     hand = partial(by_hand, function)
     found: dict[str, Callable[[int], Awaitable[None]]] = {
         "by hand": partial(gathered, hand),
+        "asyncio.Task each, no levels": partial(without_levels, function),
         "run_many": partial(in_many, processor),
         "gather(process_tasks)": partial(gathered, processor.process_tasks),
     }
@@ -220,14 +250,16 @@ def measure_million() -> Rows:
 
 # Clusters. A work of 5 tasks, 0.4 ms of processor time and 4 ms of waiting.
 
-CONTEXTS = 2000
+CONTEXTS = 4000
+CONTEXTS_OF_TASKS = 500  # one task of Dask's for each is slow
 CLUSTER_ROUNDS = 3
+ONE_TASK_EACH = "Dask, one task per context"
 
 
 async def load(ctx: Any) -> float:
     """Compute for 0.08 ms and wait for 2 ms."""
-    until = time.perf_counter() + 0.00008
-    while time.perf_counter() < until:
+    until = time.thread_time() + 0.00008  # which does not go on while another process runs
+    while time.thread_time() < until:
         pass
     await asyncio.sleep(0.002)
     return until
@@ -257,19 +289,19 @@ def number_of(ctx: Any, report: Any) -> Any:
     return ctx
 
 
-async def on_cluster(on: Any, batch_size: int) -> None:
+async def on_cluster(on: Any, batch_size: int, count: int) -> None:
     """Run on a cluster, or on this loop."""
     async with run_many(
-        PROCESSOR, range(CONTEXTS), pick=number_of, on=on, concurrency=100, batch_size=batch_size
+        PROCESSOR, range(count), pick=number_of, on=on, concurrency=100, batch_size=batch_size
     ) as outcomes:
         got = sorted([outcome.result() async for outcome in outcomes])
-    assert got == list(range(CONTEXTS))
+    assert got == list(range(count))
 
 
-async def one_dask_task_each(client: Any) -> None:
+async def one_dask_task_each(client: Any, count: int) -> None:
     """Submit a task of Dask's for each context."""
-    futures = client.map(process_one, range(CONTEXTS), pure=False)
-    assert len(await asyncio.to_thread(client.gather, futures)) == CONTEXTS
+    futures = client.map(process_one, range(count), pure=False)
+    assert len(await asyncio.to_thread(client.gather, futures)) == count
 
 
 async def process_one(ctx: Any) -> Any:
@@ -278,23 +310,43 @@ async def process_one(ctx: Any) -> Any:
     return ctx
 
 
-async def plain() -> None:
-    """Do all of the work in this process."""
-    await gathered_by(100, plainly)
-
-
-async def gathered_by(places: int, one: Function) -> None:
-    """Run `one` for each context behind a semaphore."""
-    limit = asyncio.Semaphore(places)
+async def plain(count: int) -> None:
+    """Do all of the work in this process, a hundred contexts at a time."""
+    places = asyncio.Semaphore(100)
 
     async def limited(item: int) -> None:
-        async with limit:
-            await one(item)
+        async with places:
+            await plainly(item)
 
-    await asyncio.gather(*(limited(item) for item in range(CONTEXTS)))
+    await asyncio.gather(*(limited(item) for item in range(count)))
 
 
-def measure_clusters() -> Rows:
+def wait_for_others(seconds: float) -> None:
+    """Wait until nothing else runs on this machine, at most so long (on Linux)."""
+    until = time.monotonic() + seconds
+    calm = 0
+    while calm < 10 and time.monotonic() < until:
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        calm = calm + 1 if running <= 1 else 0
+        time.sleep(0.02)
+
+
+class Round(NamedTuple):
+    """One measurement, with the processor time per input."""
+
+    per_second: float
+    microseconds_here: float  # of this process
+    microseconds_all: float  # of Dask's workers too
+    load: float
+
+
+def used_by_workers(client: Any) -> float:
+    """Return the processor time of Dask's workers so far."""
+    used: dict[str, float] = client.run(time.process_time)
+    return sum(used.values())
+
+
+def measure_clusters(seconds: float) -> Rows:
     """Measure all in turn, with both clusters running."""
     from distributed import Client, LocalCluster
 
@@ -305,10 +357,10 @@ def measure_clusters() -> Rows:
         options: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
         cluster = stack.enter_context(start(n_workers=2, threads_per_worker=1, **options))
         client = stack.enter_context(connect(cluster))
-        ways: dict[str, Callable[[], Awaitable[None]]] = {
+        ways: dict[str, Callable[[int], Awaitable[None]]] = {
             "plain asyncio, one process": plain,
             "run_many, this loop": partial(on_cluster, None, 1),
-            "Dask, one task per context": partial(one_dask_task_each, client),
+            ONE_TASK_EACH: partial(one_dask_task_each, client),
         }
         for size in (50, 100, 250):
             ways[f"run_many on Dask, batches of {size}"] = partial(on_cluster, client, size)
@@ -322,21 +374,41 @@ def measure_clusters() -> Rows:
                 ways[f"run_many on Ray, batches of {size}"] = partial(
                     on_cluster, RayCluster(2), size
                 )
-        taken: dict[str, list[float]] = {name: [] for name in ways}
+        taken: dict[str, list[Round]] = {name: [] for name in ways}
+        for way in ways.values():
+            asyncio.run(way(CONTEXTS_OF_TASKS))  # type: ignore[arg-type]
         for order in in_turn(list(ways), CLUSTER_ROUNDS):
             for name in order:
-                began = time.perf_counter()
-                asyncio.run(ways[name]())  # type: ignore[arg-type]
-                taken[name].append(CONTEXTS / (time.perf_counter() - began))
+                gc.collect()
+                wait_for_others(seconds)
+                load = os.getloadavg()[0]
+                there = used_by_workers(client)
+                began, used = time.perf_counter(), time.process_time()
+                count = CONTEXTS_OF_TASKS if name == ONE_TASK_EACH else CONTEXTS
+                asyncio.run(ways[name](count))  # type: ignore[arg-type]
+                rate = count / (time.perf_counter() - began)
+                here = (time.process_time() - used) / count * 1e6
+                there = (used_by_workers(client) - there) / count * 1e6
+                taken[name].append(Round(rate, here, here + there, load))
     alone = taken["plain asyncio, one process"]
     return [
         {
             "python": platform.python_version(),
             "contestant": name,
-            "per_second": statistics.median(rates),
-            "ratio": statistics.median(a / b for a, b in zip(rates, alone, strict=True)),
+            "per_second": statistics.median(each.per_second for each in rounds),
+            "ratio": statistics.median(
+                each.per_second / plain.per_second
+                for each, plain in zip(rounds, alone, strict=True)
+            ),
+            "best_ratio": max(each.per_second for each in rounds)
+            / max(each.per_second for each in alone),
+            "microseconds_here": statistics.median(each.microseconds_here for each in rounds),
+            "microseconds_all": None
+            if "Ray" in name
+            else statistics.median(each.microseconds_all for each in rounds),
+            "load": statistics.median(each.load for each in rounds),
         }
-        for name, rates in taken.items()
+        for name, rounds in taken.items()
     ]
 
 
@@ -359,11 +431,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["here", "million", "clusters"])
     parser.add_argument("--this", action="store_true", help="measure the engine of this process")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="of clusters: wait so long at most before each measurement for other programs",
+    )
     args = parser.parse_args()
     if args.this:
         print(json.dumps(measure_here()))
         return
-    measure = {"here": both_engines, "million": measure_million, "clusters": measure_clusters}
+    measure: dict[str, Callable[[], Rows]] = {
+        "here": both_engines,
+        "million": measure_million,
+        "clusters": partial(measure_clusters, args.wait),
+    }
     rows = measure[args.what]()
     for row in rows:
         print(", ".join(f"{key} {_shown(value)}" for key, value in row.items()))

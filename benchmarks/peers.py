@@ -124,7 +124,8 @@ def _hamilton() -> Contestant:
 
 
 def _is_graph_work(work: Work) -> bool:
-    return work.phases == (PRE,) and not (work.timeout or work.retries or work.fails)
+    has_limits = work.timeout or work.retries or work.total_timeout or not work.required
+    return work.phases == (PRE,) and not (has_limits or work.fails)
 
 
 def _limit(fail_after: Any) -> Callable[[Function, float], Function]:

@@ -198,7 +198,9 @@ def many_tables(many: dict[str, Any]) -> Iterator[str]:
             "`python benchmarks/many.py here`: 500 at a time, three phases in each task, on "
             "asyncio's own loop. Microseconds of processor time for each input, the best of "
             "several rounds, and the median of how many times as fast as by hand. That is a "
-            "semaphore, a `TaskGroup` for each level and `asyncio.gather`.\n"
+            "semaphore, a `TaskGroup` for each level and `asyncio.gather`. An `asyncio.Task` for "
+            "each function, with nothing that waits for a level, does less than was asked for. It "
+            "shows what asyncio itself takes, and so the most that can be gained.\n"
         )
         head = ["Python", "engine", "work", "contestant", "µs", "times as fast"]
         keys = ("python", "engine", "work", "contestant")
@@ -220,15 +222,24 @@ def many_tables(many: dict[str, Any]) -> Iterator[str]:
         yield "![Memory of a million inputs](many-memory.svg)\n"
     if clusters := many.get("clusters"):
         yield (
-            "`python benchmarks/many.py clusters`: two local processes. Each input is 5 tasks, "
-            "0.4 ms of processor time and 4 ms of waiting. Medians, and the median ratio to plain "
-            "asyncio in the same round.\n"
+            "`python benchmarks/many.py clusters --wait 6`: two local processes on two cores. Each "
+            "input is 5 tasks, 0.4 ms of processor time and 4 ms of waiting. Inputs per second are "
+            "medians, and include the start of Ray's actors. The ratio is to plain asyncio on one "
+            "process: the median of the rounds, then best to best. The µs are processor time per "
+            "input: of the process that hands inputs out, and of all processes. The load is that "
+            "of the machine, which other programs shared: at a load above 2, seconds say little, "
+            "and processor time still does.\n"
         )
+        figures = ("ratio", "best_ratio", "microseconds_here", "microseconds_all", "load")
         rows = [
-            [row["python"], row["contestant"], f"{row['per_second']:,.0f}", number(row["ratio"])]
+            [
+                *(row["python"], row["contestant"], f"{row['per_second']:,.0f}"),
+                *("" if row[figure] is None else number(row[figure]) for figure in figures),
+            ]
             for row in clusters
         ]
-        yield markdown([["Python", "contestant", "inputs/s", "ratio"], *rows]) + "\n"
+        head = ["Python", "contestant", "inputs/s", "ratio", "best", "µs here", "µs in all", "load"]
+        yield markdown([head, *rows]) + "\n"
 
 
 def chapters(

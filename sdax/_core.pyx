@@ -180,9 +180,12 @@ cdef class Run:
     cut_off = RunBase.cut_off
     may_try_again = RunBase.may_try_again
     holders = RunBase.holders
-    has_gone_wrong = RunBase.has_gone_wrong
     is_cut_short = RunBase.is_cut_short
     has_held = RunBase.has_held
+    not_held = RunBase.not_held
+    to_throw = RunBase.to_throw
+    postpone = RunBase.postpone
+    call_postponed = RunBase.call_postponed
     set_up = RunBase.set_up
     hold_resource = RunBase.hold_resource
     clean_up = RunBase.clean_up
@@ -238,6 +241,7 @@ cdef class Run:
     cdef public bint interrupted  # by its caller, who may not wait any more
     cdef public bint shaken  # its caller was cancelled once more, in this pass of the loop
     cdef public bint deferred  # nothing is opened or called until the loop calls `go_on`
+    cdef bint is_lazy  # the task factory: what it starts begins in its turn of the loop
     cdef list held  # to be called first, when it is deferred no more. Usually None
     cdef public object setbacks
 
@@ -667,6 +671,10 @@ cdef class Driver:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
                 status = self.call_function(&outcome)
+                if status == RAISED and self.call is not None:
+                    run.break_down(sdax_take_error())  # a call of ours has failed: repeat it
+                    status = self.call_function(&outcome)
+                    self.call = None
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
@@ -705,25 +713,26 @@ cdef class Driver:
             if not self.shared:
                 return self.finish(value, error, False)
             self.end_function(run, value, error, False)
-            if (
-                Py_REFCNT(self.task) != self.references
-                or Py_REFCNT(self) != self.own_references
-                or Py_REFCNT(self.context) != self.context_references
-                or sdax_variables(self.context) != sdax_variables(run.context)
-                or sdax_weakrefs(self.task) != self.weakrefs
-                or sdax_is_marked(self.task)
-                or run.contexts is not None
-            ):
-                self.index = -1
-            else:
-                self.index = run.take()
-            if self.index < 0:
-                self.release()
-                return None
-            if run.is_held(self.index):
-                self.release()
+            while True:
+                if (
+                    Py_REFCNT(self.task) != self.references
+                    or Py_REFCNT(self) != self.own_references
+                    or Py_REFCNT(self.context) != self.context_references
+                    or sdax_variables(self.context) != sdax_variables(run.context)
+                    or sdax_weakrefs(self.task) != self.weakrefs
+                    or sdax_is_marked(self.task)
+                    or run.contexts is not None
+                    or run.taken >= run.places
+                ):
+                    self.index = -1
+                else:
+                    self.index = run.take()
+                if self.index < 0:
+                    self.release()
+                    return None
+                if not run.is_held(self.index):
+                    break
                 run.clean_up(self.index)
-                return None
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
                 self.taken = True
                 raise sdax_take_error()
@@ -758,9 +767,9 @@ cdef class Driver:
     cdef int call_instead(self, PyObject **outcome) noexcept:
         """Call what makes a coroutine in place of the function."""
         cdef PyObject *returned = PyObject_CallOneArg(self.call, self.run.ctx)
-        self.call = None
         if returned is NULL:
             return RAISED
+        self.call = None
         self.coroutine = <object>returned
         Py_XDECREF(returned)
         return PyIter_Send(self.coroutine, None, outcome)
@@ -831,9 +840,11 @@ cdef class Driver:
             chain(broken, error)
         return 0
 
-    def begin_timeout(self):
+    def begin_timeout(self, broken=None):
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
+            if broken is not None:
+                self.run.break_down(broken)
             self.limit_attempt(now_of(self.run), False)
             self.bound()
         except BaseException as error:
@@ -1125,6 +1136,7 @@ cdef class Driver:
         self.holding = False
         if not self.linked:
             self.breaking = True
+            resource.limit = run.plan.phases[POST].work[self.index][5]
             return self.break_on(SEND, None)
         self.spared = False
         self.in_shelter = run.interrupted
@@ -1456,7 +1468,7 @@ cdef int start_ready_eagerly(Run run) except -1:
 cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver)
+        return clean_up(run, driver, False)
     driver.taken = True
     driver.context = PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1467,12 +1479,12 @@ cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     return 0
 
 
-cdef int clean_up(Run run, Driver driver) except -1:
+cdef int clean_up(Run run, Driver driver, bint soon) except -1:
     """Have a resource go on in its own `asyncio.Task`."""
     cdef Py_ssize_t index = driver.index
     driver.index = -1
     driver.release()
-    run.clean_up(index)
+    run.clean_up(index, soon)
     return 0
 
 
@@ -1504,7 +1516,7 @@ cdef int start_ready_early(Run run) except -1:
 cdef int start_early(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver)
+        return clean_up(run, driver, False)
     driver.taken = True
     loop, context = run.loop, PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1546,7 +1558,7 @@ cdef int start_ready_by_factory(Run run) except -1:
         driver = new_driver(run)
         driver.index = index = run.take()
         if run.is_held(index):
-            clean_up(run, driver)
+            clean_up(run, driver, run.is_lazy)
             continue
         driver.taken = True
         driver.shared = False
@@ -1557,6 +1569,7 @@ cdef int start_ready_by_factory(Run run) except -1:
             context = run.context if run.contexts is None else run.contexts.of(run.number, index)
             task = PyContext_Copy(context).run(run.loop.create_task, driver)
             if not driver.begun:
+                run.is_lazy = True
                 driver.task = task
                 run.link(driver)
             task.add_done_callback(driver.task_ended)

@@ -124,6 +124,7 @@ class Run(RunBase):
         "fatal",
         "held",
         "interrupted",
+        "is_lazy",
         "last",
         "loop",
         "losses",
@@ -194,6 +195,7 @@ class Run(RunBase):
         self.cleanup_ends: float | None = None  # by the loop's clock, once it has begun
         self.clock: Any = None  # see `clock_of`, once a timeout asks for it
         self.deferred = False  # nothing is opened or called until the loop calls `go_on`
+        self.is_lazy = False  # the task factory: what it starts begins in its turn of the loop
         self.setbacks: Setbacks | None = None
 
     def start(self, last: int = POST) -> bool:
@@ -497,8 +499,10 @@ class Driver(DriverBase):
                 called = True
                 call, limits, _, feeds, kind, timeout, _, special = work
                 if kind and kind is RESOURCE and self.shared and run.number == POST:
-                    self.release()
                     run.clean_up(index)
+                    if len(run.suspended) < run.places:
+                        continue
+                    self.release()
                     return
                 error = value = None
                 if limits is not None and (timeout is not None or special or run.watch is not None):
@@ -687,6 +691,7 @@ class Driver(DriverBase):
             resource.thrown, came = came, None
         if self in run.suspended:
             return  # its turn has come
+        resource.limit = run.plan.phases[POST].work[index][5]
         try:
             yield from self.coroutine
         except BaseException as exception:
@@ -1010,7 +1015,8 @@ class LoneDriver(Driver):
         except StopIteration:
             raise
         except BaseException as error:
-            return self.step_again(error)
+            yielded = self.step_again(error)
+        return self.begun_with(yielded)
 
     def throw_in(self, exception: Any) -> Any:
         try:
@@ -1198,9 +1204,11 @@ class Attempts:
         name, phase = run.plan.names[driver.index], PHASES[run.number]
         return limited_call(limits.limiter, work, name, phase, self.begin_timeout, run.ctx)
 
-    def begin_timeout(self) -> None:
+    def begin_timeout(self, broken: BaseException | None = None) -> None:
         """Begin the timeout of an attempt, which its limiter has let in."""
         try:
+            if broken is not None:
+                self.driver.run.break_down(broken)
             now = self.now()
             deadline = deadline_of(self.limits, self.began, now, False, False)
             self.deadline = self.driver.run.bounded(deadline, now)
@@ -1530,7 +1538,7 @@ def start_ready_by_factory(run: Run) -> None:
     for index in run.ready:
         work = run.phase.work[index]
         if work[4] is RESOURCE and run.number == POST:
-            run.clean_up(index)
+            run.clean_up(index, run.is_lazy)
             if len(run.suspended) >= run.places or run.deferred:
                 break
             continue
@@ -1543,6 +1551,7 @@ def start_ready_by_factory(run: Run) -> None:
             context = run.context if run.contexts is None else run.contexts.of(run.number, index)
             task = context.copy().run(run.loop.create_task, driver)
             if not driver.begun:
+                run.is_lazy = True
                 driver.task = task
                 run.suspended[driver] = None
             task.add_done_callback(driver.task_ended)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import CancelledError, Task, get_running_loop
-from collections.abc import Awaitable, Callable, Coroutine
+from asyncio import BaseEventLoop, CancelledError, Task, get_running_loop
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from inspect import isawaitable
@@ -98,29 +98,21 @@ class _Hedged(Frozen):
             race.raise_what_failed(interruption)
         finally:
             # The traceback of the exception refers to this frame, which must not refer back.
-            if race.failures:
-                race.failures.clear()
+            race.failures = ()
             del race, interruption
 
 
 class _Race:
     """The calls of one call of a hedged function, by number."""
 
-    __slots__ = (
-        "context",
-        "ctx",
-        "failures",
-        "fatal",
-        "has_won",
-        "hedged",
-        "left",
-        "loop",
-        "running",
-        "stopped",
-        "timer",
-        "value",
-        "waiter",
-    )
+    # On the class, because most races never change them.
+    waiter: asyncio.Future[None] | None = None  # done when no call runs
+    timer: asyncio.TimerHandle | None = None  # of the next call
+    stopped = False  # no more calls start, and the running calls are cancelled
+    has_won = False
+    value: Any = None  # of the winning call
+    failures: Sequence[BaseException] = ()
+    fatal: BaseException | None = None  # not an Exception: it ends everything
 
     def __init__(self, hedged: _Hedged, ctx: Any) -> None:
         self.hedged = hedged
@@ -129,13 +121,6 @@ class _Race:
         self.context = copy_context()
         self.left = hedged.attempts
         self.running: dict[int, asyncio.Task[None]] = {}
-        self.waiter: asyncio.Future[None] | None = None  # done when no call runs
-        self.timer: asyncio.TimerHandle | None = None  # of the next call
-        self.stopped = False  # no more calls start, and the running calls are cancelled
-        self.has_won = False
-        self.value: Any = None  # of the winning call
-        self.failures: list[BaseException] = []
-        self.fatal: BaseException | None = None  # not an Exception: it ends everything
 
     def start_call(self) -> None:
         """Start the next call, and another call for each that fails immediately."""
@@ -161,8 +146,10 @@ class _Race:
             self.running[number] = task
             task.add_done_callback(self.not_noted)
             if number:
-                when = loop.time() + self.hedged.delay
-                self.timer = loop.call_at(when, self.start_call, context=self.context)
+                if isinstance(loop, BaseEventLoop):  # its call_later calls call_at
+                    self.timer = loop.call_at(loop.time() + self.hedged.delay, self.start_call)
+                else:
+                    self.timer = loop.call_later(self.hedged.delay, self.start_call)
             return
 
     async def call(self, number: int) -> None:
@@ -191,7 +178,13 @@ class _Race:
             self.value = value
             self.has_won = True
             self.stop()
-        if task is not None:
+        waiter = self.waiter
+        if task is None or waiter is None:
+            return
+        if self.stopped:
+            if not self.running and not waiter.done():
+                waiter.set_result(None)
+        else:
             self.go_on()
 
     def not_noted(self, task: asyncio.Task[None]) -> None:
@@ -208,7 +201,7 @@ class _Race:
             self.fatal = error if self.fatal is None else self.fatal
             self.stop()
         elif not self.stopped or not isinstance(error, CancelledError):
-            self.failures.append(error)
+            self.failures = [*self.failures, error]
 
     def go_on(self) -> None:
         """After a call has ended, start another call instead, or wake the waiting function."""
@@ -227,8 +220,9 @@ class _Race:
         self.stopped = True
         if self.timer is not None:
             self.timer.cancel()
-        for task in self.running.values():
-            task.cancel()
+        if self.running:
+            for task in self.running.values():
+                task.cancel()
 
     def raise_what_failed(self, interruption: BaseException | None) -> NoReturn:
         fatal, self.fatal = self.fatal, None

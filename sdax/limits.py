@@ -7,7 +7,7 @@ import builtins
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from .budget import RetryBudget
 from .common.checks import is_generator, runs_later
@@ -123,13 +123,18 @@ def limiter_of(limiter: Any, ctx: Any) -> Any:
         return limiter
     made = limiter(ctx)
     if not is_context_manager(made):
-        if asyncio.iscoroutine(made):
-            made.close()
-        raise TypeError(
-            f"the function that is TaskFunction.limiter must return an async context manager, but "
-            f"it returned {shown(made)}"
-        )
+        refuse_made_limiter(made)
     return made
+
+
+def refuse_made_limiter(made: Any) -> NoReturn:
+    """Refuse, with a `TypeError`, what a function returned that is a limiter."""
+    if asyncio.iscoroutine(made):
+        made.close()
+    raise TypeError(
+        f"the function that is TaskFunction.limiter must return an async context manager, but "
+        f"it returned {shown(made)}"
+    )
 
 
 def check_fallback(function: Any) -> None:

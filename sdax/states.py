@@ -97,6 +97,9 @@ class Outcome(Frozen):
     - `exception`: what a resource gets at its `yield`: a `CancelledError` if the run was cut
       short, an `SdaxExecutionError` of all failures so far if it failed, or None if all is well.
 
+    `sdax.many.Outcome` is another class: what became of one input of `sdax.many.run_many`. In a
+    module that needs both, write `from sdax import many` and `many.Outcome`.
+
     >>> async def finish(ctx, outcome):
     ...     await (ctx.session.rollback() if outcome.exception else ctx.session.commit())
     """

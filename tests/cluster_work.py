@@ -91,8 +91,17 @@ async def act(ctx: Any) -> Any:
     return ctx
 
 
+async def act_in_pool(ctx: tuple[Any, str]) -> Any:
+    """Do the same; return which worker did it as well."""
+    item, worker = ctx
+    return await act(item), worker
+
+
 def acted(ctx: Any, report: Any) -> Any:
     return report["A"].execute.value
+
+
+ACTING = one(act)
 
 
 class Files:
@@ -109,6 +118,10 @@ class Files:
 
 def make_files(item: tuple[str, int]) -> Files:
     return Files(*item)
+
+
+def number_of(files: Files, report: Any) -> int:
+    return files.number
 
 
 async def begin_and_wait(files: Files) -> NoReturn:

@@ -99,6 +99,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_clock: run on loops whose time jumps")
     config.addinivalue_line("markers", "loop_kinds(*names): run on these kinds of loops only")
+    config.addinivalue_line(
+        "markers",
+        "undisturbed: does not work with a sanitizer or a tracer, because it measures memory, say",
+    )
     config.addinivalue_line("markers", "one_engine: the other engine would add nothing")
 
 

@@ -48,6 +48,7 @@ from small_workflows import (
     ALL_PHASES,
     MOST_UNLIKE,
     ON_CANCEL,
+    RESOURCES,
     Pace,
     Small,
     in_graphs,
@@ -100,6 +101,11 @@ class Model:
         self.known: dict[Point, list[Outcome]] = {}
 
     @cached_property
+    def has_resources(self) -> bool:
+        """Tell whether somebody may hear of a cancellation before the caller's turn has come."""
+        return any(node.is_resource for node in self.workflow.nodes)
+
+    @cached_property
     def outcome(self) -> Outcome:
         return contracted(self.undisturbed)
 
@@ -113,10 +119,11 @@ class Model:
             self.known[at] = []
             for number in range(self.undisturbed.passes):
                 if point(self.undisturbed, number) == at:
-                    disturbance = Disturbance(cancel_at_pass=(number,), heard_at_once=True)
-                    outcome = contracted(self.player.play(disturbance))
-                    if outcome not in self.known[at]:
-                        self.known[at].append(outcome)
+                    for at_once in (True, False) if self.has_resources else (True,):
+                        disturbance = Disturbance(cancel_at_pass=(number,), heard_at_once=at_once)
+                        outcome = contracted(self.player.play(disturbance))
+                        if outcome not in self.known[at]:
+                            self.known[at].append(outcome)
         return self.known[at]
 
     def allowed(self, workflow: Workflow, seen: Observation) -> Sequence[Outcome]:
@@ -125,7 +132,11 @@ class Model:
             return [self.outcome]
         (first, *_) = workflow.disturbance.cancel_at_pass
         last = min(seen.heard_by, len(seen.progress) - 1)
-        points = {point(seen, number) for number in range(first, last + 1)}
+        if self.has_resources:  # whose cleanup asks for a cancellation in the middle of a pass
+            events = {*range(seen.progress[first], seen.progress[last] + 1)}
+        else:
+            events = {seen.progress[number] for number in range(first, last + 1)}
+        points = {frozenset(seen.trace[:number]) for number in events}
         return [outcome for each in points for outcome in self.cancelled(each)]
 
 
@@ -138,10 +149,12 @@ def is_settled(workflow: Workflow) -> bool:
     """Tell whether the model has the same outcome, and not only one that is as good.
 
     A cancellation by a function is felt a pass of the loop later. What an engine does by then
-    without a pass may take the model several: all of a run, or to open what waits in a graph.
+    without a pass may take the model several: all of a run, or to open what waits in a graph. So
+    it is with a resource that breaks when it has hardly been set up.
     """
     functions = repr(workflow.nodes)
-    return "CancelCaller" not in functions and not (workflow.is_graph and "CancelSelf" in functions)
+    races = workflow.is_graph or "is_resource" in functions
+    return "CancelCaller" not in functions and not (races and "CancelSelf" in functions)
 
 
 def cancelled_at(workflow: Workflow, *passes: int) -> Workflow:
@@ -270,6 +283,7 @@ def quick_sets() -> list[Set]:
         Set("2 tasks, the zoo", pairs[1:], MIXED, twice=False, zoo=True),
         Set("graphs of 3, keep going", graphs, MIXED, twice=False, keeps_going=True),
         Set("2 tasks, one not required", pairs[:1], MIXED, twice=False, spared=True),
+        Set("2 tasks, resources", [*in_levels(2, ("rer", "pep"))][::3], MIXED, twice=False),
     ]
 
 
@@ -278,6 +292,19 @@ def full_sets() -> list[Set]:
     return [
         Set("1 task", in_levels(1, ALL_PHASES), PACES, list(Factory), faults_cancelled=True),
         Set("2 tasks in levels", in_levels(2, ALL_PHASES), PACES),
+        Set("1 resource", in_levels(1, RESOURCES), PACES, list(Factory), faults_cancelled=True),
+        Set("2 tasks, resources", in_levels(2, (*RESOURCES, "pep")), MIXED, FACTORIES),
+        Set(
+            "2 tasks, resources, two faults",
+            in_levels(2, ("rer", "pep")),
+            MIXED,
+            twice=False,
+            faults_cancelled=True,
+            two_faults=True,
+            spared=True,
+        ),
+        Set("3 tasks, resources", in_levels(3, ("rer", "pep")), MIXED, twice=False),
+        Set("graphs of 3, resources", in_graphs(3, ("rer", "pep"), IN_ORDER), MIXED, twice=False),
         Set("2 tasks, task factories", in_levels(2, MOST_UNLIKE), MIXED, FACTORIES),
         Set(
             "2 tasks, faults and cancellations together",

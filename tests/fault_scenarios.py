@@ -6,6 +6,8 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 from failing_calls import CountedTask, called_by_engine
@@ -420,6 +422,14 @@ def has_limiter(journal: Journal) -> Runs:
     )
 
 
+def has_limiter_of_the_context(journal: Journal) -> Runs:
+    held = SimpleNamespace(lock=asyncio.Lock())
+    # A function in C, because what a limiter itself raises is no failure of the engine's.
+    limits = {"limiter": partial(getattr, held, "lock"), "total_timeout": 60.0}
+    cleaned = journal.task("A", pre_execute=(a_pass, limits), post_execute=(a_pass, limits))
+    return Runs(build([cleaned, journal.task("B", execute=(a_pass, limits))]))
+
+
 def runs_out_of_time(journal: Journal) -> Runs:
     flaky = journal.flaky(a_pass)
 
@@ -771,6 +781,7 @@ SCENARIOS = {
         Scenario("a pause that is cancelled", pause_is_cancelled),
         Scenario("a fallback", falls_back),
         Scenario("a limiter", has_limiter),
+        Scenario("a limiter of the context", has_limiter_of_the_context),
         Scenario("all attempts take too long", runs_out_of_time),
         Scenario("few places", few_places),
         Scenario("few places and a failure", few_places_and_a_failure),

@@ -31,6 +31,9 @@ Phase = Function | TaskFunction[Any] | None
 # every one gets an asyncio.Task of its own.
 without_factory = pytest.mark.loop_kinds("asyncio", "debug", "eager", "uvloop")
 
+# For tests of what no kind of loop can change.
+one_loop = pytest.mark.loop_kinds("asyncio")
+
 COUNTS_REFERENCES = hasattr(sys, "getrefcount")
 
 # PyPy has no gc.freeze(). Free-threaded builds of Python 3.13.0 crash after it

@@ -256,7 +256,8 @@ def _cause_rules(events: Iterable[Event]) -> Iterator[str]:
         elif isinstance(event, TaskSkipped):
             cause = next(iter(stopped.values()), None)
             own = Cause(event.task, "pre_execute")
-            if event.phase == "execute" and own in survived:
+            # A resource whose set-up has failed has no cleanup.
+            if event.phase != "pre_execute" and own in survived:
                 if event.cause != own:
                     yield f"{line(event)}, but its own pre_execute has failed"
             elif event.cause in survived:

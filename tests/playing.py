@@ -9,7 +9,15 @@ import logging
 import sys
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Hashable,
+    Iterator,
+    Mapping,
+)
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -36,6 +44,7 @@ from sdax import (
     TaskFunction,
     TaskReport,
     join,
+    resource,
 )
 from sdax.observe import Observer
 from sdax.options import OnFailure
@@ -53,6 +62,7 @@ from workflows import (
     Instant,
     Meddle,
     Node,
+    RaiseAgain,
     Retryable,
     Return,
     Scope,
@@ -67,6 +77,7 @@ from workflows import (
     Within,
     Workflow,
     Yield,
+    YieldAgain,
 )
 
 RANDOM_FACTOR = 0.75  # stands for what lies between 0.5 and 1.0
@@ -124,6 +135,7 @@ class Observation:
     interrupted: bool  # cancelled from outside, while it waited for the run
     progress: list[int]  # how many events there were before each pass
     heard_by: int | None  # the pass in which the caller hears of a cancellation, in its turn
+    broken: set[str] = field(default_factory=set)  # resources, while they were held
     problems: list[str] = field(default_factory=list)
     gave_up: bool = False  # for it does not end
 
@@ -269,6 +281,8 @@ class Player:
         self.handled: list[dict[str, Any]] = []
         self.attempts: Counter[Place] = Counter()
         self.owners: dict[asyncio.Task[Any], Place] = {}
+        self.held: dict[str, asyncio.Task[Any]] = {}  # resources
+        self.broken: set[str] = set()
         self.events: dict[int, asyncio.Event] = {}
         self.made: WeakSet[asyncio.Task[Any]] = WeakSet()  # by the task factory
         self.caller_was_cancelled = False
@@ -318,12 +332,14 @@ class Player:
             interrupted=self.interrupted,
             progress=self.progress,
             heard_by=self.heard_by,
+            broken=self.broken,
             problems=[*self.problems, problem],
             gave_up=True,
         )
         # What is left of it shall complain now, while nobody listens.
         self.gave_up = True
         self.owners.clear()
+        self.held.clear()
         self.unchecked.clear()
         del self.caller, self.observer, task
         self.loop.forget()
@@ -390,6 +406,7 @@ class Player:
             seen |= {"tasks_left": [], "over_at": 0.0, "variable": None, "passes": 0}
         # Whatever complains when it is dropped shall do so now.
         self.owners.clear()
+        self.held.clear()
         self.unchecked.clear()
         del caller, self.caller, self.observer
         await asyncio.sleep(0)
@@ -403,6 +420,7 @@ class Player:
             interrupted=self.interrupted,
             progress=self.progress,
             heard_by=self.heard_by,
+            broken=self.broken,
             **seen,
         )
         # What was raised leads here by its traceback, and shall not find itself here.
@@ -471,6 +489,8 @@ class Player:
         return timers
 
     def task(self, node: Node) -> AsyncTask[Any, Any]:
+        if node.is_resource:
+            return self.resource(node)
         functions = {
             phase: self.task_function(Place(node.name, phase), behaviour)
             for phase in PHASES
@@ -480,8 +500,37 @@ class Player:
             return join(node.name)
         return AsyncTask(node.name, **functions, required=node.required)
 
+    def resource(self, node: Node) -> AsyncTask[Any, Any]:
+        assert node.pre_execute is not None
+        assert node.post_execute is not None
+        execute = None
+        if node.execute is not None:
+            execute = self.task_function(Place(node.name, "execute"), node.execute)
+        return resource(
+            node.name,
+            self.holding(node),
+            execute=execute,
+            cleanup_timeout=node.post_execute.timeout,
+            required=node.required,
+            **self.limits(Place(node.name, "pre_execute"), node.pre_execute),
+        )
+
     def task_function(self, place: Place, behaviour: Behaviour) -> TaskFunction[Any]:
-        options: dict[str, Any] = {}
+        return TaskFunction(
+            self.function(place, behaviour),
+            has_task_group_argument=behaviour.shape is Shape.GROUP,
+            **self.limits(place, behaviour),
+        )
+
+    def limits(self, place: Place, behaviour: Behaviour) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "timeout": behaviour.timeout,
+            "retries": behaviour.retries,
+            "initial_delay": behaviour.initial_delay,
+            "backoff_factor": behaviour.backoff_factor,
+            "max_delay": behaviour.max_delay,
+            "total_timeout": behaviour.total_timeout,
+        }
         if behaviour.retryable is Retryable.EVERYTHING:
             options["retryable_exceptions"] = Exception
         elif behaviour.retryable is Retryable.PREDICATE:
@@ -500,17 +549,7 @@ class Player:
             }[behaviour.covers]
         if behaviour.budgeted:
             options["retry_budget"] = self.budget
-        return TaskFunction(
-            self.function(place, behaviour),
-            timeout=behaviour.timeout,
-            retries=behaviour.retries,
-            initial_delay=behaviour.initial_delay,
-            backoff_factor=behaviour.backoff_factor,
-            max_delay=behaviour.max_delay,
-            total_timeout=behaviour.total_timeout,
-            has_task_group_argument=behaviour.shape is Shape.GROUP,
-            **options,
-        )
+        return options
 
     def asked(self, place: Place, behaviour: Behaviour, error: Exception) -> float | None:
         return behaviour.asks[min(self.attempts[place], len(behaviour.asks)) - 1]
@@ -519,6 +558,46 @@ class Player:
         seconds = behaviour.limiter
         assert seconds is not None
         return self.semaphore if seconds == SHARED else _Door(seconds)
+
+    def holding(self, node: Node) -> Callable[[Any], AsyncIterator[object]]:
+        set_up, clean_up = (Place(node.name, phase) for phase in (PHASES[0], PHASES[2]))
+        assert node.pre_execute is not None
+        assert node.post_execute is not None
+        begin = self.function(set_up, node.pre_execute)
+        script = node.post_execute.script(1)
+
+        async def function(ctx: object) -> AsyncIterator[object]:
+            value = await begin(ctx)
+            task: Any = asyncio.current_task()
+            thrown: BaseException | None = None
+            self.held[node.name] = task
+            if task._must_cancel:
+                self.broken.add(node.name)
+            try:
+                try:
+                    yield value
+                except GeneratorExit:
+                    raise  # the player has given up
+                except BaseException as error:
+                    thrown = error
+                del self.held[node.name]
+                if asyncio.current_task() is not task:
+                    self.problems.append(f"{clean_up} was moved to another asyncio.Task")
+                if self.owners.get(task) == set_up:
+                    self.owners[task] = clean_up
+                self.attempts[clean_up] += 1
+                attempt = self.attempts[clean_up]
+                heard = (VARIABLE.get(), task.cancelling(), _heard(thrown))
+                self.note(clean_up, attempt, "call", heard)
+                left = await self.play_script(clean_up, attempt, script, own_task=True)
+                if isinstance(left, RaiseAgain) and thrown is not None:
+                    raise thrown
+                if isinstance(left, YieldAgain):
+                    yield value
+            finally:
+                del thrown, task  # whose traceback leads here
+
+        return function
 
     def fallback(self, place: Place, behaviour: Behaviour) -> Callable[..., Any]:
         script = behaviour.fallback
@@ -632,7 +711,7 @@ class Player:
     def check_suspended(self) -> None:
         everything = asyncio.all_tasks(self.loop)
         for place, task in self.unchecked:
-            if task.done():
+            if task.done() or place.name in self.held or place.name in self.broken:
                 continue
             if task.get_name() != f"sdax:{place.name}:{place.phase}":
                 self.problems.append(f"{place} is named {task.get_name()}")
@@ -666,6 +745,8 @@ class Player:
                 wanted = Place(name, place.phase)
                 for other, owner in self.owners.items():
                     if owner == wanted:
+                        if self.held.get(name) is other:
+                            self.broken.add(name)
                         other.cancel()
             case CancelCaller():
                 self.caller_was_cancelled = True
@@ -678,6 +759,9 @@ class Player:
             value = script.ending.value
             self.note(place, attempt, "finish" if script.ending.finish else "return", value)
             return Finish(value) if script.ending.finish else value
+        if isinstance(script.ending, (RaiseAgain, YieldAgain)):
+            self.note(place, attempt, "return")
+            return script.ending
         error = make_exception(script.ending.error, f"{place.name}.{place.phase}#{attempt}")
         if script.ending.error is Error.SHARED:
             error = self.shared_error
@@ -687,6 +771,14 @@ class Player:
 
     def note(self, place: Place, attempt: int, what: str, detail: object = None) -> None:
         self.trace.append(Event(self.loop.time(), place, attempt, what, detail))
+
+
+def _heard(thrown: BaseException | None) -> object:
+    """Return what a resource hears at its `yield`, and of how many failures."""
+    context = None if thrown is None else thrown.__context__
+    failed = thrown if isinstance(thrown, SdaxExecutionError) else context
+    number = len(failed.failures) if isinstance(failed, SdaxExecutionError) else 0
+    return None if thrown is None else (type(thrown), number)
 
 
 async def _wait_within(scope: Scope, seconds: float) -> None:

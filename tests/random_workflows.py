@@ -28,6 +28,7 @@ from workflows import (
     Meddle,
     Node,
     Raise,
+    RaiseAgain,
     Retryable,
     Return,
     Scope,
@@ -42,6 +43,7 @@ from workflows import (
     Within,
     Workflow,
     Yield,
+    YieldAgain,
 )
 
 T = TypeVar("T")
@@ -142,10 +144,45 @@ class _Author:
         return tuple(nodes)
 
     def node(self, name: str, level: int) -> Node:
+        # What a resource hears of failures would be such a race as well.
+        if self.one_in(4) and not (self.settled and self.zero_timeouts):
+            return self.resource(name, level)
         phases = {phase: self.behaviour(phase) for phase in PHASES if not self.one_in(3)}
         if not phases:
             phases["execute"] = self.behaviour("execute")
         return Node(name, level, **phases, required=not self.one_in(5))
+
+    def resource(self, name: str, level: int) -> Node:
+        set_up = self.behaviour("pre_execute")
+        if self.settled:
+            set_up = replace(set_up, scripts=tuple(map(self.felt, set_up.scripts)))
+        set_up = replace(set_up, shape=Shape.ASYNC_DEF, limiter=None, fallback=None, covers=None)
+        script = self.script(Shape.ASYNC_DEF)
+        if isinstance(script.ending, Return):
+            endings = (Return(), RaiseAgain(), *(YieldAgain() for _ in range(self.one_in(4))))
+            script = replace(script, ending=self.choose.choice(endings))
+            if self.settled:
+                steps = self.settle(script.steps, script.ending, at_once=True)
+                script = replace(script, steps=steps)
+        script = self.without_value(script)
+        clean_up = Behaviour((script,), timeout=self.timeout())
+        execute = None if self.one_in(2) else self.behaviour("execute")
+        required = not self.one_in(5)
+        return Node(name, level, set_up, execute, clean_up, required=required, is_resource=True)
+
+    def felt(self, script: Script) -> Script:
+        """Have a function suspend after it has cancelled itself: held, it would break at once."""
+        steps = script.steps
+        if steps and isinstance(steps[-1], CancelSelf):
+            steps = (*steps, Sleep(self.seconds()))
+        on_cancel = script.on_cancel and self.felt(script.on_cancel)
+        return replace(script, steps=steps, on_cancel=on_cancel)
+
+    def without_value(self, script: Script) -> Script:
+        """Have a function return nothing, as the second half of a resource does."""
+        ending = Return() if isinstance(script.ending, Return) else script.ending
+        on_cancel = script.on_cancel and self.without_value(script.on_cancel)
+        return replace(script, ending=ending, on_cancel=on_cancel)
 
     def disturbance(self) -> Disturbance:
         kind = self.choose.randint(0, 9)
@@ -321,7 +358,7 @@ class _Author:
                 alone = slept = True
             elif not isinstance(step, (SetVariable, Meddle)):
                 alone = False
-        stops = isinstance(ending, Raise) or ending.finish
+        stops = not isinstance(ending, Return) or ending.finish
         if stops and not alone:
             settled.append(Sleep(self.seconds()))
         elif steps and isinstance(steps[-1], CancelSelf) and self.one_in(2):

@@ -11,9 +11,9 @@ import asyncio
 import inspect
 import math
 from asyncio import CancelledError
-from collections.abc import Coroutine, Hashable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, NamedTuple
 
 import anyio
@@ -30,6 +30,7 @@ from sdax import (
     flatten_exceptions,
 )
 from sdax.states import PhaseReport, State, TaskReport
+from sdax.tasks import ResourceCleanUp, ResourceSetUp
 
 PRE, EXECUTE, POST = PHASES = ("pre_execute", "execute", "post_execute")
 
@@ -53,6 +54,22 @@ class Ending(NamedTuple):
 
 
 Graph = Mapping[str, Iterable[Hashable]]  # what each task depends on
+
+
+class Held:
+    """A resource, from the call of its function to the end of its cleanup."""
+
+    def __init__(self) -> None:
+        future = asyncio.get_running_loop().create_future
+        self.is_set_up: asyncio.Future[None] = future()  # or has failed to be
+        self.turn: asyncio.Future[None] = future()
+        self.is_cleaned_up: asyncio.Future[None] = future()
+        self.body: AsyncGenerator[Any, None] | None = None
+        self.is_due = False  # to be cleaned up
+        self.is_broken = False
+        self.thrown: BaseException | None = None
+        self.before = Context()
+        self.changes: dict[ContextVar[Any], Any] = {}
 
 
 class Reference:
@@ -82,8 +99,10 @@ class Reference:
         self.closed: list[AsyncTask[Any, Any]] = []  # in a phase of a graph: waits for others
         self.done: set[Hashable] = set()  # and those which nobody need wait for any more
         self.waits_for: dict[Hashable, set[Hashable]] = {}
-        self.unfinished: set[asyncio.Task[None]] = set()
+        self.unfinished: set[asyncio.Future[None]] = set()
         self.variables = Context()
+        self.held: dict[Hashable, Held] = {}
+        self.caller: asyncio.Task[Any] | None = None
         self.random_factor = random_factor
         self.failed_at: dict[tuple[Hashable, str], float] = {}
         self.failures: list[TaskFailure] = []
@@ -101,6 +120,8 @@ class Reference:
         }
 
     async def process_tasks(self, ctx: Any) -> Report:
+        self.variables = copy_context()
+        self.caller = asyncio.current_task()
         if self.graph is not None:
             return await self.process_graph(self.graph, ctx)
         levels = sorted({level for _, level in self.added})
@@ -118,12 +139,10 @@ class Reference:
             if not self.stopped and not self.broken:
                 await self.run_phase(EXECUTE, list(filter(self.is_prepared, members)), ctx)
         for level in reversed(levels):
-            due = [task for task in self.members(level) if task.name in self.started]
-            await self.run_phase(POST, due, ctx)
+            await self.run_phase(POST, list(filter(self.is_to_clean_up, self.members(level))), ctx)
         return self.result()
 
     async def process_graph(self, graph: Graph, ctx: Any) -> Report:
-        self.variables = copy_context()  # for who calls the next ones has others
         tasks = [task for task, _ in self.added]
         upwards = {task.name: set(graph[task.name]) for task in tasks}
         downwards = {
@@ -172,7 +191,7 @@ class Reference:
                     due = {
                         PRE: True,
                         EXECUTE: self.is_prepared(task),
-                        POST: task.name in self.started,
+                        POST: self.is_to_clean_up(task),
                     }
                     if has(task, self.phase) and due[self.phase]:
                         opened.append(task)
@@ -180,13 +199,154 @@ class Reference:
                         self.done.add(task.name)
         for task, _ in self.added:
             if task in opened:
-                self.unfinished.add(
-                    create_lazy_task(
-                        self.run_function(task, ctx),
-                        name=f"sdax:{task.name}:{self.phase}",
-                        context=self.variables.copy(),
-                    )
-                )
+                self.unfinished.add(self.begin(task, ctx, create_lazy_task))
+
+    def begin(self, task: AsyncTask[Any, Any], ctx: Any, create_task: Any) -> asyncio.Future[None]:
+        """Make an `asyncio.Task` for a function, and return what is done when that has ended."""
+        if is_resource(task) and self.phase == POST:
+            return self.let_go(self.held[task.name])
+        created: asyncio.Task[None] = create_task(
+            self.run_function(task, ctx),
+            name=f"sdax:{task.name}:{self.phase}",
+            context=self.context_of(task),
+        )
+        if is_resource(task) and self.phase == PRE:
+            return self.held.setdefault(task.name, Held()).is_set_up
+        return created
+
+    def is_to_clean_up(self, task: AsyncTask[Any, Any]) -> bool:
+        if is_resource(task):
+            return task.name in self.held and self.held[task.name].is_due
+        return task.name in self.started
+
+    # Resources.
+
+    def context_of(self, task: AsyncTask[Any, Any]) -> Context:
+        """Return the context of a function: it sees what the resources have set that it waited
+        for, and `execute` what all of them have."""
+        context = self.variables.copy()
+        left = [other for other, _ in self.added if other.name in self.held]
+        while left:
+            first = next(one for one in left if not any(self.waits(one, other) for other in left))
+            left.remove(first)
+            if self.phase == EXECUTE or self.waits(task, first):
+                for variable, value in self.held[first.name].changes.items():
+                    context.run(variable.set, value)
+        return context
+
+    def waits(self, task: AsyncTask[Any, Any], other: AsyncTask[Any, Any]) -> bool:
+        """Tell whether the `pre_execute` of a task comes after that of another."""
+        if self.graph is None:
+            levels = {each.name: level for each, level in self.added}
+            return levels[other.name] < levels[task.name]
+        names = set(self.graph[task.name])
+        while more := {each for name in names for each in self.graph[name]} - names:  # type: ignore[index]
+            names |= more
+        return other.name in names
+
+    async def set_up(self, task: AsyncTask[Any, Any], ctx: Any) -> Any:
+        held = self.held.setdefault(task.name, Held())
+        if held.body is None:
+            held.before = copy_context()
+        held.body = task.pre_execute.function.function(ctx)  # type: ignore[union-attr]
+        value = await held.body.__anext__()  # type: ignore[union-attr]
+        before = held.before
+        held.changes = {
+            variable: other
+            for variable, other in copy_context().items()
+            if variable not in before or before[variable] is not other
+        }
+        return value
+
+    def let_go(self, held: Held) -> asyncio.Future[None]:
+        """Let a resource go on from its `yield`, unless it is being cleaned up already."""
+        if not held.turn.done():
+            held.turn.set_result(None)
+        return held.is_cleaned_up
+
+    def so_far(self) -> BaseException | None:
+        """Return what a resource is told of the run."""
+        failure: BaseException | None = None
+        if self.failures:
+            failure = SdaxExecutionError.from_failures(self.failures, None)  # type: ignore[arg-type]
+        assert self.caller is not None
+        is_cancelled = self.interruption is not None or self.caller.cancelling()
+        if self.fatal is not None or is_cancelled:
+            cancellation = CancelledError()
+            cancellation.__context__ = failure
+            failure = cancellation
+        return failure
+
+    async def hold(self, task: AsyncTask[Any, Any], ctx: Any) -> None:
+        """Hold a resource that is set up, and clean it up: in its turn, or when it breaks."""
+        held = self.held[task.name]
+        own = asyncio.current_task()
+        assert own is not None
+        own.set_name(f"sdax:{task.name}:resource")
+        held.is_due = True
+        held.is_set_up.set_result(None)
+        try:
+            await held.turn
+            held.thrown = self.so_far()
+        except CancelledError as error:
+            held.is_broken = True
+            held.thrown = error
+        if held.is_broken:
+            error = None
+            try:
+                async with _Limit(self, self.ends(task.post_execute)):
+                    await self.clean_up(task)
+            except BaseException as exception:
+                error = exception
+            self.broke(task, unasked(error))
+        else:
+            own.set_name(f"sdax:{task.name}:{POST}")
+            report = await self.attempts(task, task.post_execute, ctx)  # type: ignore[arg-type]
+            self.reports[task.name, POST] = self.judge(task, report)
+        if self.phase == POST:
+            self.done.add(task.name)
+            self.open(ctx)
+        held.is_due = False
+        held.is_cleaned_up.set_result(None)
+
+    def ends(self, function: Any) -> float | None:
+        now = asyncio.get_running_loop().time()
+        return None if function.timeout is None else now + float(function.timeout)
+
+    async def clean_up(self, task: AsyncTask[Any, Any]) -> None:
+        held = self.held[task.name]
+        body, thrown = held.body, held.thrown
+        assert body is not None
+        try:
+            await (body.__anext__() if thrown is None else body.athrow(thrown))
+        except StopAsyncIteration:
+            if held.is_broken:
+                assert thrown is not None
+                raise thrown from None
+            return
+        except BaseException as error:
+            if held.is_broken or not is_part_of(error, thrown):
+                raise
+            return
+        try:
+            raise RuntimeError
+        finally:
+            await body.aclose()
+
+    def broke(self, task: AsyncTask[Any, Any], error: BaseException | None) -> None:
+        """Take note of a resource that has broken while it was held, and been cleaned up."""
+        assert error is not None
+        kept = error if isinstance(error, Exception) else None
+        self.reports[task.name, POST] = PhaseReport(State.FAILED, 1, None, kept)
+        if kept is not None:
+            self.failed_at[task.name, POST] = asyncio.get_running_loop().time()
+            self.failures.append(TaskFailure(task.name, POST, 1, kept))
+        elif self.fatal is None:
+            self.fatal = error
+        else:
+            self.surplus.append(error)
+        if not self.keeps_going or kept is None:
+            self.stop()
 
     def is_prepared(self, task: AsyncTask[Any, Any]) -> bool:
         """Tell whether `execute` may follow: the task has started, and nothing of it has failed."""
@@ -198,11 +358,8 @@ class Reference:
 
     async def run_phase(self, phase: str, members: list[AsyncTask[Any, Any]], ctx: Any) -> None:
         self.phase = phase
-        unfinished = {
-            asyncio.create_task(self.run_function(task, ctx), name=f"sdax:{task.name}:{phase}")
-            for task in members
-            if has(task, phase)
-        }
+        create_task = asyncio.get_running_loop().create_task
+        unfinished = {self.begin(task, ctx, create_task) for task in members if has(task, phase)}
         while unfinished:
             try:
                 with self.shield():
@@ -228,8 +385,11 @@ class Reference:
 
     async def run_function(self, task: AsyncTask[Any, Any], ctx: Any) -> None:
         if self.is_stopping():
+            if is_resource(task) and self.phase == PRE:
+                self.held[task.name].is_set_up.set_result(None)
             return
         self.started.add(task.name)
+        is_set_up = is_resource(task) and self.phase == PRE
         current = asyncio.current_task()
         assert current is not None
         self.running.add(current)
@@ -240,6 +400,10 @@ class Reference:
         if self.phase == POST or (succeeded and not self.stopped):
             self.done.add(task.name)
             self.open(ctx)
+        if is_set_up and report.state is State.SUCCEEDED:
+            await self.hold(task, ctx)
+        elif is_set_up:
+            self.held[task.name].is_set_up.set_result(None)
 
     async def attempts(
         self, task: AsyncTask[Any, Any], function: TaskFunction[Any], ctx: Any
@@ -359,6 +523,10 @@ class Reference:
                         elif function.has_task_group_argument:
                             async with SdaxTaskGroup() as group:
                                 value = await function.function(ctx, group)
+                        elif isinstance(function.function, ResourceSetUp):
+                            value = await self.set_up(task, ctx)
+                        elif isinstance(function.function, ResourceCleanUp):
+                            value = await self.clean_up(task)
                         else:
                             awaitable = function.function(ctx)
                             if not inspect.isawaitable(awaitable):
@@ -490,6 +658,20 @@ def create_lazy_task(coroutine: Coroutine[Any, Any, None], **options: Any) -> as
 def has(task: AsyncTask[Any, Any], phase: str) -> bool:
     """Tell whether the task has a function for this phase."""
     return getattr(task, phase) is not None
+
+
+def is_resource(task: AsyncTask[Any, Any]) -> bool:
+    """Tell whether the task is one function of two halves."""
+    return task.pre_execute is not None and isinstance(task.pre_execute.function, ResourceSetUp)
+
+
+def is_part_of(error: BaseException, thrown: BaseException | None) -> bool:
+    """Tell whether an error is another one, or has nothing in it but parts of that."""
+    if thrown is None:
+        return False
+    if isinstance(error, BaseExceptionGroup) and error is not thrown:
+        return all(is_part_of(each, thrown) for each in error.exceptions)
+    return error is thrown or any(error is each for each in flatten_exceptions(thrown))
 
 
 def is_of(kinds: Any, error: BaseException) -> bool:

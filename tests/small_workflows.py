@@ -36,6 +36,7 @@ from workflows import (
 # Which phases a task has: a letter for each, or a point.
 ALL_PHASES = tuple(map("".join, product("p.", "e.", "p.")))
 MOST_UNLIKE = ("pep", "pe.", ".ep", "p.p")
+RESOURCES = ("r.r", "rer")  # whose two halves are one function
 
 Edges = tuple[tuple[int, int], ...]  # who depends on whom, by numbers in an order of both
 
@@ -71,7 +72,15 @@ class Small(NamedTuple):
                 if letters[number] != "."
             }
             depends_on = tuple(f"T{other}" for one, other in self.edges if one == task)
-            nodes.append(Node(f"T{task}", self.levels[task], depends_on=depends_on, **behaviours))
+            nodes.append(
+                Node(
+                    f"T{task}",
+                    self.levels[task],
+                    depends_on=depends_on,
+                    is_resource=letters[0] == "r",
+                    **behaviours,
+                )
+            )
         return Workflow(tuple(nodes), arrangement=self.arrangement)
 
 
@@ -148,6 +157,18 @@ class Fault(Enum):
 ON_CANCEL = (Fault.SWALLOW, Fault.ANSWER, Fault.ANSWER_ODDLY)  # seen only where it is cancelled
 
 
+# What a half of a resource cannot do, or have.
+NOT_OF_RESOURCES = {
+    "pre_execute": (Fault.FALL_BACK, Fault.WAIT_OUTSIDE),
+    "post_execute": (
+        Fault.FINISH,
+        Fault.RETRY,
+        Fault.FALL_BACK,
+        Fault.WAIT_OUTSIDE,
+        Fault.RUN_OUT_OF_TIME,
+    ),
+}
+
 Faulty = Iterator[tuple[Fault, Place, Workflow]]
 
 
@@ -172,6 +193,8 @@ def _each_with(
             for fault, faulty in make(behaviour):
                 if fault is Fault.FALL_BACK and phase == "post_execute":
                     continue  # which must not have one
+                if node.is_resource and phase != "execute" and fault in NOT_OF_RESOURCES[phase]:
+                    continue
                 nodes = [*workflow.nodes]
                 nodes[number] = replace(node, **{phase: faulty})
                 yield fault, Place(node.name, phase), replace(workflow, nodes=tuple(nodes))

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from attempts import Flaky
+from exceptions import Incomparable
 from helpers import (
     Broken,
     Trace,
@@ -167,6 +168,22 @@ async def test_a_group_of_cancellations_that_nobody_asked_for() -> None:
     error = await failure_of(solo(None, raises))
     assert type(error.exceptions[0]).__name__ == "TaskCancelledError"
     assert isinstance(error.exceptions[0].__cause__, BaseExceptionGroup)
+
+
+async def test_a_fallback_that_times_out_after_what_cannot_be_asked_anything() -> None:
+    async def fallback(ctx: Any, error: Exception) -> None:
+        await forever()
+
+    original = Incomparable()
+    function = TaskFunction(
+        Trace().failing("A", original),
+        timeout=0.01,
+        fallback=fallback,
+        fallback_exceptions=Incomparable,
+    )
+    error = await failure_of(solo(None, function))
+    assert isinstance(error.exceptions[0], TimeoutError)
+    assert error.exceptions[0].__context__ is original
 
 
 async def test_contexts_that_lead_in_a_circle() -> None:

@@ -36,6 +36,7 @@ WORKS = [
     Work("one phase", (3, 2, 2)),
     Work("three phases", (2, 1, 3), 0, phases=(PRE, EXECUTE, POST), repeat=2),
     Work("limits", (2, 2), 0, timeout=5, retries=2),
+    Work("all attempts", (2, 2), 0, total_timeout=5, required=False),
     Work("at once", (3, 2), 0.001, concurrent=5),
     Work("failure", (1, 3), 0, phases=(PRE, POST), fails=True, repeat=2),
 ]

@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sdax.__main__ import main
+from sdax.commands.run import SECONDS_BETWEEN_SIGNALS
+
 SHOP = """
-import asyncio, os
+import asyncio, os, time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction
@@ -29,6 +34,10 @@ async def wait(ctx):
     Path(f"begun-{ctx['id']}").touch()
     while ctx["id"] >= 5 and not Path("go").exists():
         await asyncio.sleep(0.005)
+
+async def block(ctx):
+    Path(f"begun-{ctx['id']}").touch()
+    time.sleep(100)
 
 async def clean(ctx):
     await asyncio.sleep(0.02)
@@ -45,6 +54,7 @@ def of(function, cleanup=None):
 
 processor = of(double)
 waiting = of(wait, clean)
+blocking = of(block, clean)
 killing = of(kill)
 
 def make(item):
@@ -175,22 +185,36 @@ def test_resuming_leaves_out_what_is_done(folder: Path) -> None:
     assert "0 outcomes: 0 succeeded, 0 failed, 30 done before" in again.stderr
 
 
-@pytest.fixture
-def job(folder: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
-    """A job whose first five inputs end, while the others wait."""
-    arguments = ["shop:waiting", *JOB, *request.param]
+@contextmanager
+def in_background(folder: Path, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         command(*arguments),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
     with process:
         try:
             yield process
         finally:
             process.kill()
+
+
+@pytest.fixture
+def processor() -> str:
+    """One of whose runs the first five end, while the others wait."""
+    return "shop:waiting"
+
+
+@pytest.fixture
+def job(
+    folder: Path, processor: str, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str]]:
+    """A job that does not end by itself."""
+    with in_background(folder, processor, *JOB, *request.param) as process:
+        yield process
 
 
 def ids(folder: Path, what: str) -> set[int]:
@@ -253,10 +277,66 @@ def test_a_second_signal_ends_processes(folder: Path, job: subprocess.Popen[str]
     job.send_signal(signal.SIGINT)
     assert job.stderr is not None
     assert "a second signal ends it at once" in job.stderr.readline()
-    job.send_signal(signal.SIGINT)
-    job.communicate(timeout=60)
+    errors = end_by_second(job, signal.SIGINT)
     assert job.returncode == 128 + signal.SIGINT
     assert len(written(folder)) < 30
+    assert [line.partition(": ")[0] for line in errors] == ["python -m sdax run"] * 2
+
+
+@needs_signals
+@pytest.mark.parametrize("job", [["--workers", "2", "--batch-size", "5"]], indirect=True, ids=["2"])
+def test_processes_leave_signals_to_the_one_that_writes(
+    folder: Path, job: subprocess.Popen[str]
+) -> None:
+    wait_for(folder, job, 5, 10)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    if not children.exists():
+        pytest.skip("/proc does not tell of children")
+    pids = [*map(int, children.read_text().split()), job.pid]
+    for pid in pids * 2:  # systemd sends it to all, `timeout` sends it twice
+        os.kill(pid, signal.SIGTERM)
+    (folder / "go").touch()
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGTERM, errors
+    assert ids(folder, "cleaned") == ids(folder, "begun")
+    assert len(written(folder)) == len(ids(folder, "begun")) >= 10, errors
+
+
+def end_by_second(job: subprocess.Popen[str], number: signal.Signals) -> list[str]:
+    """Send a signal again, when it counts as another one; return the lines that follow."""
+    time.sleep(SECONDS_BETWEEN_SIGNALS + 0.1)
+    job.send_signal(number)
+    return job.communicate(timeout=60)[1].splitlines()
+
+
+@needs_signals
+@pytest.mark.parametrize("job", [[]], indirect=True, ids=["here"])
+@pytest.mark.parametrize("processor", ["shop:blocking"])
+def test_signals_end_a_job_whose_event_loop_is_blocked(
+    folder: Path, job: subprocess.Popen[str]
+) -> None:
+    wait_for(folder, job, 0, 1)
+    job.send_signal(signal.SIGINT)
+    errors = end_by_second(job, signal.SIGINT)
+    assert job.returncode == 128 + signal.SIGINT, errors
+    assert ids(folder, "cleaned") == ids(folder, "begun") == {0}
+
+
+@needs_signals
+def test_a_signal_ends_a_job_that_waits_for_standard_input(folder: Path) -> None:
+    job = ["shop:processor", "--inputs", "-", "--out", "out.jsonl"]
+    with in_background(folder, *job, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write('{"id": 1}\n\n{"id": 2}\n{"id":')
+        process.stdin.flush()
+        out = folder / "out.jsonl"
+        while not (out.exists() and len(out.read_text().splitlines()) == 2):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        process.stdin.close()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert sorted(written(folder)) == [1, 3]
 
 
 def test_a_process_that_ends_is_told_of(folder: Path) -> None:
@@ -288,27 +368,24 @@ def test_a_process_that_ends_is_told_of(folder: Path) -> None:
     ],
     ids=lambda each: each[-1] if isinstance(each, list) else "",
 )
-def test_bad_arguments_are_refused(folder: Path, arguments: list[str], message: str) -> None:
-    done = sdax_run(folder, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_on_a_dask_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
-    monkeypatch.syspath_prepend(str(folder))  # which worker processes get
-    with distributed.LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": False},
-    ) as cluster:
-        address = cluster.scheduler_address.replace("tcp://", "dask://")
-        done = sdax_run(folder, "shop:processor", *JOB, "--context", "shop:make", "--on", address)
-    assert "30 outcomes: 27 succeeded, 3 failed" in done.stderr
-    assert sorted(written(folder)) == list(range(1, 31))
+def test_bad_arguments_are_refused(
+    folder: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["run", *arguments])
+    finally:
+        sys.modules.pop("shop", None)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_a_scheduler_that_is_not_there_is_refused(

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from conftest import Implementation
 from monte_carlo import against_each_other, against_model, against_promises, search
 from random_workflows import random_workflow
-from workflows import Behaviour, CancelCaller, Error, Node, Raise, Script, Workflow, Yield
+from workflows import (
+    Arrangement,
+    Behaviour,
+    CancelCaller,
+    Error,
+    Node,
+    Raise,
+    Script,
+    Workflow,
+    Yield,
+)
 
 T = TypeVar("T")
 
@@ -84,6 +94,18 @@ def test_the_engines_are_alike(both_engines: list[ModuleType], settled: bool) ->
         workflow = random_workflow(Random(seed), settled=settled)
         problems = against_each_other(workflow, *both_engines)
         assert not problems, "\n".join([f"seed {seed}", repr(workflow), *problems])
+
+
+def test_a_cleanup_after_a_task_that_its_limiter_never_let_in(engine: Implementation) -> None:
+    waits = Behaviour(total_timeout=1.5, limiter=4.0)
+    workflow = Workflow(
+        (
+            Node("waits", 0, waits, required=False),
+            Node("cleans up", 0, post_execute=Behaviour(), depends_on=("waits",)),
+        ),
+        arrangement=Arrangement.GRAPH,
+    )
+    assert not against_model(workflow, engine.module)
 
 
 def test_the_engines_are_alike_in_how_they_share_a_task_after_bare_yields(

@@ -210,6 +210,13 @@ def test_the_tests_of_guarantees_exist() -> None:
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
     assert set(re.findall(r"\[`(\w+\.py)`\]\(\.\./tests/\1\)", page)) == named
+    functions: set[str] = set()
+    for file in (ROOT / "tests").glob("test_*.py"):
+        text = file.read_text(encoding="utf-8")
+        functions.update(re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE))
+    tests = set(re.findall(r"\b(test_\w+)\b(?!\.py)", page))
+    assert len(tests) > 100
+    assert sorted(tests - functions) == []
 
 
 @pytest.mark.parametrize(

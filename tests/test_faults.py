@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
@@ -73,6 +74,15 @@ def test_a_run_ends_and_cleans_up_whatever_call_fails(engine: Implementation, na
     numbers = count(1 + place % step, step)
     with using(engine.module):
         findings = [str(each) for each in search(SCENARIOS[name], engine.name, error, numbers)]
+    assert [each for each in findings if each != "None"] == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio's eager tasks came with 3.12")
+def test_a_broken_first_step_of_a_task_that_is_started_at_once(engine: Implementation) -> None:
+    numbers = range(1, 60)
+    with using(engine.module):
+        found = search(SCENARIOS["an eager factory, success"], engine.name, "MemoryError", numbers)
+        findings = [str(each) for each in found]
     assert [each for each in findings if each != "None"] == []
 
 

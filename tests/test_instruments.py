@@ -130,6 +130,7 @@ def test_the_workflows_are_of_every_kind(engine: Implementation) -> None:
     assert retried and cancelled > 3
 
 
+@pytest.mark.undisturbed
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 def test_an_instrument(
     engine: Implementation, instrument: Callable[[], AbstractContextManager[Sighted]]

@@ -8,6 +8,8 @@ from conftest import Implementation
 from helpers import counts_references
 from processes import run_program
 
+pytestmark = pytest.mark.undisturbed
+
 PATHS = [
     "success",
     "failure",

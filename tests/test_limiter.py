@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from aiolimiter import AsyncLimiter
 
 from attempts import Flaky, now, virtual_clock
 from helpers import (
@@ -30,6 +31,7 @@ from helpers import (
     var,
 )
 from sdax import State, TaskFunction, task_func, task_group_func, task_sync_func, task_thread_func
+from sdax.engine import calls
 
 pytestmark = pytest.mark.usefixtures("factors")
 
@@ -72,6 +74,39 @@ async def test_at_most_so_many(phase: str, make: Any) -> None:
     assert max(inside) == 2
     assert len(inside) == 5
     assert all(getattr(report[name], phase).value == 7 for name in range(5))
+
+
+@virtual_clock
+async def test_at_most_so_many_in_a_time() -> None:
+    began: list[float] = []
+
+    async def function(ctx: Any) -> None:
+        began.append(now())
+
+    limiter = AsyncLimiter(2, 10)
+    limited = TaskFunction(function, limiter=limiter, timeout=1)
+    await build([task(name, limited) for name in range(4)]).process_tasks(None)
+    assert began == [0, 0, 5, 10]
+
+
+async def test_a_cleanup_is_called_although_its_limiter_cannot_be_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trace = Trace()
+    broken = MemoryError()
+    look = calls.is_context_manager
+
+    def fail_once(limiter: Any) -> bool:
+        monkeypatch.setattr(calls, "is_context_manager", look)
+        raise broken
+
+    async def work(ctx: Any) -> None:
+        monkeypatch.setattr(calls, "is_context_manager", fail_once)
+
+    cleanup = TaskFunction(trace.quick("cleanup"), limiter=asyncio.Lock())
+    error = await error_of(build([task("A", None, work, cleanup)]).process_tasks(None))
+    assert error is broken
+    assert trace == ["cleanup"]
 
 
 async def test_runs_share_it() -> None:

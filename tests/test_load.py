@@ -12,6 +12,8 @@ import pytest
 from helpers import amount, build, counts_references, forever, passes, task
 from sdax import RunReport, SdaxExecutionError, TaskFunction
 
+pytestmark = pytest.mark.undisturbed
+
 RUNS = amount(2_000, 10_000)
 
 

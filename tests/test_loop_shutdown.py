@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
+from conftest import Implementation
 from helpers import Trace, build, passes, task
+from processes import PROGRAMS, SWITCHES
 from sdax import TaskFunction
 
 LOOPS = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
@@ -149,3 +156,31 @@ def test_the_cleanups_of_all_runs_go_on(engine: Any, uv: bool) -> None:
         runner.run(server())
     assert trace.count("A.post done") == 3
     assert trace.count("A.post cut short") == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_resource_under_uvicorn_is_closed_after_a_signal(
+    engine: Implementation, name: str
+) -> None:
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, str(PROGRAMS / "served_resource.py"), name]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        **SWITCHES[engine.name],
+    }
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+                assert server.stdout.readline() == "at work\n"
+                server.send_signal(signal.Signals[name])
+                said, errors = server.communicate(timeout=60)
+        finally:
+            server.kill()
+    assert (said, errors, server.returncode) == ("cancelled\nclosed True\n", "", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import subprocess
 import sys
 import weakref
@@ -21,6 +22,7 @@ from helpers import (
     current,
     error_of,
     forever,
+    one_loop,
     passes,
     solo,
     task,
@@ -31,7 +33,7 @@ from helpers import (
 )
 from sdax import RunReport, SdaxExecutionError, State, TaskCancelledError
 from sdax.events import Event, RunFinished, RunStarted
-from sdax.many import Outcome, Progress, run_many
+from sdax.many import ManyOptions, Outcome, Progress, RayCluster, run_many
 
 KINDS = pytest.mark.parametrize("kind", ["plain", "async"])
 
@@ -108,23 +110,26 @@ async def test_each_input_has_its_outcome(kind: str, number: int) -> None:
         [task("A", execute=square)],
     )
     seen: dict[int, Outcome[int, Any]] = {}
-    async with run_many(processor, given(kind, range(500)), concurrency=7) as outcomes:
+    async with run_many(processor, given(kind, range(100)), concurrency=7) as outcomes:
         async for outcome in outcomes:
             assert outcome.number not in seen
             seen[outcome.number] = outcome
-    assert sorted(seen) == list(range(500))
+    assert sorted(seen) == list(range(100))
     for number, outcome in seen.items():
         assert outcome.item == number
         assert outcome.error is None
         assert outcome.value is outcome.report
         assert outcome.result()["A"].execute.value == number * number
-    assert trace.count("post") == 500
+    assert trace.count("post") == 100
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_without_inputs_there_is_no_outcome() -> None:
     assert await values(solo(execute=square), []) == []
 
 
+@one_loop
 async def test_a_run_that_reports_nothing_but_successes_shares_its_report() -> None:
     reports = await values(build(), range(3))
     assert reports[0] is reports[1] is reports[2]
@@ -154,6 +159,8 @@ async def test_or_in_the_order_of_the_inputs(kind: str) -> None:
     assert taken == list(enumerate("abcd"))
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_order_holds_back_what_comes_early_in_its_place() -> None:
     gates = Gates()
     async with run_many(gates.processor, numbers(), ordered=True, concurrency=3) as outcomes:
@@ -168,6 +175,7 @@ async def test_order_holds_back_what_comes_early_in_its_place() -> None:
         assert [(await anext(outcomes)).number for _ in range(2)] == [1, 2]
 
 
+@one_loop
 async def test_pick_says_what_is_kept() -> None:
     processor = solo(execute=square)
     async with run_many(processor, [3], pick=squared) as outcomes:
@@ -177,6 +185,8 @@ async def test_pick_says_what_is_kept() -> None:
     assert outcome.report["A"].execute.value == 9
 
 
+@one_loop
+@pytest.mark.one_engine
 @pytest.mark.parametrize(
     "error", [Broken("a"), StopIteration(1), asyncio.CancelledError()], ids=repr
 )
@@ -204,6 +214,7 @@ def test_an_outcome_says_what_it_is() -> None:
 # Failures.
 
 
+@one_loop
 async def test_a_failed_run_is_an_outcome_and_stops_nothing() -> None:
     cleaned = []
 
@@ -235,6 +246,7 @@ async def test_a_failed_run_is_an_outcome_and_stops_nothing() -> None:
             assert outcome.result()["A"].pre_execute.value == outcome.item
 
 
+@one_loop
 async def test_an_unasked_cancellation_is_a_failure() -> None:
     async def give_up(ctx: Any) -> None:
         await passes(1)
@@ -277,6 +289,7 @@ async def make_slowly(item: Any) -> Any:
     return [item]
 
 
+@one_loop
 @pytest.mark.parametrize(
     "make",
     [lambda item: [item], make_async, make_slowly, lambda item: make_slowly(item)],
@@ -298,6 +311,7 @@ async def square_of_first(ctx: Any) -> Any:
     return ctx[0] * ctx[0]
 
 
+@one_loop
 @pytest.mark.parametrize("how", ["plain", "async", "suspended"])
 async def test_an_error_of_make_context_is_that_of_its_input(how: str) -> None:
     error = Broken("no such order")
@@ -358,6 +372,8 @@ async def test_a_run_sees_the_variables_that_its_make_context_sets(how: str) -> 
     assert var.get() == "opened"
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_resources_are_entered_once() -> None:
     events: list[Any] = []
 
@@ -385,6 +401,7 @@ async def test_resources_are_entered_once() -> None:
         assert events == ["opened", (0, "pool"), (1, "pool"), "closed"]
 
 
+@one_loop
 async def test_resources_are_closed_after_the_cleanup() -> None:
     gates = Gates()
     left = []
@@ -432,6 +449,8 @@ async def test_no_more_inputs_are_taken_than_there_are_places(kind: str) -> None
             assert len(gates.begun) == number + 5
 
 
+@one_loop
+@pytest.mark.one_engine
 @KINDS
 async def test_outcomes_that_nobody_has_taken_hold_their_places(kind: str) -> None:
     begun: list[int] = []
@@ -457,8 +476,8 @@ async def test_the_loop_goes_on_beside_runs_that_never_suspend() -> None:
             await asyncio.sleep(0)
 
     ticking = asyncio.ensure_future(tick())
-    await values(solo(execute=square), range(2000))
-    assert ticks > 20
+    await values(solo(execute=square), range(500))
+    assert ticks > 5
     ticking.cancel()
     await asyncio.wait([ticking])
 
@@ -495,8 +514,23 @@ class Left(Exception):
     """What the block is left with."""
 
 
-@KINDS
-@pytest.mark.parametrize("how", ["break", "exception", "cancellation", "timeout"])
+async def expire(limit: asyncio.Timeout, is_time: Callable[[], bool]) -> None:
+    """Let a timeout expire when it is time."""
+    await until(is_time)
+    limit.reschedule(asyncio.get_running_loop().time())
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("plain", "break"),
+        ("async", "break"),
+        ("plain", "exception"),
+        ("plain", "cancellation"),
+        ("async", "cancellation"),
+        ("plain", "timeout"),
+    ],
+)
 async def test_leaving_early_cancels_and_cleans_up(kind: str, how: str) -> None:
     gates = Gates()
     gates.let_go(0)
@@ -512,8 +546,10 @@ async def test_leaving_early_cancels_and_cleans_up(kind: str, how: str) -> None:
 
     if how == "timeout":
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(None) as limit:
+                ending = asyncio.ensure_future(expire(limit, lambda: len(gates.begun) == 6))
                 await consume()
+        await ending
     elif how == "exception":
         with pytest.raises(Left):
             await consume()
@@ -604,6 +640,8 @@ async def test_nothing_is_lost_when_a_wait_is_cancelled(kind: str) -> None:
         assert [each.item async for each in outcomes] == [0, 1, 2]
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_an_async_generator_is_closed() -> None:
     closed: list[str] = []
 
@@ -621,6 +659,8 @@ async def test_an_async_generator_is_closed() -> None:
     assert closed == ["closed"]
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_what_is_not_taken_is_left_in_the_inputs() -> None:
     items = iter(range(10))
     async with run_many(solo(execute=square), items, concurrency=2) as outcomes:
@@ -628,6 +668,7 @@ async def test_what_is_not_taken_is_left_in_the_inputs() -> None:
     assert list(items) == [3, 4, 5, 6, 7, 8, 9]
 
 
+@one_loop
 async def test_the_loop_hears_of_failed_outcomes_that_nobody_took(
     loop_errors: list[dict[str, Any]],
 ) -> None:
@@ -641,6 +682,7 @@ async def test_the_loop_hears_of_failed_outcomes_that_nobody_took(
     assert heard["exception"].exceptions[0].args == (1,)
 
 
+@one_loop
 async def test_the_loop_hears_of_failures_of_cancelled_runs(
     loop_errors: list[dict[str, Any]],
 ) -> None:
@@ -669,6 +711,8 @@ async def test_inputs_can_be_ended_while_runs_go_on(kind: str) -> None:
     assert gates.cancelled == []
 
 
+@one_loop
+@pytest.mark.one_engine
 @KINDS
 async def test_ended_before_the_first_there_is_no_outcome(kind: str) -> None:
     async with run_many(solo(execute=square), given(kind, numbers())) as outcomes:
@@ -680,9 +724,17 @@ async def test_ended_before_the_first_there_is_no_outcome(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["execute", "make_context", "async make_context", "pick", "inputs"]
+    ("kind", "where"),
+    [
+        ("plain", "execute"),
+        ("plain", "make_context"),
+        ("plain", "async make_context"),
+        ("plain", "pick"),
+        ("plain", "inputs"),
+        ("async", "inputs"),
+        ("async", "execute"),
+    ],
 )
-@KINDS
 async def test_keyboard_interrupt_stops_everything_and_is_raised(where: str, kind: str) -> None:
     error = KeyboardInterrupt(where)
     gates = Gates()
@@ -720,6 +772,28 @@ async def test_keyboard_interrupt_stops_everything_and_is_raised(where: str, kin
     assert set(gates.begun) <= set(gates.cleaned)
 
 
+@without_factory
+@pytest.mark.parametrize("how", ["plain", "isolated"])
+async def test_nothing_begins_while_the_interrupted_run_cleans_up(how: str) -> None:
+    error = KeyboardInterrupt()
+    trace = []
+
+    async def execute(ctx: int) -> None:
+        trace.append(f"begun {ctx}")
+        raise error
+
+    async def post(ctx: int) -> None:
+        await passes(3)
+        trace.append(f"cleaned {ctx}")
+
+    make = None if how == "plain" else int
+    with pytest.raises(KeyboardInterrupt) as caught:
+        async with run_many(solo(None, execute, post), range(5), make_context=make) as outcomes:
+            await anext(outcomes)
+    assert caught.value is error
+    assert trace == ["begun 0", "cleaned 0"]
+
+
 async def test_it_stops_everything_while_the_block_does_something_else() -> None:
     error = KeyboardInterrupt()
     gates = Gates()
@@ -741,6 +815,8 @@ async def test_it_stops_everything_while_the_block_does_something_else() -> None
 # Who takes them.
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_one_at_a_time_takes_outcomes() -> None:
     gates = Gates()
     async with run_many(gates.processor, "a") as outcomes:
@@ -752,6 +828,8 @@ async def test_one_at_a_time_takes_outcomes() -> None:
         assert (await taking).item == "a"
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_outcomes_are_taken_inside_of_the_block() -> None:
     many = run_many(solo(execute=square), range(3))
     with pytest.raises(RuntimeError, match="async with"):
@@ -775,6 +853,7 @@ async def test_many_runs_inside_of_a_run() -> None:
     assert got == [0, 0, 1, 5, 14, 30]
 
 
+@one_loop
 async def test_inside_of_an_except_block_functions_see_no_exception() -> None:
     async def look(ctx: Any) -> Any:
         return sys.exception()
@@ -858,6 +937,7 @@ async def test_observers_hear_of_each_run() -> None:
     }
 
 
+@one_loop
 async def test_cancelled_runs_are_told_as_such() -> None:
     states = []
 
@@ -884,6 +964,8 @@ class Counts:
         self.seen.append((progress.total, progress.done, progress.failed, progress.is_over))
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_who_follows_many_runs_hears_counts() -> None:
     async def maybe(ctx: int) -> None:
         if ctx == 1:
@@ -903,6 +985,8 @@ async def test_who_follows_many_runs_hears_counts() -> None:
     assert counts.seen[-1] == (None, 1, 0, True)
 
 
+@one_loop
+@pytest.mark.one_engine
 async def test_one_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     class Bad(Counts):
         def many_changed(self, progress: Progress) -> None:
@@ -1002,12 +1086,40 @@ async def make_slowly_plain(item: int) -> int:
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
+@pytest.mark.one_engine
 def test_bad_arguments_are_refused(
     engine: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     arguments = {"processor": solo(execute=square), "inputs": [], **options}
     with pytest.raises(error, match=message):
         run_many(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"workers": 0}, ValueError, "workers must be at least 1, got 0"),
+        ({"workers": "two"}, TypeError, "workers must be an integer or None"),
+        ({"options": 3}, TypeError, "options must be a mapping or None, got 3"),
+    ],
+)
+def test_bad_options_of_a_cluster_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        RayCluster(**options)
+
+
+def test_a_cluster_says_what_it_is() -> None:
+    assert repr(RayCluster(2, options={"num_cpus": 2})) == (
+        "RayCluster(workers=2, options={'num_cpus': 2})"
+    )
+
+
+def test_the_options_that_helpers_pass_on_are_those_of_run_many() -> None:
+    parameters = inspect.signature(run_many).parameters
+    ours = {name for name in parameters if parameters[name].kind == inspect.Parameter.KEYWORD_ONLY}
+    assert ours - {"make_context", "pick", "resources"} == set(ManyOptions.__annotations__)
 
 
 def test_nothing_is_imported_until_asked_for() -> None:

@@ -56,6 +56,7 @@ def test_what_counts_as_growing(of_a_sample: Any, grows: bool) -> None:
     assert (memory.growth() > ALLOWANCE) == grows
 
 
+@pytest.mark.undisturbed
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_soak_watches_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

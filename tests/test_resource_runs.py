@@ -35,6 +35,7 @@ from sdax import (
     AsyncDagTaskProcessor,
     AsyncTaskProcessor,
     Done,
+    Finish,
     PhaseId,
     SdaxExecutionError,
     State,
@@ -317,13 +318,42 @@ async def test_nothing_is_left_of_it(number: int) -> None:
 
         return fail
 
-    last = (nothing, failing(Broken), failing(KeyboardInterrupt))
+    async def failing_later(ctx: Any) -> AsyncIterator[Kept]:
+        async for each in held(ctx):
+            yield each
+        raise Broken
+
+    async def failing_first(ctx: Any) -> AsyncIterator[Kept]:
+        async for _ in held(ctx):
+            raise Broken
+        yield Kept()
+
+    async def yielding_again(ctx: Any) -> AsyncIterator[Kept]:
+        async for each in held(ctx):
+            yield each
+        yield Kept()
+
+    async def breaking(ctx: Any) -> AsyncIterator[Kept]:
+        asyncio.get_running_loop().call_soon(current().cancel)
+        async for each in held(ctx):
+            yield each
+
+    async def finishing(ctx: Any) -> Any:
+        await passes(number)
+        return Finish(None)
+
+    last = (nothing, failing(Broken), failing(KeyboardInterrupt), finishing)
+    endings = [(held, execute) for execute in last]
+    for function in (failing_first, failing_later, yielding_again):
+        endings += [(function, nothing), (function, failing(Broken))]
+    endings.append((breaking, trace.waiting("X")))
     with without_collector():
-        for execute in last:
-            processor = build([resource("R", held)], [task("A", None, execute)])
+        for function, execute in endings:
+            limits: Any = {"retries": 1, "retryable_exceptions": Broken, "initial_delay": 0}
+            processor = build([resource("R", function, **limits)], [task("A", None, execute)])
             await error_of(processor.process_tasks(None))
             await passes(2)
-            assert kept() == 0
+            assert kept() == 0, (function, execute)
         run = spawn(build([resource("R", held)], [task("A", None, trace.waiting("A"))]))
         await until(lambda: "A" in trace)
         run.cancel()

@@ -26,6 +26,7 @@ from helpers import (
     until,
 )
 from sdax import (
+    AsyncDagTaskProcessor,
     AsyncTaskProcessor,
     Finish,
     RetryableException,
@@ -195,6 +196,55 @@ async def test_while_it_is_held_it_takes_no_place(number: int) -> None:
         *("A.post", "A.post done", "B.post", "B.post done"),
         *("R ok", "R down", "S ok", "S down"),
     ]
+
+
+async def test_a_cleanup_that_suspends_takes_a_place() -> None:
+    trace = Trace()
+    builder = AsyncTaskProcessor.builder(max_concurrency=1)
+    builder.add_task(resource("R", trace.holding("R", 2)), 1)
+    builder.add_task(trace.task("A"), 1)
+    builder.add_task(trace.task("B"), 2)
+    await builder.build().process_tasks(None)
+    assert trace[-4:] == ["B.post", "R ok", "R down", "A.post"]
+
+
+async def test_no_function_notices_the_cleanup_before_it() -> None:
+    seen: dict[str, Any] = {}
+
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        yield
+        seen["R"] = asyncio.all_tasks()
+        assert current() in seen["R"]
+
+    async def first(ctx: Any) -> None:
+        seen["first"] = id(current())
+
+    async def last(ctx: Any) -> None:
+        if seen["first"] in map(id, seen["R"]):  # not ended meanwhile
+            assert id(current()) != seen["first"]
+        assert current().get_name() == "sdax:last:post_execute"
+
+    await build(
+        [resource("R", held), task("last", None, None, last)], [task("first", None, None, first)]
+    ).process_tasks(None)
+
+
+async def test_the_loop_does_not_close_it_in_another_task() -> None:
+    own: list[asyncio.Task[Any]] = []
+
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        own.append(current())
+        try:
+            yield
+        finally:
+            own.append(current())
+
+    async def execute(ctx: Any) -> None:
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        assert len(own) == 1
+
+    await build([resource("R", held, execute=execute)]).process_tasks(None)
+    assert own[0] is own[1]
 
 
 async def test_scopes_may_stay_open_across_the_yield() -> None:
@@ -597,6 +647,42 @@ async def test_cleanup_timeout_bounds_what_comes_after_the_yield(fails: bool) ->
     assert trace == ["down"]
 
 
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("number", [0, 1, 2])
+async def test_its_cleanup_comes_in_the_order_of_adding(level: int, number: int) -> None:
+    """Also where the end of its own set-up is what opens it."""
+    trace = Trace()
+    last = [] if level == 1 else [trace.task("C")]
+    await build(
+        [
+            trace.task("A"),
+            resource("R", trace.holding("R", number)),
+            resource("S", trace.holding("S", number)),
+            trace.task("B"),
+        ],
+        last,
+    ).process_tasks(None)
+    turns = [event for event in trace if event in ("A.post", "R ok", "S ok", "B.post")]
+    assert turns == ["A.post", "R ok", "S ok", "B.post"]
+
+
+async def test_in_a_graph_nobody_waits_for_one_whose_set_up_has_failed() -> None:
+    trace = Trace()
+
+    async def failing(ctx: Any) -> AsyncIterator[None]:
+        await passes(2)
+        raise Broken
+        yield
+
+    builder = AsyncDagTaskProcessor.builder()
+    builder.add_task(trace.task("A"))
+    builder.add_task(trace.task("B"))
+    builder.add_task(resource("R", failing), depends_on=["A"])
+    error = await failure_of(builder.build())
+    assert trace == ["A.pre", "B.pre", "A.post", "B.post"]
+    assert error.report["R"].post_execute.state is State.SKIPPED
+
+
 async def test_cleanups_come_in_their_order() -> None:
     trace = Trace()
     processor = graph(
@@ -698,6 +784,27 @@ async def test_a_resource_that_breaks_stops_the_run(phase: str) -> None:
     assert report["R"].pre_execute.state is State.SUCCEEDED
     assert report["R"].post_execute.state is State.FAILED
     assert report["A"][0 if phase == "pre" else 1].state is State.CANCELLED
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_cleanup_timeout_bounds_the_cleanup_of_one_that_breaks(fails: bool) -> None:
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_soon(current().cancel)
+        try:
+            yield
+        finally:
+            if fails:
+                raise TimeoutError
+            await forever()
+
+    trace = Trace()
+    error = await failure_of(
+        build([resource("R", held, cleanup_timeout=0.01)], [task("A", trace.waiting("A"))])
+    )
+    (failure,) = error.exceptions
+    assert isinstance(failure, TimeoutError)
+    assert str(failure) == ("" if fails else "timed out after 0.01 s")
+    assert trace == ["A", "A cancelled"]
 
 
 @pytest.mark.parametrize("passed", [3, 6])

@@ -30,6 +30,8 @@ from helpers import (
 )
 from sdax import AsyncTask, AsyncTaskProcessor, RetryableException, SdaxExecutionError, TaskFunction
 
+pytestmark = pytest.mark.undisturbed
+
 MANY = amount(10_000, 100_000)
 
 one_loop = pytest.mark.loop_kinds("asyncio")

@@ -228,6 +228,7 @@ def test_a_processor_in_a_spawned_process(engine: Implementation) -> None:
     assert run_program("fork", "spawn", engine=engine) == "done\n"
 
 
+@pytest.mark.undisturbed
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="sub-interpreters are CPython's")
 def test_sub_interpreters_run_on_the_python_engine(engine: Implementation) -> None:
     name = {"compiled": "cython", "python": "python"}[engine.name]

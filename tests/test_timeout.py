@@ -217,6 +217,31 @@ async def test_a_timeout_is_over_with_its_function() -> None:
 
 
 @virtual_clock
+@pytest.mark.parametrize("observer", [None, lambda event: None], ids=["plain", "observed"])
+async def test_a_timer_that_a_loop_inside_of_the_function_fires(observer: Any) -> None:
+    """nest_asyncio lets a function run the loop, and so the timers, while it runs itself."""
+    loop: Any = asyncio.get_running_loop()
+
+    async def work(ctx: Any) -> None:
+        await passes(1)
+        (timer,) = (each for each in loop._scheduled if not each.cancelled())
+        loop.advance(timer.when() - loop.time())
+        timer._run()
+        timer.cancel()
+        await forever()
+
+    trace = Trace()
+    limited = TaskFunction(work, timeout=3)
+    processor = build([task("A", None, limited, trace.quick("cleanup"))])
+    error = await error_of(processor.process_tasks(None, observer=observer))
+    assert isinstance(error, SdaxExecutionError)
+    (exception,) = error.exceptions
+    assert type(exception) is TimeoutError
+    assert trace == ["cleanup"]
+    assert now() == 3
+
+
+@virtual_clock
 @pytest.mark.parametrize("inner", [1, 5])
 async def test_a_timeout_of_asyncios_inside(inner: int) -> None:
     trace = Trace()

@@ -48,7 +48,7 @@ from sdax import (
     task_thread_func,
 )
 from sdax.clients import retry_after
-from sdax.many import Outcome, run_many
+from sdax.many import ManyOptions, Outcome, Outcomes, run_many
 from sdax.testing import (
     Exploration,
     ExploredRun,
@@ -456,3 +456,11 @@ async def many(processor: AsyncTaskProcessor[Context, str], items: list[Item]) -
     ) as pooled:
         assert_type(await anext(pooled), Outcome[Item, int])
     run_many(processor, items)  # type: ignore[misc]
+    run_many(processor, [Context()], limit=3)  # type: ignore[call-overload]
+
+
+def many_with_options(
+    processor: AsyncTaskProcessor[Context], items: list[Item], **options: Unpack[ManyOptions]
+) -> Outcomes[Item, int]:
+    options.setdefault("concurrency", 7)
+    return run_many(processor, items, make_context=context_of, pick=user_of, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,14 @@ def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
     """Return what the contract promises of every run, and what this one did not keep."""
     if seen.gave_up:
         return seen.problems
+    in_turn = replace(
+        seen,
+        trace=[
+            event
+            for event in seen.trace
+            if event.place.phase != POST or event.place.name not in seen.broken
+        ],
+    )
     return [
         *seen.problems,
         *_leftovers(workflow, seen),
@@ -37,8 +46,8 @@ def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
         *_interruption(seen),
         *_attempts(workflow, seen),
         *_cleanup(workflow, seen),
-        *_order(workflow, seen),
-        *_stopping(workflow, seen),
+        *_order(workflow, in_turn),
+        *_stopping(workflow, in_turn),
         *_exceptions(workflow, seen),
         *_reports(workflow, seen),
     ]
@@ -231,16 +240,21 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
         if node.post_execute is None:
             continue
         cleaned = place in calls
-        if node.pre_execute is not None:
+        if node.is_resource:
+            set_up = last.get(Place(node.name, PRE))
+            due = set_up is not None and set_up.what in RETURNS
+        elif node.pre_execute is not None:
             due = Place(node.name, PRE) in calls
             if node.pre_execute.limiter is not None:
                 due = due or cleaned  # it may have waited for its limiter
         elif executed and not workflow.keeps_going:
             due = True
         elif workflow.is_graph:
-            # All that it depends on was at least called; whether that succeeded, a model knows.
+            # All that it depends on was at least called, or waited for its limiter until time was
+            # up. Whether that succeeded, a model knows.
             called = all(
                 Place(other.name, PRE) in calls
+                or (other.pre_execute.limiter is not None and workflow.survives(other.name, PRE))
                 for other in workflow.nodes
                 if other.name in ancestors[node.name] and other.pre_execute is not None
             )
@@ -372,9 +386,10 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
                 continue
             if event.what not in ("cancelled", "swallow"):
-                if event.time == failure.time and "FAILED_GROUP" in repr(behaviours[event.place]):
-                    continue  # a TaskGroup that fails at that moment may swallow its cancellation
-                yield f"after {failure}: {event}"
+                # A TaskGroup that fails at that moment may swallow its cancellation, and the function
+                # goes on to its next event, whenever that is.
+                if "FAILED_GROUP" not in repr(behaviours[event.place]):
+                    yield f"after {failure}: {event}"
             excused.add(event.place)
 
 
@@ -418,17 +433,19 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         return
     if [*map(id, failure.exceptions)] != [id(each.exception) for each in failure.failures]:
         yield f"exceptions {describe(failure)} are not those of {len(failure.failures)} failures"
-    order = {id(each.exception): number for number, each in enumerate(seen.raised)}
+    # Functions may share an exception.
+    order = {(each.place, id(each.exception)): number for number, each in enumerate(seen.raised)}
     numbers = []
     for name, phase, attempts, raised in failure.failures:
         wrapped = isinstance(raised, (TaskCancelledError, TimeoutError))
         original = (raised.__cause__ if wrapped else None) or raised
-        behaviour = behaviours[Place(name, phase)]  # type: ignore[arg-type]
+        place = Place(name, phase)  # type: ignore[arg-type]
+        behaviour = behaviours[place]
         # One that waited for a retry, or for another asyncio.Task, failed later than it raised.
         later = attempts <= behaviour.retries or behaviour.shape in _IN_ANOTHER_TASK
         later = later or _may_fall_back(behaviour)
-        if id(original) in order and not later:
-            numbers.append(order[id(original)])
+        if (place, id(original)) in order and not later:
+            numbers.append(order[place, id(original)])
     if numbers != sorted(numbers):
         yield f"failures out of order: {[each[:3] for each in failure.failures]}"
 

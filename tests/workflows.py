@@ -164,7 +164,17 @@ class Raise(_Brief):
     error: Error
 
 
-Ending: TypeAlias = Return | Raise
+@dataclass(frozen=True, slots=True, repr=False)
+class RaiseAgain(_Brief):
+    """At the end of a resource: raise what was thrown in at its `yield`, if anything was."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class YieldAgain(_Brief):
+    """At the end of a resource: yield a second time, which is a failure."""
+
+
+Ending: TypeAlias = Return | Raise | RaiseAgain | YieldAgain
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -228,7 +238,10 @@ class Behaviour(_Brief):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Node(_Brief):
-    """A task and its level, or, in a graph, what it depends on."""
+    """A task and its level, or, in a graph, what it depends on.
+
+    The `pre_execute` and `post_execute` of a resource are the two halves of one function.
+    """
 
     name: str
     level: int
@@ -237,6 +250,7 @@ class Node(_Brief):
     post_execute: Behaviour | None = None
     depends_on: tuple[str, ...] = ()
     required: bool = True
+    is_resource: bool = False
 
 
 class Arrangement(Enum):

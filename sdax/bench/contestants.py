@@ -7,6 +7,7 @@ See `by_hand()`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -108,17 +109,21 @@ def _eagerly(loop: Loop, coroutine: Any, *, eager_start: Any = None, **options: 
 
 def build(job: Job) -> Any:
     """Return a processor of a job."""
-    library: Any = sdax  # an earlier sdax may have other types
+    library: Any = sdax  # an earlier sdax may have other types, and fewer arguments
+    limits: dict[str, Any] = {"timeout": job.timeout, "retries": job.retries}
+    if job.total_timeout is not None:
+        limits["total_timeout"] = job.total_timeout
+    options: dict[str, Any] = {} if job.required else {"required": False}
     builder = library.AsyncTaskProcessor.builder()
     for level, tasks in enumerate(zip_longest(job.pre, job.execute, job.post, fillvalue=())):
         for number, functions in enumerate(zip_longest(*tasks)):
             phases = {
-                phase: library.TaskFunction(function, timeout=job.timeout, retries=job.retries)
+                phase: library.TaskFunction(function, **limits)
                 for phase, function in zip((PRE, EXECUTE, POST), functions, strict=True)
                 if function is not None
             }
             name = f"{level}.{number}"
-            task = library.AsyncTask(name=name, **phases)
+            task = library.AsyncTask(name=name, **phases, **options)
             if level == 0 and number < job.resources:
                 pre, _, post = functions
                 task = library.resource(name, _in_one(pre, post))
@@ -184,9 +189,23 @@ def by_hand(
     def limited(function: Function, job: Job) -> Function:
         if job.timeout is not None:
             function = limit(function, job.timeout)
-        return _retried(function, job.retries, library) if job.retries else function
+        if job.retries:
+            function = _retried(function, job.retries, library)
+        if job.total_timeout is not None:
+            function = limit(function, job.total_timeout)
+        return function if job.required else _not_required(function)
 
     return make
+
+
+def _not_required(function: Function) -> Function:
+    async def spared(ctx: Any) -> Any:
+        try:
+            return await function(ctx)
+        except Exception:
+            logging.getLogger(__name__).exception("the rest goes on")
+
+    return spared
 
 
 def _retried(function: Function, retries: int, library: Library) -> Function:

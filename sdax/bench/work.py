@@ -57,7 +57,8 @@ class Work:
 
     - `sleep`: the seconds that a function waits. 0 suspends for one pass of the event loop. None
       does not suspend at all.
-    - `timeout`, `retries`: of each function. No function ever uses them up.
+    - `timeout`, `retries`, `total_timeout`: of each function. No function ever uses them up.
+    - `required`: False for tasks whose failure would stop nothing. None of them fails.
     - `fails`: in the last level the last function raises, and all others wait for ever.
     - `resources`: the number of tasks of the first level that are resources. Their `PRE` and `POST`
       are the two halves. Contestants without resources call them as two functions.
@@ -72,6 +73,8 @@ class Work:
     retries: int = 0
     fails: bool = False
     resources: int = 0
+    total_timeout: float | None = None
+    required: bool = True
     repeat: int = 1
     concurrent: int = 1
 
@@ -91,6 +94,8 @@ class Job:
     timeout: float | None
     retries: int
     resources: int = 0
+    total_timeout: float | None = None
+    required: bool = True
 
 
 # Short works are repeated. Otherwise the start and the end of the event loop, tens of microseconds
@@ -107,6 +112,8 @@ SELECTION = (
     Work("sleep(0), 1 x 1000", (1000,), 0),
     Work("sleep(0), 100 x 10", (10,) * 100, 0),
     Work("sleep(0), 1 x 1000, timeout", (1000,), 0, timeout=5),
+    Work("sleep(0), 1 x 1000, total_timeout", (1000,), 0, total_timeout=5),
+    Work("sleep(0), 1 x 1000, not required", (1000,), 0, required=False),
     Work("1 ms, 3-2-2, 500 at once", (3, 2, 2), 0.001, concurrent=500),
     Work("1 of 1000 fails", (1000,), 0, phases=(PRE, POST), fails=True),
 )
@@ -130,7 +137,9 @@ def job_of(work: Work, library: Library = ASYNCIO, *, writing: bool = False) -> 
             for level, width in enumerate(work.shape)
         ]
     levels = (phases[PRE], phases[EXECUTE], phases[POST])
-    return Job(*levels, work.timeout, work.retries, work.resources)
+    return Job(
+        *levels, work.timeout, work.retries, work.resources, work.total_timeout, work.required
+    )
 
 
 def repeated(work: Work, library: Library, once: Once) -> Callable[[], Awaitable[None]]:

@@ -6,13 +6,16 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import signal
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Task
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import AsyncExitStack, suppress
+import threading
+from asyncio import AbstractEventLoop, CancelledError, Future, Task
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, NamedTuple, TextIO
 
 from ..common.text import class_name, counted, one_line, shown
@@ -22,6 +25,11 @@ from .named import Processor, complain, load_function, load_processor, refuse
 
 DASK: Final = "dask://"
 STANDARD_INPUT: Final = "-"
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)  # that end the job
+BYTES_AT_ONCE: Final = 65536  # of standard input
+
+# A second signal must come later than this. `timeout` of GNU sends each one twice.
+SECONDS_BETWEEN_SIGNALS: Final = 0.5
 
 
 def add_to(commands: Any) -> None:
@@ -112,25 +120,30 @@ class Inputs:
     def __len__(self) -> int:
         with Path(self.args.inputs).open("rb") as file:
             return sum(
-                number not in self.done and not text.isspace()
+                number not in self.done and bool(text.strip())
                 for number, text in enumerate(file, 1)
             )
 
     async def from_stdin(self) -> AsyncIterator[Line]:
         """Yield lines as they come, without blocking the event loop."""
-        lines = iter(sys.stdin.buffer.readline, b"")
-        number = 0
-        while (text := await asyncio.to_thread(next, lines, b"")) != b"":
-            number += 1
-            for line in self._line(number, text):
-                yield line
+        number, pieces = 0, [b""]
+        while chunk := await read_standard_input():
+            first, *others = chunk.split(b"\n")
+            pieces.append(first)
+            for other in others:
+                number += 1
+                for line in self._line(number, b"".join(pieces)):
+                    yield line
+                pieces = [other]
+        for line in self._line(number + 1, b"".join(pieces)):
+            yield line
 
     def _lines(self, file: Any) -> Iterator[Line]:
         for number, text in enumerate(file, 1):
             yield from self._line(number, text)
 
     def _line(self, number: int, text: bytes) -> Iterator[Line]:
-        if number in self.done or text.isspace():
+        if number in self.done or not text.strip():
             return
         try:
             yield Line(number, json.loads(text))
@@ -150,8 +163,12 @@ class Job:
         self.done = self.failed = 0
         self.signal: int | None = None  # the signal that ended it
         self.lost: str | None = None  # why there are inputs without an outcome
+        self.without_worker: list[Any] = []  # outcomes of inputs whose workers have ended
         self._outcomes: Any = None
         self._task: Task[None] | None = None
+        self._ends = False  # because of a signal
+        self._heard_at: float | None = None  # when the last signal came
+        self._is_unheeded = False  # the event loop has not yet looked at it
 
     async def run(self, processor: Processor, options: dict[str, Any]) -> None:
         """Run the processor for all inputs."""
@@ -169,15 +186,22 @@ class Job:
                 async with many as outcomes:
                     self._outcomes = outcomes
                     async for outcome in outcomes:
-                        if isinstance(outcome.error, WorkerLost) and self.args.workers:
-                            continue  # its process did not end because of it alone
-                        self._write(outcome)
+                        if isinstance(outcome.error, WorkerLost):
+                            self.without_worker.append(outcome)
+                        else:
+                            self._write(outcome)
+                # The workers are still there: they have ended because of these inputs.
+                for outcome in self.without_worker:
+                    self._write(outcome)
 
     async def _where(self, stack: AsyncExitStack) -> Any:
         """Return where to run."""
         if self.args.workers:
             spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(self.args.workers, spawn, initializer=ignore_ctrl_c)
+            pool = ProcessPoolExecutor(self.args.workers, spawn, initializer=leave_signals)
+            with blocked_signals():
+                for _ in range(self.args.workers):
+                    pool.submit(os.getpid)  # which starts a process
             return stack.enter_context(pool)
         if self.args.on:
             from distributed import Client
@@ -202,29 +226,61 @@ class Job:
         self.out.flush()
 
     def _catch_signals(self, loop: AbstractEventLoop) -> Callable[[], None]:
-        caught = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError):  # Windows
-                loop.add_signal_handler(number, self._end, number)
-                caught.append(number)
+        """Catch the signals that end the job. Return a function that restores their handlers."""
+
+        def heard(number: int, frame: object) -> None:
+            now = monotonic()
+            if self._heard_at is not None and now - self._heard_at < SECONDS_BETWEEN_SIGNALS:
+                return
+            self._heard_at = now
+            if self._is_unheeded:  # a function blocks the event loop
+                self.signal = number
+                raise KeyboardInterrupt
+            self._is_unheeded = True
+            loop.call_soon_threadsafe(self._end, number)
+
+        caught = {number: signal.signal(number, heard) for number in SIGNALS}
 
         def restore() -> None:
-            for number in caught:
-                loop.remove_signal_handler(number)
+            for number, handler in caught.items():
+                signal.signal(number, handler)
 
         return restore
 
     def _end(self, number: int) -> None:
         """End the job because of a signal."""
-        if self.args.workers and self.signal is None and self._outcomes is not None:
+        is_first, self._ends = not self._ends, True
+        self.signal = number
+        self._is_unheeded = False
+        if not self.args.workers or self._outcomes is None:
+            again = "" if is_first else "still "
+            complain(self.args, f"{again}waits for the cleanup of what is under way")
+            if self._task is not None:
+                self._task.cancel()
+        elif is_first:
             complain(self.args, "ends what has begun; a second signal ends it at once")
             self._outcomes.take_no_more()
         else:
             for process in multiprocessing.active_children():
-                process.terminate()
-            if self._task is not None:
-                self._task.cancel()
-        self.signal = number
+                process.kill()
+
+
+def read_standard_input() -> Future[bytes]:
+    """Read some bytes in a daemon thread. At the end of the input, there are none."""
+    loop = asyncio.get_running_loop()
+    future: Future[bytes] = loop.create_future()
+
+    def put(data: bytes) -> None:
+        if not future.cancelled():
+            future.set_result(data)
+
+    def read() -> None:
+        data = os.read(sys.stdin.fileno(), BYTES_AT_ONCE)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(put, data)
+
+    threading.Thread(target=read, name="sdax:standard input", daemon=True).start()
+    return future
 
 
 def run(args: argparse.Namespace) -> None:
@@ -271,16 +327,18 @@ def _run_job(
             if job.done:
                 raise
             refuse(args, str(error))
-        except BrokenExecutor as error:
-            job.lost = str(error)
-            complain(args, f"{error}; --resume runs the inputs without an outcome again")
         except Exception as error:
-            if not isinstance(error.__cause__, WorkerTraceback):
+            if isinstance(error.__cause__, WorkerTraceback):
+                why = f"a worker cannot run the job: {type(error).__name__}: {error}"
+            elif job.without_worker:
+                why = f"{error}; --resume runs the inputs without an outcome again"
+            else:
                 raise
             job.lost = str(error)
-            complain(args, f"a worker cannot run the job: {type(error).__name__}: {error}")
+            if job.signal is None:
+                complain(args, why)
         except KeyboardInterrupt:
-            job.signal = signal.SIGINT
+            job.signal = job.signal or signal.SIGINT
         return job
 
 
@@ -351,6 +409,23 @@ def described(error: Exception) -> dict[str, Any]:
     return written
 
 
-def ignore_ctrl_c() -> None:
-    """Ignore Ctrl-C. A terminal sends it to all processes, and the main process handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def blocked_signals() -> Generator[None]:
+    """Hold signals back, also from processes that are started meanwhile."""
+    if sys.platform == "win32":
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def leave_signals() -> None:
+    """Ignore signals. They may go to all processes, and the main process handles them."""
+    for number in SIGNALS:
+        # Programs that a function starts would inherit SIG_IGN.
+        signal.signal(number, lambda number, frame: None)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from ..common.checks import SPLIT_GENERATOR
 from ..common.frozen import Frozen
 from ..common.text import class_name, shown
-from ..limits import limiter_of
+from ..limits import is_context_manager, refuse_made_limiter
 from .group import SdaxTaskGroup
 
 
@@ -43,18 +43,32 @@ def limited_call(
     work: tuple[Any, ...],
     name: Any,
     phase: str,
-    begin_timeout: Callable[[], object],
+    begin_timeout: Callable[..., object],
     ctx: Any,
 ) -> Coroutine[Any, Any, Any]:
     """Call a function inside its limiter. Its timeout begins when the limiter has let it in."""
-    return _named(_call_inside(limiter, work, name, phase, begin_timeout, ctx), work[6])
+    # Looked at here, because what fails inside of the coroutine has failed the attempt. There,
+    # nothing of ours is called before the function.
+    is_made = is_context_manager(limiter)
+    inside = _call_inside(limiter, is_made, work, name, phase, begin_timeout, ctx)
+    return _named(inside, work[6])
 
 
 async def _call_inside(
-    limiter: Any, work: Any, name: Any, phase: str, begin_timeout: Any, ctx: Any
+    limiter: Any, is_made: bool, work: Any, name: Any, phase: str, begin_timeout: Any, ctx: Any
 ) -> Any:
-    async with limiter_of(limiter, ctx):
-        begin_timeout()
+    if not is_made:
+        limiter = limiter(ctx)
+        kind = type(limiter)
+        try:
+            _ = kind.__aenter__, kind.__aexit__
+        except AttributeError:
+            refuse_made_limiter(limiter)
+    async with limiter:
+        try:
+            begin_timeout()
+        except BaseException as broken:  # it could not even be called
+            begin_timeout(broken)
         del begin_timeout  # it leads to the run
         try:
             returned = work[0](ctx)

@@ -179,7 +179,8 @@ def leads_to(exception: BaseException, other: BaseException) -> bool:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        stack.extend(filter(None, (_context.__get__(current), _cause.__get__(current))))
+        both = (_context.__get__(current), _cause.__get__(current))
+        stack.extend(each for each in both if each is not None)
         if issubclass(type(current), BaseExceptionGroup):
             stack.extend(_members.__get__(current))
     return False

@@ -7,9 +7,10 @@ yields: the engine takes this for the end of `pre_execute`, and has it go on as 
 from __future__ import annotations
 
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Task, current_task, iscoroutine
-from collections.abc import AsyncGenerator, Callable, Generator
+from asyncio import AbstractEventLoop, CancelledError, Task, current_task, iscoroutine, timeout
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import Context, copy_context
+from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from types import AsyncGeneratorType
 from typing import Any, NoReturn
 
@@ -21,14 +22,23 @@ from .variables import Changes, changes_between, with_changes
 
 if sys.version_info >= (3, 12):
     from asyncio.tasks import _swap_current_task  # type: ignore[attr-defined]
+
+    def take_current_task(loop: AbstractEventLoop) -> Task[Any] | None:
+        """Have no `asyncio.Task` be the current one, and return which was."""
+        current = current_task(loop)
+        if current is not None:  # else CPython 3.12.1 finds nothing to take away
+            _swap_current_task(loop, None)
+        return current
+
+    put_current_task: Callable[[AbstractEventLoop, Task[Any]], object] = _swap_current_task
 else:
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 
-    def _swap_current_task(loop: AbstractEventLoop, task: Task[Any] | None) -> Task[Any] | None:
-        previous: Task[Any] | None = _current_tasks.pop(loop, None)
-        if task is not None:
-            _current_tasks[loop] = task
-        return previous
+    def take_current_task(loop: AbstractEventLoop) -> Task[Any] | None:
+        """Have no `asyncio.Task` be the current one, and return which was."""
+        return _current_tasks.pop(loop, None)  # type: ignore[no-any-return]
+
+    put_current_task: Callable[[AbstractEventLoop, Task[Any]], object] = _current_tasks.__setitem__
 
 
 class Resource:
@@ -44,17 +54,19 @@ class Resource:
     _context: Context | None = None  # of the callback
     _cancelled: CancelledError | None = None  # by other code, and to be told
     _is_due = False  # while the asyncio.Task is on its way to wait
-    _before: Context | None = None  # without what the set-up has set
     _left: Context | None = None  # by the attempt before this one
-    _after: Context | None = None
     driver: Any = None  # while the resource is held
     value: Any = None  # which it has yielded
-    thrown: BaseException | None = None  # to be raised at the yield
+    ask: Callable[[], BaseException | None] | None = None  # what to raise at the yield
+    thrown: BaseException | None = None  # by what breaks it
     broken = False  # while it was held
+    postponed = False  # its cleanup, to the next pass of the loop
+    limit: float | None = None  # of its cleanup, in seconds, if that comes before its turn
     spared = False  # by the end of the loop, once
 
     def __init__(self, loop: AbstractEventLoop, function: Any, name: Any) -> None:
         self._loop = loop
+        self._before: Context | None = copy_context()  # without what the set-up will set
         self.function = function
         self.name = name
 
@@ -83,12 +95,13 @@ class Resource:
 
     def result(self) -> None:
         """Raise what the `asyncio.Task` must be told."""
-        cancelled, self._cancelled = self._cancelled, None
-        try:
-            if cancelled is not None:
+        self._callback = self._context = None
+        if self._cancelled is not None:
+            cancelled, self._cancelled = self._cancelled, None
+            try:
                 raise cancelled
-        finally:
-            del cancelled
+            finally:
+                del cancelled
 
     def __await__(self) -> Generator[Any, None, None]:
         self._asyncio_future_blocking = True
@@ -99,72 +112,80 @@ class Resource:
 
     # For `hold` and the engine.
 
-    def go_on(self) -> None:
-        """Step the `asyncio.Task`: here and now, if it waits already."""
+    def go_on(self, soon: bool = False) -> None:
+        """Step the `asyncio.Task`: now, if it waits already, or in its turn of the loop."""
         callback, context = self._callback, self._context
         self._is_due = True
         if callback is None or context is None:
             return
+        if soon:
+            self._step_soon()
+            return
         current = None
         try:
-            current = current_task(self._loop)
-            if current is not None:  # else CPython 3.12.1 finds nothing to take away
-                _swap_current_task(self._loop, None)
-            context.run(self._step)
+            current = take_current_task(self._loop)
+            context.run(callback, self)
         except BaseException:
             if self._callback is not callback:
                 raise
             self._step_soon()  # it was not even called: no room, or somebody else is in its context
         finally:
             if current is not None:
-                _swap_current_task(self._loop, current)
+                put_current_task(self._loop, current)
             del current  # whose result may be an error that leads here
+
+    def is_waiting(self) -> bool:
+        """Return True if its `asyncio.Task` can be stepped."""
+        return self._callback is not None
 
     def wait_on(self) -> Resource:
         """Return what to wait for once more."""
         self._asyncio_future_blocking = True
         return self
 
-    def take_thrown(self) -> BaseException | None:
-        """Return what must be raised at the `yield`."""
-        thrown, self.thrown = self.thrown, None
-        return thrown
-
-    def _step(self) -> None:
-        callback, self._callback, self._context = self._callback, None, None
-        assert callback is not None
-        callback(self)
-
     def _step_soon(self) -> None:
         assert self._callback is not None
         self._loop.call_soon(self._callback, self, context=self._context)
         self._callback = self._context = None
 
-    def begin_attempt(self) -> None:
-        """Keep the context variables as they are: what the set-up sets will be the difference."""
-        now = copy_context()
-        if self._before is None or self._left is None:
-            self._before = now
-        else:
+    def take_thrown(self) -> BaseException | None:
+        """Return what must be raised at the `yield`."""
+        thrown, ask = self.thrown, self.ask
+        self.thrown = self.ask = None
+        if thrown is not None:
+            return thrown
+        return CancelledError() if ask is None else ask()
+
+    def begin_again(self) -> None:
+        """Keep the context variables as they are before another attempt."""
+        assert self._before is not None
+        if self._left is not None:
             # If an observer has set something since the last attempt, it is not the function's.
-            self._before = with_changes(self._before, changes_between(self._left, now))
+            since = changes_between(self._left, copy_context())
+            self._before = with_changes(self._before, since)
 
     def attempt_failed(self) -> None:
         """Keep the context variables that a failed attempt has left."""
         self._left = copy_context()
 
-    def has_yielded(self, value: Any) -> None:
-        """Keep what the set-up has made."""
-        self.value = value
-        self._after = copy_context()
-
     def changes(self) -> Changes:
-        """Return the context variables that the set-up has set."""
-        before, after = self._before, self._after
+        """Return the context variables that the set-up has set, as it has just ended."""
+        before, self._before, self._left = self._before, None, None
         assert before is not None
-        assert after is not None
-        self._before = self._left = self._after = None
-        return changes_between(before, after)
+        return changes_between(before, copy_context())
+
+
+def first_step(body: AsyncGenerator[Any, None]) -> Awaitable[Any]:
+    """Return the first step of an async generator of which the loop is to know nothing.
+
+    `shutdown_asyncgens()` of the loop would close it in another `asyncio.Task`.
+    """
+    hooks = get_asyncgen_hooks()
+    try:
+        set_asyncgen_hooks(None, None)
+        return body.__anext__()
+    finally:
+        set_asyncgen_hooks(*hooks)
 
 
 async def hold(resource: Resource, ctx: Any) -> None:
@@ -172,16 +193,17 @@ async def hold(resource: Resource, ctx: Any) -> None:
 
     An exception that was thrown in at the `yield` is not raised again: the run has it already.
     """
-    resource.begin_attempt()
     body: AsyncGenerator[Any, None]
+    has_ended = False
     try:
         body = resource.function(ctx)
         if type(body) is not AsyncGeneratorType:
             body = as_generator(body, resource.name)
-        async for value in body:
-            resource.has_yielded(value)
-            break
-        else:
+        try:
+            resource.value = await first_step(body)
+        except StopAsyncIteration:
+            has_ended = True
+        if has_ended:
             raise RuntimeError(
                 f"the function of resource {shown(resource.name)} must yield once, but it ended "
                 f"without a 'yield'"
@@ -189,10 +211,8 @@ async def hold(resource: Resource, ctx: Any) -> None:
     except BaseException:
         resource.attempt_failed()
         raise
-    del value
     thrown: BaseException | None = None
     raised: BaseException | None = None
-    has_ended = False
     try:
         try:
             await resource
@@ -201,7 +221,11 @@ async def hold(resource: Resource, ctx: Any) -> None:
             resource.broken = True
             thrown = exception
         try:
-            await (body.__anext__() if thrown is None else body.athrow(thrown))
+            if resource.limit is None:
+                await (body.__anext__() if thrown is None else body.athrow(thrown))
+            else:
+                assert thrown is not None  # by what has broken it
+                await _throw_within(resource.limit, body, thrown)
         except StopAsyncIteration:
             has_ended = True
         except BaseException as exception:
@@ -241,6 +265,21 @@ def as_generator(returned: Any, name: Any) -> AsyncGenerator[Any, None]:
 async def _managed(manager: Any) -> AsyncGenerator[Any, None]:
     async with manager as value:
         yield value
+
+
+async def _throw_within(
+    seconds: float, body: AsyncGenerator[Any, None], thrown: BaseException
+) -> None:
+    bound = timeout(seconds)
+    try:
+        async with bound:
+            await body.athrow(thrown)
+    except TimeoutError as error:
+        if bound.expired():
+            error.args = (f"timed out after {seconds} s",)
+        raise
+    finally:
+        del thrown  # whose traceback leads here
 
 
 async def _refuse_another(

@@ -331,7 +331,11 @@ class RunBase:
             executing = () if self.aborted else self.due
             started = self.due if losses is None or self.aborted else losses.started
             self.write("never_due", executing, started, losses and losses.causes)
-        return EXECUTE if self.aborted else number
+        last = EXECUTE if self.aborted else number
+        if last == EXECUTE and (broken := self.not_held(broken=True)):
+            due = range(len(self.plan.names)) if self.due is None else self.due
+            self.due = set(due).difference(broken)
+        return last
 
     def find_skipped(self) -> list[int]:
         """Return the tasks that are due in this phase and were not opened."""
@@ -356,6 +360,8 @@ class RunBase:
             # Tasks above the last stage have started too, if no failure came before them.
             opened = self.opened if self.closed else self.opened + 1
             started = self.plan.started(opened, self.waiting, self.uncalled)
+            # Of a resource whose set-up has not succeeded, nothing is due later.
+            started.difference_update(self.not_held(broken=False))
             self.due = started
             if losses is not None and not self.aborted:
                 losses.started = started
@@ -398,15 +404,23 @@ class RunBase:
         resources = (self.resources or {}).values()
         return [each.driver for each in resources if each.driver is not None]
 
+    def not_held(self, *, broken: bool) -> list[int]:
+        """Return the resources that are not held: because their set-up has not succeeded, or
+        because they are broken, and have been cleaned up."""
+        resources = (self.resources or {}).items()
+        return [index for index, each in resources if each.driver is None and each.broken == broken]
+
     def set_up(self, index: int) -> CoroutineType[Any, Any, None]:
         """Return the coroutine of an attempt to set up a resource, which then holds it."""
         if self.resources is None:
             self.resources = {}
-        resource = self.resources.get(index)
         work = self.plan.phases[PRE].work[index]
+        resource = self.resources.get(index)
         if resource is None:
             resource = Resource(self.loop, work[0].function, self.plan.names[index])
             self.resources[index] = resource
+        else:
+            resource.begin_again()
         coroutine: Any = hold(resource, self.ctx)
         coroutine.__qualname__ = work[6]
         return coroutine  # type: ignore[no-any-return]
@@ -428,27 +442,52 @@ class RunBase:
         except BaseException as error:
             self.break_down(error)
 
-    def clean_up(self, index: int) -> None:
-        """Have a resource go on from its `yield`, if it is held."""
+    def clean_up(self, index: int, soon: bool = False) -> None:
+        """Have a resource go on from its `yield`, if it is held: now, or in its turn of the loop,
+        after others that have not begun."""
         resource = (self.resources or {}).get(index)
         try:
             if resource is None or resource.driver is None:
                 self.leave_out(index)
                 return
+            if not (resource.is_waiting() or resource.postponed):
+                resource.postponed = True
+                self.postpone(index)
+                return
             driver, resource.driver = resource.driver, None
             self.count_in(driver)
             if resource.broken:
                 return  # it is being cleaned up already
-            resource.thrown = CancelledError()  # so that it is never told of a success by mistake
+            resource.ask = self.to_throw
             driver.task.set_name(self.plan.phases[POST].work[index][2])
-            resource.thrown = self.outcome().exception if self.has_gone_wrong() else None
         except BaseException as error:
             self.break_down(error)
         if resource is not None:
             try:
-                resource.go_on()
+                resource.go_on(soon)
             except BaseException as error:
                 self.break_down(error)
+
+    def postpone(self, index: int) -> None:
+        """Clean up a resource in the next pass of the loop, because the step that has set it up is
+        not over. Later functions must not overtake it."""
+        left = [index]
+        self.loop.call_soon(self.call_postponed, left, context=self.context.copy())
+        left += self.take_left()
+        self.stop_calling()
+        self.deferred = True
+
+    def call_postponed(self, left: list[int]) -> None:
+        """Go on with what was postponed."""
+        self.deferred = False
+        try:
+            self.give_back([*left, *self.take_left()])
+            if self.setbacks is None:
+                self.pump()
+                return
+        except BaseException as error:
+            self.break_down(error)
+        self.go_on()
 
     def give_up_resources(self) -> None:
         """Have what is still held clean up by itself: the run has given up."""
@@ -494,9 +533,15 @@ class RunBase:
         if not self.over and not self.pending:
             self.advance()
 
-    def has_gone_wrong(self) -> bool:
-        """Return True if there is anything to tell a resource."""
-        return (self.record is not None and bool(self.record.failures)) or self.is_cut_short()
+    def to_throw(self) -> BaseException | None:
+        """Return what to raise in a resource whose turn has come."""
+        try:
+            if self.record is None and not self.is_cut_short():
+                return None
+            return self.outcome().exception
+        except BaseException as error:
+            self.break_down(error)
+        return CancelledError()  # so that it is never told of a success by mistake
 
     def is_cut_short(self) -> bool:
         """Return True if the run is not completed: its caller may be about to hear of it, or an

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Sized
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, overload
 
 from ..common.checks import checked_limit, runs_later
 from ..common.text import shown
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ManyObserver",
+    "ManyOptions",
     "Outcome",
     "Outcomes",
     "Progress",
@@ -50,6 +51,22 @@ DEFAULT_BATCH_SIZE: Final = 50
 DEFAULT_AHEAD: Final = 2
 
 
+class ManyOptions(TypedDict, total=False):
+    """The options of `run_many` that do not change the type of its outcomes, for functions that
+    pass them on.
+
+    >>> def run_orders(orders: Iterable[int], **options: Unpack[ManyOptions]):
+    ...     return run_many(processor, orders, make_context=Order, **options)
+    """
+
+    concurrency: int
+    ordered: bool
+    observer: Observers | None
+    on: Any
+    batch_size: int
+    ahead: int
+
+
 @overload
 def run_many(
     processor: TaskProcessor[Item, K],
@@ -57,12 +74,7 @@ def run_many(
     *,
     make_context: None = None,
     pick: None = None,
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, RunReport[K]]: ...
 
 
@@ -73,12 +85,7 @@ def run_many(
     *,
     make_context: None = None,
     pick: Callable[[Item, RunReport[K]], V],
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, V]: ...
 
 
@@ -89,12 +96,7 @@ def run_many(
     *,
     make_context: Callable[[Item], Awaitable[T]] | Callable[[Item], T],
     pick: None = None,
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, RunReport[K]]: ...
 
 
@@ -105,12 +107,7 @@ def run_many(
     *,
     make_context: Callable[[Item], Awaitable[T]] | Callable[[Item], T],
     pick: Callable[[T, RunReport[K]], V],
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, V]: ...
 
 
@@ -122,12 +119,7 @@ def run_many(
     make_context: Callable[[Item, R], Awaitable[T]] | Callable[[Item, R], T],
     resources: Callable[[], AbstractAsyncContextManager[R]],
     pick: None = None,
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, RunReport[K]]: ...
 
 
@@ -139,12 +131,7 @@ def run_many(
     make_context: Callable[[Item, R], Awaitable[T]] | Callable[[Item, R], T],
     resources: Callable[[], AbstractAsyncContextManager[R]],
     pick: Callable[[T, RunReport[K]], V],
-    concurrency: int = ...,
-    ordered: bool = ...,
-    observer: Observers | None = ...,
-    on: Any = ...,
-    batch_size: int = ...,
-    ahead: int = ...,
+    **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, V]: ...
 
 

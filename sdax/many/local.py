@@ -175,6 +175,8 @@ class Runs:
         if not run.over:
             run.waiter = slot  # type: ignore[assignment]
             self.under_way[slot] = None
+            if run.fatal is not None:  # it cleans up, and nothing begins meanwhile
+                self._stop_with(run.fatal)
 
     def _preparation(self, slot: Slot) -> Run:
         """Return the run that makes a context: its functions may be async, and are cancelled."""

@@ -35,6 +35,8 @@ class Outcome(NamedTuple, Generic[I_co, V_co]):
     - `error`: None, or why there is no value. After a failed run it is an `SdaxExecutionError`.
       Otherwise it is the exception of `make_context` or `pick`.
 
+    `sdax.Outcome` is another class: what a cleanup gets, to see how its own run has gone so far.
+
     >>> async for outcome in outcomes:
     ...     if outcome.error is not None:
     ...         print(f"{outcome.item} failed: {outcome.error}")

@@ -82,10 +82,12 @@ class _Actor:
         self.beginning = asyncio.ensure_future(self._begin())
 
     async def _begin(self) -> None:
+        from ray.exceptions import RayError
+
         try:
             await self.handle.ready.remote()
             self.has_begun = True
-        except _actor_error() as error:
+        except RayError as error:  # an error of its environment is not a RayActorError
             self.error = error
 
     async def ask(self, method: str) -> None:

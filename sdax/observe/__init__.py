@@ -8,7 +8,7 @@ observers as a tuple. Use `match` to select events:
 ...     match event:
 ...         case RetryScheduled(task=task, phase=phase, delay=delay, exception=exception):
 ...             print(f"{task.name} {phase}: {exception!r}, again in {delay:.1f} s")
-...         case TaskFinished(task=task, phase=phase, exception=exception) if exception:
+...         case TaskFinished(task=task, phase=phase, exception=exception) if exception is not None:
 ...             print(f"{task.name} {phase}: {exception!r}")
 >>> report = await processor.process_tasks(ctx, observer=tell_failures)
 

@@ -11,7 +11,8 @@ from ..events import Observers
 from ..phases import AsyncPhaseRunner
 from ..processor import AsyncDagTaskProcessor, AsyncTaskProcessor, TaskProcessor
 from ..report import RunReport
-from .driving import COURSE, Course, driven
+from .driven import driven
+from .driving import COURSE, Course
 from .player import tasks_of
 from .points import Schedule, functions_of, parsed
 

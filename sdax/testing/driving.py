@@ -13,27 +13,18 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from copy import copy
-from dataclasses import replace
 from types import AsyncGeneratorType, CoroutineType, FrameType, coroutine
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from ..common.order import PHASES, POST, PRE
-from ..engine.calls import WithTaskGroup, as_coroutine
+from ..common.order import PHASES, POST
+from ..engine.calls import as_coroutine
 from ..engine.plan import in_its_thread
 from ..engine.resources import as_generator
-from ..resources import is_resource, with_function
-from ..tasks import (
-    AsyncTask,
-    PlainFunction,
-    ResourceCleanUp,
-    ResourceSetUp,
-    TaskFunction,
-    ThreadFunction,
-)
+from ..tasks import TaskFunction, ThreadFunction
 from .clock import VirtualClockLoop, outside
 from .faults import InjectedError, InjectedInterrupt, exception_of
 from .frames import Place, awaiting, of_user
-from .points import CALL, RETURN, Disturbance, Fault, Point, Schedule, labels_of
+from .points import CALL, RETURN, Disturbance, Fault, Point, Schedule, label_of
 
 COURSE: ContextVar[Course | None] = ContextVar("COURSE", default=None)
 
@@ -319,7 +310,7 @@ class DrivenFunction:
     def __init__(
         self, function: Callable[..., Any], limits: TaskFunction[Any], name: Any, label: str
     ) -> None:
-        self.phase = label.rpartition(".")[2]
+        self.phase = label_of(label).phase
         self.threaded = isinstance(function, ThreadFunction)
         if isinstance(function, ThreadFunction):
             is_cleanup = self.phase == _CLEANUP
@@ -366,6 +357,14 @@ class DrivenSetUp(DrivenFunction):
     def came_to_end(self, attempt: Attempt) -> None:
         """Note that the function yields."""
         attempt.note("yields")
+
+
+class DrivenHalf(DrivenFunction):
+    """Enters or leaves a limiter. It has no answer that could be lost."""
+
+    def came_to_end(self, attempt: Attempt) -> None:
+        """Note that the function has entered or left."""
+        attempt.note("is through")
 
 
 class DrivenResource:
@@ -438,62 +437,3 @@ class DrivenPlainFunction(DrivenFunction):
         finally:
             attempt.ended(error)
             del attempt, error
-
-
-def driven(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[Any, AsyncTask[Any, Any]]:
-    """Return tasks, by name, whose functions are driven."""
-    tasks = list(tasks)
-    labels = labels_of([task.name for task in tasks])
-    found = {}
-    for task in tasks:
-        label = labels[task.name]
-        functions = _driven_phases(task, label)
-        if is_resource(task):
-            task = with_function(task, _driven_resource(task, label))
-        found[task.name] = replace(task, **functions)
-    return found
-
-
-def _driven_phases(task: AsyncTask[Any, Any], label: str) -> dict[str, Any]:
-    return {
-        phase: _driven(function, task.name, f"{label}.{phase}")
-        for phase in PHASES
-        if (function := getattr(task, phase)) is not None
-        and not isinstance(function.function, (ResourceSetUp, ResourceCleanUp))
-    }
-
-
-def _driven_resource(task: AsyncTask[Any, Any], label: str) -> DrivenResource:
-    set_up, clean_up = task.pre_execute, task.post_execute
-    assert set_up is not None
-    assert clean_up is not None
-    function: Any = set_up.function
-    function = function.function
-    if isinstance(function, DrivenResource):
-        raise _disturbed_already()
-    return DrivenResource(
-        function,
-        DrivenSetUp(DrivenManager.enter, set_up, task.name, f"{label}.{PHASES[PRE]}"),
-        DrivenFunction(DrivenManager.leave, clean_up, task.name, f"{label}.{_CLEANUP}"),
-    )
-
-
-def _disturbed_already() -> TypeError:
-    return TypeError(
-        "the processor is disturbed already; name all of its faults in one text, with commas"
-    )
-
-
-def _driven(function: TaskFunction[Any], name: Any, label: str) -> TaskFunction[Any]:
-    call: Any = function.function
-    if isinstance(call, DrivenFunction) or isinstance(
-        getattr(call, "function", None), DrivenFunction
-    ):
-        raise _disturbed_already()
-    if isinstance(call, PlainFunction):
-        plain = DrivenPlainFunction(call.function, function, name, label)
-        return replace(function, function=PlainFunction(plain))
-    if function.has_task_group_argument:
-        call = WithTaskGroup(call)  # so that the end of the group is seen too
-    call = DrivenFunction(call, function, name, label)
-    return replace(function, function=call, has_task_group_argument=False)

@@ -13,7 +13,6 @@ from itertools import accumulate
 from typing import Any, TypeAlias, Unpack
 
 from ..common.generic import T
-from ..common.order import PHASES, POST
 from ..common.text import counted, shown
 from ..processor import AsyncDagTaskProcessor, AsyncTaskProcessor
 from .clock import refuse_running_loop
@@ -24,7 +23,18 @@ from .findings import NotDeterministic, ScheduleFailed, finding_of, refuse_diffe
 from .leftovers import without_collector
 from .loops import Loops, RealLoops, VirtualLoops
 from .player import ExploredRun, Played, Player, pinned_jitter, tasks_of
-from .points import Disturbance, Fault, Point, Schedule, functions_of, parsed, text_of
+from .points import (
+    AFTER_FAILURE,
+    EXIT,
+    Disturbance,
+    Fault,
+    Point,
+    Schedule,
+    functions_of,
+    label_of,
+    parsed,
+    text_of,
+)
 from .settings import Options, Settings, settled
 
 Processor: TypeAlias = AsyncTaskProcessor[T, Any] | AsyncDagTaskProcessor[T, Any]
@@ -138,6 +148,7 @@ class Explorer:
         self._trace: list[Happened] = []  # of the undisturbed run
         self._points: list[Point] = []
         self._unfailing: set[Point] = set()
+        self._reached: set[str] = set()  # limits that only a failure leads to
         self._following: dict[Schedule, list[Disturbance]] = {}
 
     def exploration(self) -> Exploration:
@@ -229,15 +240,15 @@ class Explorer:
             yield
 
     def _is_hopeless(self, disturbance: Disturbance) -> bool:
-        """Return True for a cleanup that never ends and has no retry.
+        """Return True for a cleanup that never ends and has no retry, and for a limiter's.
 
         Its author cannot prevent this. The cleanup only needs a limit.
         """
         point, fault = disturbance
-        return (
-            fault is Fault.HANG
-            and point.function.endswith(PHASES[POST])
-            and point.attempt > self.functions[point.function].retries
+        label = label_of(point.function)
+        return fault is Fault.HANG and (
+            label.limit == EXIT
+            or (label.is_cleanup and point.attempt > self.functions[point.function].retries)
         )
 
     def _learn_undisturbed(self, played: Played) -> None:
@@ -245,6 +256,7 @@ class Explorer:
         self._points = played.course.points()
         self._unfailing = played.course.unfailing
         self.player.may_fail = frozenset(function for function, _ in played.course.raised)
+        self._new(played)
         self.loops.learn()
 
     def _compare(self, played: Played) -> None:
@@ -299,12 +311,28 @@ class Explorer:
     def _later(self, played: Played) -> Iterator[Disturbance]:
         """Yield the disturbances that can follow the disturbance of a schedule."""
         kinds: Collection[str] = self.settings.faults
+        new: Collection[str] = ()
         if self.settings.disturbances == 1:
             cancelled = played.schedule[0].fault is Fault.CANCEL
+            new = self._new(played)
             kinds = {"cancel"} if cancelled and "cancel again" in kinds else ()
-        if kinds:
-            for point in played.course.points(after=played.injected[0].position):
-                yield from self._at(point, kinds, played.course.unfailing)
+        for point in played.course.points(after=played.injected[0].position):
+            some = self.settings.faults if point.function in new else kinds
+            yield from self._at(point, some, played.course.unfailing)
+
+    def _new(self, played: Played) -> set[str]:
+        """Return the limits that only a failure leads to, if this run is the first that has them.
+
+        The undisturbed run has no point in a fallback.
+        """
+        reached = {
+            function
+            for _, function, _, _ in played.trace
+            if label_of(function).limit in AFTER_FAILURE
+        }
+        new = reached - self._reached
+        self._reached |= new
+        return new
 
     def _at(
         self, point: Point, kinds: Collection[str], unfailing: Collection[Point]

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
-from ..common.order import PHASES, POST
 from ..common.text import nearest, shown
 from ..tasks import RetryableException, TaskFunction
-from .points import CALL, Fault, Point
+from .points import CALL, ENTER, EXIT, FALLBACK, QUESTIONS, Fault, Point, label_of
 
 # The kinds of faults, as users choose them, in the order in which they are tried.
 KINDS: Final = ("cancel", "fail", "hang", "cancel again", "interrupt", "fail cleanup")
 USUAL: Final = KINDS[:4]
 
-_CLEANUP: Final = PHASES[POST]
 _EXPECTED: Final = (ConnectionError, RetryableException, TimeoutError)
 _UNEXPECTED: Final = (Exception, RuntimeError, ValueError, LookupError)
 
@@ -58,28 +56,43 @@ def faults_at(
     If a cleanup fails for good, something is lost, and no author can prevent that. So a cleanup
     fails only if it has retries, and then once.
     """
-    is_cleanup = point.function.endswith(_CLEANUP)
+    label = label_of(point.function)
     waits = point.at.isdecimal()
-    goes_on = point.at.endswith("+")
-    if (
-        "cancel" in kinds and point.at != CALL
-    ):  # the function gets it at the first await, or at the end
+    # The function gets a cancellation at the first await, or at the end.
+    if "cancel" in kinds and point.at != CALL:
         yield Fault.CANCEL
-    if not goes_on and can_fail:
-        has_retry = point.attempt <= limits.retries
-        for_good = ("fail cleanup" if is_cleanup else "fail") in kinds
-        expected, unexpected = exceptions_for(limits)
-        if expected is not None:
-            if for_good or (has_retry and "fail" in kinds):
-                yield Fault.FAIL
-            if for_good and has_retry:
-                yield Fault.FAIL_ALWAYS
-        if unexpected is not None and for_good:
-            yield Fault.FAIL_UNEXPECTEDLY
+    if can_fail and not point.at.endswith("+"):
+        yield from _failures(point, limits, kinds)
     if waits and "hang" in kinds:
         yield Fault.HANG
-    if not waits and not is_cleanup and "interrupt" in kinds:
+    if not waits and not label.is_cleanup and label.limit is None and "interrupt" in kinds:
         yield Fault.INTERRUPT
+
+
+def _failures(point: Point, limits: TaskFunction[Any], kinds: Collection[str]) -> Iterator[Fault]:
+    label = label_of(point.function)
+    releases = label.is_cleanup or label.limit == EXIT
+    for_good = ("fail cleanup" if releases else "fail") in kinds
+    expected, unexpected = exceptions_for(limits)
+    if label.limit in QUESTIONS:
+        if for_good and point.at == CALL:
+            yield Fault.FAIL
+        return
+    if label.limit == FALLBACK:  # it has no retry
+        if for_good:
+            yield Fault.FAIL if expected is not None else Fault.FAIL_UNEXPECTEDLY
+        return
+    if label.limit in (ENTER, EXIT) and point.at == CALL:
+        return  # it fails where it waits
+    # The place of a failed release is lost, although there is another attempt.
+    has_retry = point.attempt <= limits.retries and label.limit != EXIT
+    if expected is not None:
+        if for_good or (has_retry and "fail" in kinds):
+            yield Fault.FAIL
+        if for_good and has_retry:
+            yield Fault.FAIL_ALWAYS
+    if unexpected is not None and for_good:
+        yield Fault.FAIL_UNEXPECTEDLY
 
 
 def exceptions_for(
@@ -98,6 +111,9 @@ def exception_of(fault: Fault, limits: TaskFunction[Any], point: Point) -> BaseE
     """
     if fault is Fault.INTERRUPT:
         return InjectedInterrupt(f"injected at {point}")
+    if label_of(point.function).limit in QUESTIONS:
+        question: Any = _injected(RuntimeError)
+        return question(f"injected at {point}")  # type: ignore[no-any-return]
     expected, unexpected = exceptions_for(limits)
     kind = unexpected if fault is Fault.FAIL_UNEXPECTEDLY else expected
     if kind is None:

@@ -23,12 +23,13 @@ from ..events import Event, RetryScheduled, RunFinished, TimeoutExpired
 from ..report import RunReport
 from ..tasks import AsyncTask
 from .clock import DeadlockError, EndlessError, OutsideWorldError
-from .driving import Attempt, Course, Happened, Injected, driven
+from .driven import driven
+from .driving import Attempt, Course, Happened, Injected
 from .faults import InjectedInterrupt
 from .frames import of_user, waiting_tasks
 from .leftovers import Complaints, Leftovers
 from .loops import Loops
-from .points import Fault, Schedule, functions_of, labels_of, text_of
+from .points import ENTER, Fault, Schedule, functions_of, label_of, labels_of, text_of
 
 
 class ExploredRun(Generic[T]):
@@ -158,7 +159,8 @@ class Player:
                 if checked:
                     text = f"{type(error).__name__}: {error}"
                     played.problems.append(f"the context raised when it was left: {text}")
-                    played.check_error = played.check_error or error
+                    if played.check_error is None:
+                        played.check_error = error
         else:
             await self._run(loop, played, made, checked)
         played.stage = "to end"
@@ -245,7 +247,11 @@ def _never_ended(played: Played, error: Exception) -> Played:
             hint = ""
             if attempt.of.phase != PHASES[POST]:
                 hint = ", or leave out the fault hang if its callers bound the run"
-            told.problems.append(f"nothing bounds {attempt.of.label}: give it a timeout{hint}")
+            owner, _, limit = label_of(attempt.of.label)
+            needed = f"give {owner} a total_timeout" if limit == ENTER else "give it a timeout"
+            if limit not in (None, ENTER):
+                needed = f"give {owner} a timeout"
+            told.problems.append(f"nothing bounds {attempt.of.label}: {needed}{hint}")
     waiting = [_waits(attempt) for attempt in under_way] or waiting_tasks(course.loop)
     told.problems.append("\n  ".join([f"{played.stage} {how}:", *waiting]))
     return told
@@ -295,12 +301,13 @@ def _not_as_promised(played: Played) -> Iterator[str]:
 def _failed_cleanups(played: Played) -> Iterator[str]:
     """Yield the cleanups that fail although they were not disturbed themselves."""
     course = played.course
-    disturbed = {each.disturbance.point.function for each in course.injected}
+    disturbed = {label_of(each.disturbance.point.function).owner for each in course.injected}
     for (function, attempt), error in course.raised.items():
         if (
             played.schedule
-            and function.endswith(PHASES[POST])
-            and function not in disturbed | played.may_fail
+            and label_of(function).is_cleanup
+            and label_of(function).owner not in disturbed
+            and function not in played.may_fail
             and attempt == course.attempts[function]
             and isinstance(error, Exception)
         ):

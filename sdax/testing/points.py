@@ -4,6 +4,9 @@
 `@return` are the ends of the attempt. At `@2` the function waits. At `@2+` it has its result, but
 has not continued yet. A disturbance is a point and a fault, `Database.pre_execute#1@2+:cancel`. A
 schedule is one or more disturbances, separated by commas.
+
+The limits of a function that call the user's code are functions of their own:
+`Database.pre_execute.fallback#1@1`. A limiter has two, `limiter.enter` and `limiter.exit`.
 """
 
 from __future__ import annotations
@@ -11,14 +14,26 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Hashable, Iterable
 from enum import StrEnum
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..common.order import PHASES
+from ..common.order import PHASES, POST
 from ..common.text import nearest, one_line, shown
 from ..tasks import AsyncTask, TaskFunction
 
 CALL: Final = "call"
 RETURN: Final = "return"
+
+# The limits of a function that call the user's code, by their names in points.
+ENTER: Final = "limiter.enter"
+EXIT: Final = "limiter.exit"
+FALLBACK: Final = "fallback"
+QUESTIONS: Final = ("retryable_exceptions", "fallback_exceptions", "retry_after")
+
+AFTER_FAILURE: Final = frozenset({FALLBACK, *QUESTIONS})  # only a failed attempt leads to them
+
+_PHASES: Final = "|".join(PHASES)
+_LIMITS: Final = "|".join(map(re.escape, (ENTER, EXIT, FALLBACK, *QUESTIONS)))
 
 
 class Point(NamedTuple):
@@ -56,11 +71,41 @@ class Disturbance(NamedTuple):
 Schedule: TypeAlias = tuple[Disturbance, ...]
 
 _DISTURBANCE: Final = re.compile(
-    rf"(?P<function>.+?\.(?:{'|'.join(PHASES)}))#(?P<attempt>[1-9][0-9]*)"
+    rf"(?P<function>.+?\.(?:{_PHASES})(?:\.(?:{_LIMITS}))?)#(?P<attempt>[1-9][0-9]*)"
     rf"@(?P<at>{CALL}|{RETURN}|[1-9][0-9]*\+?)"
     rf":(?P<fault>{'|'.join(sorted(Fault, key=len, reverse=True))})(?:, |$)",
     re.DOTALL,
 )
+
+
+_FUNCTION: Final = re.compile(
+    rf"(?P<owner>.*\.(?P<phase>{_PHASES}))(?:\.(?P<limit>{_LIMITS}))?", re.DOTALL
+)
+
+
+class Label(NamedTuple):
+    """The parts of a function's name in points.
+
+    `owner` is the name of the function whose limit it is, or its own name. `limit` is the name of
+    that limit, or None.
+    """
+
+    owner: str
+    phase: str
+    limit: str | None
+
+    @property
+    def is_cleanup(self) -> bool:
+        """True for a `post_execute` and its limits."""
+        return self.phase == PHASES[POST]
+
+
+@cache
+def label_of(function: str) -> Label:
+    """Return the parts of a function's name in points."""
+    found = _FUNCTION.fullmatch(function)
+    assert found is not None
+    return Label(found["owner"], found["phase"], found["limit"])
 
 
 def text_of(schedule: Schedule) -> str:
@@ -82,15 +127,27 @@ def labels_of(names: Collection[Hashable]) -> dict[Any, str]:
 
 
 def functions_of(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[str, TaskFunction[Any]]:
-    """Return the functions of tasks, by their names in points."""
+    """Return the functions of tasks and of their limits, by their names in points."""
     tasks = list(tasks)
     labels = labels_of([task.name for task in tasks])
-    return {
-        f"{labels[task.name]}.{phase}": function
-        for task in tasks
-        for phase in PHASES
-        if (function := getattr(task, phase)) is not None
-    }
+    found: dict[str, TaskFunction[Any]] = {}
+    for task in tasks:
+        for phase in PHASES:
+            function = getattr(task, phase)
+            if function is not None:
+                label = f"{labels[task.name]}.{phase}"
+                found[label] = function
+                found.update({f"{label}.{limit}": function for limit in limits_of(function)})
+    return found
+
+
+def limits_of(function: TaskFunction[Any]) -> list[str]:
+    """Return the names of the limits of a function that call the user's code."""
+    limits = [] if function.limiter is None else [ENTER, EXIT]
+    for name in (FALLBACK, *QUESTIONS):
+        if callable(getattr(function, name)):
+            limits.append(name)
+    return limits
 
 
 def parsed(text: object, functions: dict[str, TaskFunction[Any]]) -> Schedule:
@@ -120,7 +177,11 @@ def parsed(text: object, functions: dict[str, TaskFunction[Any]]) -> Schedule:
             )
         point = Point(function, int(found["attempt"]), found["at"])
         attempts = functions[function].retries + 1
-        if point.attempt > attempts:
+        limit = label_of(function).limit
+        if limit == FALLBACK:
+            attempts = 1
+        # A question is asked once for each exception of a group.
+        if point.attempt > attempts and limit not in QUESTIONS:
             raise ValueError(
                 f"{function} has {attempts} attempts, so there is no {point}"
                 if attempts > 1
