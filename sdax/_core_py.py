@@ -714,7 +714,12 @@ class Driver(DriverBase):
 
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
-        yielded = self.body.send(None)
+        try:
+            yielded = self.body.send(None)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            yielded = self.step_again(error)
         run = self.run
         try:
             return self.begun_with(yielded)
@@ -1010,13 +1015,7 @@ class LoneDriver(Driver):
                 self.task.set_name(run.phase.work[self.index][2])
         except BaseException as error:
             run.break_down(error)
-        try:
-            return super().begin()
-        except StopIteration:
-            raise
-        except BaseException as error:
-            yielded = self.step_again(error)
-        return self.begun_with(yielded)
+        return super().begin()
 
     def throw_in(self, exception: Any) -> Any:
         try:

@@ -86,6 +86,15 @@ def test_a_broken_first_step_of_a_task_that_is_started_at_once(engine: Implement
     assert [each for each in findings if each != "None"] == []
 
 
+def test_a_first_step_that_ctrl_c_keeps_from_being_taken(engine: Implementation) -> None:
+    """Eagerly started, an `asyncio.Task` passes it on, and nobody has the Task."""
+    numbers = range(150, 180)
+    with using(engine.module):
+        found = search(SCENARIOS["observed, a failure"], engine.name, "KeyboardInterrupt", numbers)
+        findings = [str(each) for each in found]
+    assert [each for each in findings if each != "None"] == []
+
+
 Misdeed = Callable[[Journal], Awaitable[Any]]
 
 
