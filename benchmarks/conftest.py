@@ -1,21 +1,24 @@
 """The common parts of the suites: the measured sdax, the event loop, and the timing.
 
-pytest-benchmark times plain functions. Here it times one `loop.run_until_complete()` of a whole
-work, on a loop that lives as long as the test. trio's contestant calls `trio.run()`.
+A measured call is one `loop.run_until_complete()` of a whole work, on a loop that lives as long as
+the contestants of the work take turns. trio's contestant calls `trio.run()`. All contestants are
+measured in the test of the first one. pytest-benchmark gets the times of each in its own test.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from contests import InTurn
 
 BENCH = Path(__file__).parent.parent / "sdax" / "bench" / "__init__.py"
 PACKAGES = (
@@ -47,16 +50,11 @@ _take_the_work_from_this_checkout()
 
 
 @pytest.fixture
-def loop(loop_name: str) -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop of the kind of the test."""
-    if loop_name == "uvloop":
-        import uvloop
+def in_turn(request: pytest.FixtureRequest, benchmark: Any) -> InTurn:
+    """The measurement of a test's contestant, in turn with the others of its work."""
+    from contests import InTurn  # which needs the work of this checkout
 
-        factory: Any = uvloop.new_event_loop
-    else:
-        factory = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        yield runner.get_loop()
+    return InTurn(request, benchmark)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:

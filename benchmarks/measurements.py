@@ -1,9 +1,9 @@
 """The measurements in the files that pytest-benchmark writes.
 
 Times are the shortest of all rounds. A ratio compares with the `TaskGroup` of the same file, so
-both were measured in one process. Files `NAME-1.json`, `NAME-2.json` and so on are several runs of
-the same suite. The median of their ratios counts, because a machine can be busy during the turn of
-one contestant.
+both were measured in one process, in turn. It is the median of the ratios of all turns. Files
+`NAME-1.json`, `NAME-2.json` and so on are several runs of the same suite. The median of their
+ratios counts. A file that was measured without turns has the ratio of the shortest times.
 """
 
 from __future__ import annotations
@@ -33,12 +33,21 @@ class Measurement:
     seconds: float
     functions: int
     ratio: float | None
+    low: float | None  # half of the ratios of the turns are from here
+    high: float | None  # to here
     peak_bytes: int | None
 
     @property
     def nanoseconds(self) -> float:
         """Return the time per function."""
         return self.seconds * 1e9 / self.functions
+
+    @property
+    def spread(self) -> float | None:
+        """Return how far the ratio may be from its median, as a part of it."""
+        if self.ratio is None or self.low is None or self.high is None:
+            return None
+        return (self.high - self.low) / 2 / self.ratio
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,10 @@ def read_runs(directory: Path) -> list[Run]:
 
 
 def combined(runs: Sequence[Run]) -> Run:
-    """Make one run of those of the same suite: the shortest times, the medians of the ratios."""
+    """Make one run of those of the same suite: the shortest times, the medians of the ratios.
+
+    The spread of a ratio covers those of all runs.
+    """
     if len(runs) == 1:
         return runs[0]
     found: dict[tuple[str, ...], list[Measurement]] = {}
@@ -73,12 +85,16 @@ def combined(runs: Sequence[Run]) -> Run:
     measurements = []
     for same in found.values():
         ratios = [each.ratio for each in same if each.ratio is not None]
+        lows = [each.low for each in same if each.low is not None]
+        highs = [each.high for each in same if each.high is not None]
         peaks = [each.peak_bytes for each in same if each.peak_bytes is not None]
         measurements.append(
             replace(
                 same[0],
                 seconds=min(each.seconds for each in same),
                 ratio=median(ratios) if ratios else None,
+                low=min(lows, default=None),
+                high=max(highs, default=None),
                 peak_bytes=min(peaks, default=None),
             )
         )
@@ -92,8 +108,12 @@ def read_run(content: Any) -> Run:
     python = machine["python_version"]
     entries = [(each["extra_info"], each["stats"]["min"]) for each in content["benchmarks"]]
     baselines = {key_of(info): least for info, least in entries if info["contestant"] == BASELINE}
-    measurements = [
-        Measurement(
+    measurements: list[Measurement] = []
+    for info, least in entries:
+        ratio = info.get("ratio")
+        if ratio is None and key_of(info) in baselines:
+            ratio = baselines[key_of(info)] / least
+        one = Measurement(
             python=python,
             table=info["table"],
             loop=info["loop"],
@@ -101,11 +121,12 @@ def read_run(content: Any) -> Run:
             contestant=info["contestant"],
             seconds=least,
             functions=info["functions"],
-            ratio=baselines[key_of(info)] / least if key_of(info) in baselines else None,
+            ratio=ratio,
+            low=info.get("ratio_low", ratio),
+            high=info.get("ratio_high", ratio),
             peak_bytes=info.get("peak_bytes"),
         )
-        for info, least in entries
-    ]
+        measurements.append(one)
     cpu = machine["cpu"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     about = (

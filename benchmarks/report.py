@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeAlias
 
 from measurements import ENGINES, Measurement, Run, read_runs, unique
@@ -38,8 +39,13 @@ early.
   (Python 3.12 and newer). *eager tasks* are such tasks alone: if one fails, the others just run on.
   *one by one* calls the functions one after another, without any structure. It is the lower limit.
 - Where 500 run at once, `asyncio.gather` starts them for all contestants.
-- Where a suite ran several times, and the page says so, a ratio is the median of its runs.
-- Garbage is collected before a measurement and not during it. trio's times include `trio.run()`.
+- The contestants of a work take turns (`benchmarks/turns.py`), so that a slow phase of the machine
+  meets all of them. A ratio is the median of the ratios of all turns. Where a suite ran several
+  times, and the page says so, it is the median of its runs.
+- *Spread* is how far a ratio may be from this median. Half of the turns of a run are nearer. With
+  several runs, it covers all of them. Results from before contestants took turns have the ratio of
+  the shortest times, and the spread of their runs.
+- Garbage is collected between turns and not during one. trio's times include `trio.run()`.
 - An empty cell means that the contestant cannot do this or was not measured.
 """
 
@@ -98,6 +104,20 @@ def ratios(measurements: Sequence[Measurement]) -> str:
             ]
         )
     return markdown(rows)
+
+
+def spread(measurements: Sequence[Measurement]) -> str:
+    """Return a sentence about the spread of these ratios, or nothing if it is not known."""
+    own = [each for each in measurements if each.contestant != BASELINE]
+    known = [(each.spread, each.work, each.contestant) for each in own if each.spread]
+    if not known:
+        return ""
+    most, work, contestant = max(known)
+    middle = median(value for value, _, _ in known)
+    return (
+        f"Spread: {middle:.1%} in the median of these ratios, and at most {most:.0%} "
+        f"({contestant}, {work})."
+    )
 
 
 def per_function(measurements: Sequence[Measurement], *, memory: bool) -> str:
@@ -237,8 +257,10 @@ def chapters(
         yield "\n".join(f"- {run.about}" for run in of_python) + "\n"
         for loop in unique(each.loop for each in merged):
             yield f"### Works, {loop}\n"
-            yield ratios([each for each in merged if (each.table, each.loop) == ("work", loop)])
-            yield ""
+            works = [each for each in merged if (each.table, each.loop) == ("work", loop)]
+            yield ratios(works) + "\n"
+            if text := spread(works):
+                yield text + "\n"
         yield "### Growth: time and peak memory per function\n"
         growth = [each for each in merged if each.table == "growth"]
         yield per_function(growth, memory=True) + "\n"

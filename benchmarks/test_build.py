@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from functools import partial
 
-from contests import contests, described
-from sdax.bench.contestants import Contestant
+from contests import InTurn, Run, contests
+from sdax.bench.contestants import Contestant, Loop
 from sdax.bench.work import Work, job_of
 
 WORKS = (
@@ -17,15 +16,12 @@ WORKS = (
 )
 
 
-@contests(WORKS, lambda rival: rival.builds, loops=("asyncio",))
-def test_build(
-    benchmark: Any,
-    loop: asyncio.AbstractEventLoop,
-    loop_name: str,
-    work: Work,
-    contestant: Contestant,
-) -> None:
-    benchmark.group = f"build: {work.name}"
-    benchmark.extra_info.update(described("build", loop_name, work, contestant))
+def building(contestant: Contestant, loop: Loop, work: Work) -> Run:
+    """Return a function that builds what a checked contestant builds."""
     contestant.checked(loop, work)
-    benchmark(contestant.make, job_of(work))
+    return partial(contestant.make, job_of(work))
+
+
+@contests(WORKS, lambda rival: rival.builds, loops=("asyncio",))
+def test_build(in_turn: InTurn, loop_name: str, work: Work, contestant: Contestant) -> None:
+    in_turn("build", f"build: {work.name}", building)

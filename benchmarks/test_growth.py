@@ -1,17 +1,11 @@
-"""Does a task cost the same in a run of ten and in a run of a hundred thousand?
-
-The number of rounds follows from the size, whatever pytest-benchmark's options say.
-"""
+"""Does a task cost the same in a run of ten and in a run of a hundred thousand?"""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import tracemalloc
-from collections.abc import Callable
-from typing import Any
 
-from contests import contests, described
+from contests import InTurn, Run, contests
 from sdax.bench.contestants import BASELINE, Contestant
 from sdax.bench.work import Work
 
@@ -32,26 +26,16 @@ WORKS = [
     lambda rival: rival.name.startswith("sdax") or rival.name == BASELINE,
     loops=("asyncio",),
 )
-def test_growth(
-    benchmark: Any,
-    loop: asyncio.AbstractEventLoop,
-    loop_name: str,
-    work: Work,
-    contestant: Contestant,
-) -> None:
-    benchmark.group = f"growth: {work.name}"
-    benchmark.extra_info.update(described("growth", loop_name, work, contestant))
-    run = contestant.checked(loop, work)
-    benchmark.extra_info["peak_bytes"] = peak_bytes(run)
-    benchmark.pedantic(run, rounds=max(3, min(300, SIZES[-1] // work.functions)))
+def test_growth(in_turn: InTurn, loop_name: str, work: Work, contestant: Contestant) -> None:
+    in_turn("growth", f"growth: {work.name}", Contestant.checked, peak_bytes)
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
+def peak_bytes(run: Run) -> dict[str, object]:
     """Return the peak bytes of a call, beyond the bytes in use before it."""
     gc.collect()
     tracemalloc.start()
     try:
         run()
-        return tracemalloc.get_traced_memory()[1]
+        return {"peak_bytes": tracemalloc.get_traced_memory()[1]}
     finally:
         tracemalloc.stop()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import pytest
-
-from contests import IS_PUBLISHED, contests, described
+from contests import IS_PUBLISHED, InTurn, contests
 from sdax.bench.contestants import Contestant, build
 from sdax.bench.work import EXECUTE, POST, PRE, Job, Once, Work
 
@@ -34,19 +30,11 @@ def observed(number: int, contestant: Contestant) -> Contestant:
     return replace(contestant, name=f"{contestant.name}, observers: {number}", make=make)
 
 
-@pytest.mark.parametrize("number", [0, 1, 3])
 @contests(
-    WORKS, lambda rival: rival.name.startswith("sdax") and not IS_PUBLISHED, loops=("asyncio",)
+    WORKS,
+    lambda rival: rival.name.startswith("sdax") and not IS_PUBLISHED,
+    loops=("asyncio",),
+    variants=lambda rival: [observed(number, rival) for number in (0, 1, 3)],
 )
-def test_observed(
-    benchmark: Any,
-    loop: asyncio.AbstractEventLoop,
-    loop_name: str,
-    work: Work,
-    contestant: Contestant,
-    number: int,
-) -> None:
-    contestant = observed(number, contestant)
-    benchmark.group = f"observed: {work.name}"
-    benchmark.extra_info.update(described("observed", loop_name, work, contestant))
-    benchmark(contestant.checked(loop, work))
+def test_observed(in_turn: InTurn, loop_name: str, work: Work, contestant: Contestant) -> None:
+    in_turn("observed", f"observed: {work.name}", Contestant.checked)

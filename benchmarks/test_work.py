@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from contests import contests, described
+from contests import InTurn, contests
 from sdax.bench.contestants import Contestant
 from sdax.bench.work import EXECUTE, POST, PRE, SELECTION, Work
 
@@ -36,13 +33,5 @@ WORKS = (
 
 
 @contests(WORKS)
-def test_work(
-    benchmark: Any,
-    loop: asyncio.AbstractEventLoop,
-    loop_name: str,
-    work: Work,
-    contestant: Contestant,
-) -> None:
-    benchmark.group = f"{work.name} ({loop_name})"
-    benchmark.extra_info.update(described("work", loop_name, work, contestant))
-    benchmark(contestant.checked(loop, work))
+def test_work(in_turn: InTurn, loop_name: str, work: Work, contestant: Contestant) -> None:
+    in_turn("work", f"{work.name} ({loop_name})", Contestant.checked)

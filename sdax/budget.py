@@ -5,19 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import Any, Final
 
 from .common.checks import checked_number
+from .common.frozen import Frozen
 from .common.text import shown
 
 SLICES: Final = 10  # of the window. They expire one after the other
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RetryBudget:
+class RetryBudget(Frozen):
     """Allows retries in proportion to first attempts, so that retries cannot overload a service.
 
     Without a budget, a service that is down gets `retries + 1` times its usual calls. With a
@@ -45,24 +44,39 @@ class RetryBudget:
     >>> task_func(load_orders, timeout=1.0, retries=3, retry_budget=budget)
     """
 
-    ratio: float = 0.2
-    min_per_second: float = 10.0
-    ttl: float = 10.0
-    clock: Callable[[], float] = field(default=time.monotonic, kw_only=True, repr=False)
-    _window: _Window = field(init=False, repr=False)
+    __slots__ = ("_window", "clock", "min_per_second", "ratio", "ttl")
+    __match_args__ = ("ratio", "min_per_second", "ttl")
 
-    def __post_init__(self) -> None:
-        for name in ("ratio", "min_per_second", "ttl"):
-            number = checked_number(f"RetryBudget.{name}", getattr(self, name))
-            object.__setattr__(self, name, float(number))
+    ratio: float
+    min_per_second: float
+    ttl: float
+    clock: Callable[[], float]
+    _window: _Window
+
+    def __init__(
+        self,
+        ratio: float = 0.2,
+        min_per_second: float = 10.0,
+        ttl: float = 10.0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        given = {"ratio": ratio, "min_per_second": min_per_second, "ttl": ttl}
+        for name, value in given.items():
+            self._set_once(**{name: float(checked_number(f"RetryBudget.{name}", value))})
         if self.ttl == 0:
             raise ValueError(f"RetryBudget.ttl must be greater than 0, got {self.ttl!r}")
-        if not callable(self.clock):
+        if not callable(clock):
             raise TypeError(
                 f"RetryBudget.clock must be a function that returns the time in seconds, "
-                f"got {shown(self.clock)}"
+                f"got {shown(clock)}"
             )
-        object.__setattr__(self, "_window", _Window(self.ttl, self.clock()))
+        self._set_once(clock=clock, _window=_Window(self.ttl, clock()))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # each has counts of its own
+
+    __hash__ = object.__hash__
 
     def deposit(self) -> None:
         """Deposit for a first attempt that has ended."""

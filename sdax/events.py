@@ -9,7 +9,8 @@ with each event as it happens. Use `match` to select events:
 ...             print(task.name, phase, state)
 """
 
-from __future__ import annotations
+# There is no `from __future__ import annotations` here. With it, Python compiles the annotation of
+# each field of a named tuple whenever this module is imported.
 
 from collections.abc import Hashable, Iterable
 from itertools import count
@@ -43,6 +44,15 @@ def _event(kind: type[E]) -> type[E]:
     return kind
 
 
+class TaskInfo(NamedTuple):
+    """A task of the processor: its name, its level or its dependencies, and if it is `required`."""
+
+    name: Hashable
+    level: int | None
+    depends_on: tuple[Hashable, ...] | None
+    required: bool = True
+
+
 class ObservedRun:
     """One run. Each event of the run has this object, which is equal only to itself.
 
@@ -60,15 +70,6 @@ class ObservedRun:
 
     def __repr__(self) -> str:
         return f"<ObservedRun {self.number} of {self.processor!r}>"
-
-
-class TaskInfo(NamedTuple):
-    """A task of the processor: its name, its level or its dependencies, and if it is `required`."""
-
-    name: Hashable
-    level: int | None
-    depends_on: tuple[Hashable, ...] | None
-    required: bool = True
 
 
 class Cause(NamedTuple):

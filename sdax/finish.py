@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, final
 
+from .common.frozen import Frozen
 from .common.generic import V_co
 
 
 @final
-@dataclass(frozen=True)
-class Finish(Generic[V_co]):
+class Finish(Frozen, Generic[V_co]):
     """Return this from a `pre_execute` or an `execute` to end the run early, with success.
 
     The waiting functions are cancelled and awaited, nothing more is called, and every task that
@@ -24,7 +23,18 @@ class Finish(Generic[V_co]):
     ...         return Finish(page)
     """
 
+    __slots__ = __match_args__ = ("value",)
+
     value: V_co
+
+    def __init__(self, value: V_co) -> None:
+        self._set_once(value=value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set_once(**state)
 
     def __init_subclass__(cls, **_: Any) -> NoReturn:
         raise TypeError("Finish cannot be subclassed; its value can be any object")

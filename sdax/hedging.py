@@ -8,12 +8,12 @@ from asyncio import BaseEventLoop, CancelledError, Task, get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
 
 from .common.checks import checked_limit, checked_number, is_generator
+from .common.frozen import Frozen
 from .common.text import shown
 
 C = TypeVar("C")
@@ -63,14 +63,21 @@ def hedged(
     return _Hedged(function, delay, calls, f"hedged:{name}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Hedged:
+class _Hedged(Frozen):
     """The function that `hedged` returns. It is picklable if `function` is."""
+
+    __slots__ = ("function", "delay", "attempts", "name")  # noqa: RUF023 (as in pickles)
+    __match_args__ = ("function", "delay", "attempts")
 
     function: Callable[[Any], Awaitable[Any]]
     delay: float
     attempts: int
-    name: str = field(repr=False)  # of the asyncio.Task of each call
+    name: str  # of the asyncio.Task of each call
+
+    def __init__(
+        self, function: Callable[[Any], Awaitable[Any]], delay: float, attempts: int, name: str
+    ) -> None:
+        self._set_once(function=function, delay=delay, attempts=attempts, name=name)
 
     async def __call__(self, ctx: Any) -> Any:
         race = _Race(self, ctx)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from .common.checks import checked_limit, checked_number
+from .common.frozen import Frozen
 from .common.text import nearest, shown
 from .events import Observer, Observers, checked_observers
 
@@ -35,19 +35,48 @@ class GraphOptions(CommonOptions, total=False):
     execute_order: ExecuteOrder
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Frozen):
     """The checked options of a builder, which passes them on to its processors.
 
     `execute_order` is `"at once"`, or the order in which `execute` runs too. `on_failure` is
     `"cancel"` or `"keep going"`.
     """
 
-    execute_order: str = "at once"
-    max_concurrency: int | None = None
-    observer: tuple[Observer, ...] | None = field(default=None, hash=False)  # of any kind
-    on_failure: str = "cancel"
-    cleanup_timeout: float | None = None  # seconds for all cleanup of a run together
+    __slots__ = __match_args__ = (
+        "execute_order",
+        "max_concurrency",
+        "observer",
+        "on_failure",
+        "cleanup_timeout",
+    )
+
+    execute_order: str
+    max_concurrency: int | None
+    observer: tuple[Observer, ...] | None
+    on_failure: str
+    cleanup_timeout: float | None  # seconds for all cleanup of a run together
+
+    def __init__(
+        self,
+        execute_order: str = "at once",
+        max_concurrency: int | None = None,
+        observer: tuple[Observer, ...] | None = None,
+        on_failure: str = "cancel",
+        cleanup_timeout: float | None = None,
+    ) -> None:
+        self._set_once(
+            execute_order=execute_order,
+            max_concurrency=max_concurrency,
+            observer=observer,
+            on_failure=on_failure,
+            cleanup_timeout=cleanup_timeout,
+        )
+
+    def __hash__(self) -> int:
+        # without the observers, which may not be hashable
+        return hash(
+            (self.execute_order, self.max_concurrency, self.on_failure, self.cleanup_timeout)
+        )
 
     @property
     def execute_in_order(self) -> bool:
@@ -61,7 +90,7 @@ class Options:
 
 
 NO_OPTIONS: Final = Options()
-_NAMES: Final = tuple(Options.__dataclass_fields__)
+_NAMES: Final = Options.__match_args__
 
 
 def checked_options(in_order: str, given: Any) -> Options:

@@ -16,13 +16,10 @@ from typing import (
     cast,
 )
 
-from frozendict import frozendict
-
 from ._impl import Run
 from .common.checks import explained, no_attribute
 from .common.generic import K, KeyedByDefault, T
 from .common.text import counted, nearest, shown
-from .diagram import graph_to_mermaid, levels_to_mermaid, outline_of_graph, outline_of_levels
 from .engine.graph import plan_graph
 from .engine.outcome import add_lost, conclude, new_waiter, see_through
 from .engine.plan import Plan, plan_levels
@@ -42,8 +39,10 @@ from .options import (
 from .phases import AsyncPhaseRunner
 from .replacing import Stub, replaced_tasks
 from .report import RunReport
-from .states import UnknownTaskError
 from .tasks import AsyncTask
+
+if TYPE_CHECKING:
+    from frozendict import frozendict
 
 # Wrong names for methods of a processor, and for methods that a builder does not have.
 _MEANT: Final = dict.fromkeys(
@@ -276,7 +275,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
             cleanup_timeout=options.cleanup_timeout,
         )
         self._set_up(added, options, plan)
-        self._set_once(levels=frozendict(levels))
+        self._set_once(levels=_frozen(levels))
 
     @property
     def execute_order(self) -> LevelOrder:
@@ -311,6 +310,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
+        from .diagram import levels_to_mermaid
+
         return levels_to_mermaid(self.levels, self._options)
 
     def __str__(self) -> str:
@@ -324,6 +325,8 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         level 1
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
         """
+        from .diagram import outline_of_levels
+
         return outline_of_levels(self.levels, self._options)
 
 
@@ -370,8 +373,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         )
         self._set_up(added, options, plan)
         self._set_once(
-            tasks=ByName({task.name: task for task in tasks}),
-            dependencies=ByName({task.name: depends_on for task, depends_on in added}),
+            tasks=_by_name({task.name: task for task in tasks}),
+            dependencies=_by_name({task.name: depends_on for task, depends_on in added}),
         )
 
     @property
@@ -398,6 +401,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
 
         >>> Path("workflow.mmd").write_text(processor.to_mermaid(), encoding="utf-8")
         """
+        from .diagram import graph_to_mermaid
+
         return graph_to_mermaid(self.tasks.values(), self.dependencies, self._options)
 
     def __str__(self) -> str:
@@ -411,6 +416,8 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
           Database  pre_execute (timeout 2 s, 3 retries), post_execute
           Users     execute  depends on Database
         """
+        from .diagram import outline_of_graph
+
         return outline_of_graph(self.tasks.values(), self.dependencies, self._options)
 
 
@@ -537,11 +544,19 @@ class AsyncDagTaskProcessorBuilder(KeyedByDefault, Generic[T, K]):
         return AsyncDagTaskProcessor(tuple(self._added.values()), self._options)
 
 
-class ByName(frozendict[Any, Any]):
-    """A mapping from the names of tasks, which suggests similar names for an unknown name."""
+# The first processor imports frozendict, which takes longer than most of sdax.
 
-    def __missing__(self, name: Any) -> NoReturn:
-        raise UnknownTaskError(name, self)
+
+def _frozen(items: dict[Any, Any]) -> frozendict[Any, Any]:
+    from frozendict import frozendict
+
+    return frozendict(items)
+
+
+def _by_name(items: dict[Any, Any]) -> frozendict[Any, Any]:
+    from .mappings import ByName
+
+    return ByName(items)
 
 
 def _check_task(task: object) -> None:

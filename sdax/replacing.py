@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from .common.checks import is_async
+from .common.frozen import Frozen
 from .common.order import PHASES
 from .common.text import nearest, shown
 from .resources import is_resource, with_function
@@ -15,8 +16,7 @@ from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
 Task: TypeAlias = AsyncTask[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Frozen):
     """A replacement for a task, or one of its phases, that succeeds immediately with a value.
 
     See `processor.replaced`.
@@ -24,7 +24,12 @@ class Done:
     >>> processor.replaced({"Flags": Done({"new_page": True})})
     """
 
-    value: Any = None
+    __slots__ = __match_args__ = ("value",)
+
+    value: Any
+
+    def __init__(self, value: Any = None) -> None:
+        self._set_once(value=value)
 
     def __call__(self, ctx: Any) -> Any:
         """Return the value."""

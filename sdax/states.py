@@ -1,13 +1,14 @@
 """The states of phases, and the reports of tasks and phases."""
 
-from __future__ import annotations
+# There is no `from __future__ import annotations` here. With it, Python compiles the annotation of
+# each field of a named tuple whenever this module is imported.
 
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, cast
 
 from .common.checks import no_attribute
+from .common.frozen import Frozen
 from .common.generic import V_co
 from .common.text import nearest, shown, shown_fields
 
@@ -86,8 +87,7 @@ class TaskFailure(NamedTuple):
         return shown_fields(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Frozen):
     """How a run has gone so far: what `task_outcome_func` gives to a cleanup.
 
     - `failed`: whether something has failed. Cleanups that have failed before this one count.
@@ -104,10 +104,21 @@ class Outcome:
     ...     await (ctx.session.rollback() if outcome.exception else ctx.session.commit())
     """
 
+    __slots__ = __match_args__ = ("failed", "cancelled", "failures", "exception")
+
     failed: bool
     cancelled: bool
     failures: tuple[TaskFailure, ...]
     exception: BaseException | None
+
+    def __init__(
+        self,
+        failed: bool,
+        cancelled: bool,
+        failures: tuple[TaskFailure, ...],
+        exception: BaseException | None,
+    ) -> None:
+        self._set_once(failed=failed, cancelled=cancelled, failures=failures, exception=exception)
 
 
 class Durations(NamedTuple):

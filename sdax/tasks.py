@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import FrozenInstanceError, dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -32,6 +32,7 @@ from .common.checks import (
     is_async_generator,
     is_generator,
 )
+from .common.frozen import Frozen
 from .common.generic import K, K_co, KeyedByDefault, T, T_contra
 from .common.text import nearest, shown
 from .engine.group import SdaxTaskGroup
@@ -120,8 +121,8 @@ _LIMIT_ELSEWHERE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFunction(Generic[T_contra]):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TaskFunction(Frozen, Generic[T_contra]):
     """One phase of a task: a function with its timeout, retries and other limits.
 
     - `function`: takes the context and returns an awaitable. Usually it is an `async def`.
@@ -171,7 +172,7 @@ class TaskFunction(Generic[T_contra]):
     max_delay: float | None = None
     total_timeout: float | None = None
     retry_after: RetryAfter | None = None
-    limiter: Limiter[T_contra] | None = field(default=None, hash=False)  # may not be hashable
+    limiter: Limiter[T_contra] | None = None
     fallback: Fallback[T_contra] | None = None
     fallback_exceptions: Retryable | None = None
     retry_budget: RetryBudget | None = None
@@ -259,11 +260,15 @@ class TaskFunction(Generic[T_contra]):
         number = checked_number(f"TaskFunction.{name}", getattr(self, name))
         object.__setattr__(self, name, number)
 
+    def __hash__(self) -> int:
+        # without the limiter, which may not be hashable
+        return hash(tuple(getattr(self, e.name) for e in fields(self) if e.name != "limiter"))
+
     def __getstate__(self) -> dict[str, Any]:
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: pickled_kinds(v) if name in _KINDS else v for name, v in state.items()}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Any) -> None:
         # The pickle of an earlier version has fewer fields.
         state = {field.name: field.default for field in fields(self)} | state
         for name, value in state.items():
@@ -307,8 +312,8 @@ class TaskFunction(Generic[T_contra]):
         return min(longest, self.initial_delay * growth)
 
 
-@dataclass(frozen=True, slots=True)
-class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AsyncTask(Frozen, KeyedByDefault, Generic[T_contra, K_co]):
     """A named unit of work with up to three phases, each a `TaskFunction` or an async function.
 
     `name` can be any hashable object, and is unique in its processor. `pre_execute` prepares,
@@ -378,7 +383,7 @@ class AsyncTask(KeyedByDefault, Generic[T_contra, K_co]):
     def __getstate__(self) -> list[Any]:
         return [getattr(self, each.name) for each in fields(self)]
 
-    def __setstate__(self, state: list[Any]) -> None:
+    def __setstate__(self, state: Any) -> None:
         object.__setattr__(self, "required", True)  # earlier versions do not have it
         for each, value in zip(fields(self), state, strict=False):
             object.__setattr__(self, each.name, value)
@@ -466,23 +471,36 @@ class Limits(TypedDict, Generic[T], total=False):
     retry_budget: RetryBudget | None
 
 
-@dataclass(frozen=True, slots=True)
-class PlainFunction(Generic[T_contra]):
+class PlainFunction(Frozen, Generic[T_contra]):
     """The `TaskFunction.function` of `task_sync_func`. The engine calls `function` directly."""
 
+    __slots__ = __match_args__ = ("function",)
+
     function: Callable[[T_contra], Any]
+
+    def __init__(self, function: Callable[[T_contra], Any]) -> None:
+        self._set_once(function=function)
 
     async def __call__(self, ctx: T_contra) -> Any:
         return self.function(ctx)
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadFunction(Generic[T_contra]):
+class ThreadFunction(Frozen, Generic[T_contra]):
     """The `TaskFunction.function` of `task_thread_func`. It calls `function` in a thread."""
 
+    __slots__ = __match_args__ = ("function", "abandon_on_cancel", "executor")
+
     function: Callable[[T_contra], Any]
-    abandon_on_cancel: bool = False
-    executor: Executor | None = None
+    abandon_on_cancel: bool
+    executor: Executor | None
+
+    def __init__(
+        self,
+        function: Callable[[T_contra], Any],
+        abandon_on_cancel: bool = False,
+        executor: Executor | None = None,
+    ) -> None:
+        self._set_once(function=function, abandon_on_cancel=abandon_on_cancel, executor=executor)
 
     async def __call__(self, ctx: T_contra) -> Any:
         value = await call_in_thread(self.function, ctx, self.executor, self.abandon_on_cancel)
@@ -495,21 +513,29 @@ class ThreadFunction(Generic[T_contra]):
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceSetUp(Generic[T_contra]):
+class ResourceSetUp(Frozen, Generic[T_contra]):
     """The `pre_execute` of a `resource`. The engine runs `function` up to its `yield`."""
 
+    __slots__ = __match_args__ = ("function",)
+
     function: HoldingFunction[T_contra]
+
+    def __init__(self, function: HoldingFunction[T_contra]) -> None:
+        self._set_once(function=function)
 
     def __call__(self, ctx: T_contra) -> Any:
         raise TypeError(f"only a run can set up a resource, {shown(self.function)}")
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceCleanUp(Generic[T_contra]):
+class ResourceCleanUp(Frozen, Generic[T_contra]):
     """The `post_execute` of a `resource`. The engine continues after the `yield`."""
 
+    __slots__ = __match_args__ = ("function",)
+
     function: HoldingFunction[T_contra]
+
+    def __init__(self, function: HoldingFunction[T_contra]) -> None:
+        self._set_once(function=function)
 
     def __call__(self, ctx: T_contra) -> Any:
         raise TypeError(f"only a run can clean up a resource, {shown(self.function)}")
@@ -699,20 +725,9 @@ def _generator_refused(what: str, function: object) -> TypeError:
     return TypeError(f"{what} is a generator function, {shown(function)}: {hint}")
 
 
-def _refuse_change(self: object, name: str, value: object) -> None:
-    raise FrozenInstanceError(f"{type(self).__name__} is immutable: cannot set {shown(name)}")
-
-
 setattr(TaskFunction, "__init__", explained(_no_such_limit)(TaskFunction.__init__))  # noqa: B010
 
 # On Python 3.11, the __setattr__ that dataclass() generates for frozen classes with slots raises a
 # TypeError when typing sets __orig_class__, as in TaskFunction[Context](...).
-for _frozen in (
-    TaskFunction,
-    AsyncTask,
-    PlainFunction,
-    ThreadFunction,
-    ResourceSetUp,
-    ResourceCleanUp,
-):
-    setattr(_frozen, "__setattr__", _refuse_change)  # noqa: B010
+for _frozen in (TaskFunction, AsyncTask):
+    setattr(_frozen, "__setattr__", Frozen.__setattr__)  # noqa: B010

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +21,7 @@ import compare
 import explored
 import report
 import sdax
+import turns
 from conftest import LOOP_KINDS
 from loopback import answering, response, serving
 from measurements import read_run, read_runs
@@ -333,6 +336,103 @@ def test_a_suite_that_was_run_several_times_is_read_as_one(tmp_path: Path) -> No
     assert [each.ratio for each in several.measurements] == [1, pytest.approx(20)]
     assert [round(each.nanoseconds) for each in several.measurements] == [10_000, 476]
     assert [each.ratio for each in published.measurements] == [1, pytest.approx(0.8)]
+
+
+def test_contestants_take_turns() -> None:
+    now = 0.0
+    calls: list[str] = []
+
+    def rival(name: str, seconds: float) -> turns.Rival:
+        def run() -> None:
+            nonlocal now
+            calls.append(name)
+            now += seconds
+            if name == "broken" and calls.count(name) == 2:
+                raise PlannedError
+
+        return turns.Rival(lambda: calls.append(f"prepare {name}"), run)
+
+    quick, slow, broken = rival("quick", 0.002), rival("slow", 1.0), rival("broken", 1.0)
+    turns.take_turns([quick, slow, broken], seconds=7.0, fewest=1, clock=lambda: now)
+    first = ["prepare quick", *["quick"] * 3, "prepare slow", "slow", "prepare broken", "broken"]
+    assert calls == [*first, *first, *first[:6], *first[:6]]  # a fifth round would end too late
+    assert [len(turn) for turn in quick.turns] == [3, 3, 3, 3]
+    assert quick.times == pytest.approx([0.002] * 12)
+    assert slow.times == pytest.approx([1.0] * 4)
+    assert broken.times == pytest.approx([1.0])
+    assert isinstance(broken.error, PlannedError)
+    assert gc.isenabled()
+
+
+class PlannedError(Exception):
+    pass
+
+
+def test_each_contestant_takes_the_fewest_turns() -> None:
+    rival = turns.Rival(lambda: None, lambda: None)
+    turns.take_turns([rival], seconds=0, fewest=3, clock=iter(range(1000)).__next__)
+    assert len(rival.turns) == 3
+
+
+def of_turns(*times: list[float]) -> turns.Rival:
+    return turns.Rival(lambda: None, lambda: None, list(times))
+
+
+def test_a_ratio_is_the_median_of_those_of_the_turns() -> None:
+    baseline = of_turns([4.0, 5.0], [40.0], [4.0], [4.0], [4.0])  # slow in the second turn
+    own = of_turns([2.0, 3.0], [20.0, 30.0], [1.0], [4.0], [8.0])  # and so is its rival
+    assert turns.ratios(baseline, own) == {"ratio": 2, "ratio_low": 1, "ratio_high": 2}
+    once = turns.ratios(of_turns([3.0]), of_turns([2.0]))
+    assert once == {"ratio": 1.5, "ratio_low": 1.5, "ratio_high": 1.5}
+
+
+def test_the_spread_covers_all_runs(tmp_path: Path) -> None:
+    for number, (low, ratio, high) in enumerate([(1.5, 2.0, 2.25), (1.75, 1.8, 2.5)], 1):
+        content = measured(deep=1000)
+        own = content["benchmarks"][1]["extra_info"]
+        own.update(ratio=ratio, ratio_low=low, ratio_high=high)
+        (tmp_path / f"3.13-{number}.json").write_text(json.dumps(content), encoding="utf-8")
+    (run,) = read_runs(tmp_path)
+    _, ours = run.measurements
+    assert (ours.low, ours.ratio, ours.high) == (1.5, 1.9, 2.5)
+    assert ours.spread == pytest.approx(0.5 / 1.9)
+    assert report.spread(run.measurements) == (
+        "Spread: 26.3% in the median of these ratios, and at most 26% (sdax compiled, deep)."
+    )
+    one_run = read_run(measured(deep=20)).measurements
+    assert report.spread(one_run) == ""
+    assert "Spread:" not in "".join(report.chapters([read_run(measured(deep=20))], []))
+
+
+@pytest.mark.skipif(
+    not (BENCHMARKS.parent / "sdax").exists(), reason="the suites need the work of a checkout"
+)
+def test_pytest_benchmark_gets_the_times_of_the_turns(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark")
+    path = tmp_path / "3.13.json"
+    names = ["sdax python", BASELINE]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(f"benchmarks/test_work.py::test_work[3-2-2-asyncio-{name}]" for name in names),
+            *("--benchmark-max-time=0.001", f"--benchmark-json={path}"),
+        ],
+        cwd=BENCHMARKS.parent,
+        env={name: each for name, each in os.environ.items() if not name.startswith("PYTEST_")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    content = json.loads(path.read_text(encoding="utf-8"))
+    entries = {each["extra_info"]["contestant"]: each for each in content["benchmarks"]}
+    assert list(entries) == names
+    assert all(each["stats"]["rounds"] >= 3 for each in entries.values())
+    (run,) = read_runs(tmp_path)
+    ratios = {each.contestant: each.ratio for each in run.measurements}
+    assert ratios[BASELINE] == 1
+    assert ratios["sdax python"] == entries["sdax python"]["extra_info"]["ratio"]
 
 
 def test_only_changes_beyond_noise_are_told(

@@ -73,6 +73,19 @@ def test_testing_is_imported_only_when_it_is_asked_for() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_an_import_loads_only_what_every_run_needs() -> None:
+    code = f"import asyncio, sys; sys.path[:0] = {[str(ROOT), *site_packages()]!r}; "
+    code += "before = set(sys.modules); import sdax; print(*(set(sys.modules) - before))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "sdax.processor" in loaded
+    asked_for = {"asgi", "bench", "clients", "commands", "diagram", "many", "observe", "testing"}
+    assert not loaded & {f"sdax.{name}" for name in asked_for}
+    assert not loaded & {"difflib", "frozendict", "json", "random", "unicodedata"}
+
+
 def site_packages() -> list[str]:
     import frozendict
 

@@ -6,6 +6,9 @@ import asyncio
 import os
 import sys
 import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -13,7 +16,18 @@ import pytest
 from conftest import Implementation
 from helpers import build, error_of, forever, passes, spawn, task
 from processes import run_program
-from sdax import AsyncDagTaskProcessor, SdaxExecutionError, TaskFunction
+from sdax import (
+    AsyncDagTaskProcessor,
+    AsyncTask,
+    AsyncTaskProcessor,
+    RetryBudget,
+    SdaxExecutionError,
+    TaskFunction,
+    resource,
+    task_func,
+    task_sync_func,
+)
+from sdax.events import ObservedRun
 
 THREADS = 8
 RUNS = 200  # in each thread, at the same time
@@ -103,16 +117,10 @@ async def check_run(processor: Any, request: Request) -> None:
         assert isinstance(member, TimeoutError) or member.args == mine
 
 
-@pytest.mark.parametrize("make", [in_levels, in_a_graph])
-def test_eight_loops_in_eight_threads(engine: Implementation, make: Any) -> None:
-    processor = make()
+def in_threads(number: int, main: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+    """Run `main` in so many threads at once, each with a loop of its own."""
     errors: list[BaseException] = []
-    ready = threading.Barrier(THREADS)
-
-    async def main(thread: int) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(RUNS):
-                group.create_task(check_run(processor, Request(thread, number)))
+    ready = threading.Barrier(number)
 
     def work(thread: int) -> None:
         ready.wait()
@@ -124,7 +132,7 @@ def test_eight_loops_in_eight_threads(engine: Implementation, make: Any) -> None
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # as many switches between the threads as can be had
     try:
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+        threads = [threading.Thread(target=work, args=(each,)) for each in range(number)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -132,6 +140,83 @@ def test_eight_loops_in_eight_threads(engine: Implementation, make: Any) -> None
     finally:
         sys.setswitchinterval(interval)
     assert errors == []
+
+
+@pytest.mark.parametrize("make", [in_levels, in_a_graph])
+def test_eight_loops_in_eight_threads(engine: Implementation, make: Any) -> None:
+    processor = make()
+
+    async def main(thread: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(RUNS):
+                group.create_task(check_run(processor, Request(thread, number)))
+
+    in_threads(THREADS, main)
+
+
+caller: ContextVar[tuple[int, int]] = ContextVar("caller")
+
+
+def test_four_threads_share_all_that_a_processor_has(engine: Implementation) -> None:
+    """Everything that several runs write at once: a retry budget, the observers, the numbers of
+    runs, what is made for the first observed run, and an exception that all of them raise."""
+    number_of_threads, runs = 4, 50
+    budget = RetryBudget(ratio=1, min_per_second=0, clock=lambda: 0.0)
+    shared = ValueError("of all runs")
+    events: list[tuple[ObservedRun, str]] = []
+
+    async def connection(ctx: Request) -> AsyncIterator[int]:
+        await asyncio.sleep(0)
+        yield ctx.number
+        ctx.note("closed")
+
+    async def load(ctx: Request) -> tuple[int, int]:
+        if ctx.number % 2 and "retry" not in ctx.events:
+            ctx.note("retry")
+            raise ConnectionError
+        await asyncio.sleep(0)
+        return caller.get()
+
+    def set_variable(ctx: Request) -> None:
+        caller.set((-1, -1))  # which nobody else may see
+
+    async def fail(ctx: Request) -> None:
+        await asyncio.sleep(0)
+        raise shared
+
+    builder = AsyncTaskProcessor.builder(
+        max_concurrency=3, observer=lambda event: events.append((event.run, type(event).__name__))
+    )
+    processor = (
+        builder.add_task(resource("Connection", connection), level=0)
+        .add_task(task("Set", task_sync_func(set_variable)), level=1)
+        .add_task(task("Load", task_func(load, retries=1, initial_delay=0, retry_budget=budget)), 1)
+        .add_task(AsyncTask("Fail", execute=fail, required=False), level=1)
+        .build()
+    )
+
+    async def run(thread: int, number: int) -> None:
+        request = Request(thread, number)
+        caller.set((thread, number))
+        report = await processor.process_tasks(request)
+        assert report["Connection"].pre_execute.value == number
+        assert report["Load"].pre_execute.value == (thread, number)
+        assert report["Load"].pre_execute.attempts == 1 + number % 2
+        assert report["Fail"].execute.exception is shared
+        assert request.events == ["retry"] * (number % 2) + ["closed"]
+        assert request.threads == {threading.get_ident()}
+
+    async def main(thread: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(runs):
+                group.create_task(run(thread, number))
+
+    in_threads(number_of_threads, main)
+    began = [each for each, kind in events if kind == "RunStarted"]
+    assert len({each.number for each in began}) == len(began) == number_of_threads * runs
+    assert Counter(kind for _, kind in events)["RetryScheduled"] == len(began) / 2
+    assert all(each.tasks == began[0].tasks for each in began)
+    assert budget.balance == len(began) / 2  # each deposited one, and half have withdrawn one
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")

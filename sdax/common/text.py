@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Final
-from unicodedata import combining, east_asian_width
 
 MOST_COMPARED: Final = 10_000  # names, in a search for similar ones, which takes time
 MOST_LISTED: Final = 8
@@ -70,6 +68,8 @@ def nearest(name: Hashable, names: Collection[Hashable]) -> str:
 
 def nearest_only(name: Hashable, names: Collection[Hashable]) -> str:
     """Return the same as `nearest`, or nothing if no name is similar."""
+    from difflib import get_close_matches  # for mistakes only
+
     texts: dict[str, Hashable] = {}
     for each in islice(names, MOST_COMPARED):
         texts.setdefault(one_line(each).casefold(), each)
@@ -102,6 +102,8 @@ def cells(text: str) -> int:
     """Return the number of terminal columns of a text."""
     if text.isascii():
         return len(text)
+    from unicodedata import combining, east_asian_width
+
     return sum(
         0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text
     )

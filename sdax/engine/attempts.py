@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
 from asyncio import Task
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from ..common.checks import checked_number, checked_seconds
@@ -24,8 +22,12 @@ from .exceptions import (
     set_context,
 )
 
-# The random factor of each delay. It has a name of its own, so that sdax.testing can replace it.
-uniform: Callable[[float, float], float] = random.uniform
+
+def uniform(low: float, high: float) -> float:
+    """Return the random factor of a delay. Tests and `sdax.testing` replace this function."""
+    from random import uniform  # for retries only
+
+    return uniform(low, high)
 
 
 AT_ONCE: Final = -math.inf  # a deadline before any other moment

@@ -5,21 +5,25 @@ from __future__ import annotations
 import inspect
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from types import CodeType, CoroutineType
 from typing import Any, NoReturn
 
 from ..common.checks import SPLIT_GENERATOR
+from ..common.frozen import Frozen
 from ..common.text import class_name, shown
 from ..limits import is_context_manager, refuse_made_limiter
 from .group import SdaxTaskGroup
 
 
-@dataclass(frozen=True, slots=True)
-class WithTaskGroup:
+class WithTaskGroup(Frozen):
     """Makes a function of the context alone: each call gets a task group of its own."""
 
+    __slots__ = __match_args__ = ("function",)
+
     function: Callable[[Any, SdaxTaskGroup], Awaitable[Any]]
+
+    def __init__(self, function: Callable[[Any, SdaxTaskGroup], Awaitable[Any]]) -> None:
+        self._set_once(function=function)
 
     async def __call__(self, ctx: Any) -> Any:
         async with SdaxTaskGroup() as group:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
+from ..common.frozen import Frozen
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
 from ..tasks import (
@@ -33,12 +33,16 @@ RESOURCE: Final = "resource"  # one half of it
 OUTCOME: Final = "outcome"  # an async function that takes the outcome of the run as well
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(Frozen):
     """The stand-in for the function of a resource in each of its halves."""
+
+    __slots__ = __match_args__ = ("function", "held_name")
 
     function: Callable[[Any], Any]
     held_name: str  # of its asyncio.Task between them
+
+    def __init__(self, function: Callable[[Any], Any], held_name: str) -> None:
+        self._set_once(function=function, held_name=held_name)
 
     def __call__(self, ctx: Any) -> Any:
         """Return what the user's function returns, which is nothing to be awaited."""
@@ -361,7 +365,8 @@ def in_its_thread(
     """
     timed = limits.timeout is not None or limits.total_timeout is not None
     if call.executor is None and (is_cleanup or timed):
-        return replace(call, executor=OwnThreads(name, urgent=is_cleanup))
+        threads = OwnThreads(name, urgent=is_cleanup)
+        return ThreadFunction(call.function, call.abandon_on_cancel, threads)
     return call
 
 

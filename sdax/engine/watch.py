@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
-from frozendict import frozendict
-
 from ..common.order import PHASES
 from ..common.text import counted, shown
 from ..events import (
@@ -84,6 +82,8 @@ class Watch:
 
     def durations(self) -> Durations:
         """Return how long the run has taken so far, and its phases."""
+        from frozendict import frozendict  # for runs with observers only
+
         now = self._clock()
         phases = dict(self._phases)
         if self._phase is not None:
