@@ -385,11 +385,11 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 continue
             if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
                 continue
-            if event.what not in ("cancelled", "swallow"):
-                # A TaskGroup that fails at that moment may swallow its cancellation, and the function
-                # goes on to its next event, whenever that is.
-                if "FAILED_GROUP" not in repr(behaviours[event.place]):
-                    yield f"after {failure}: {event}"
+            # A TaskGroup that fails at that moment may swallow its cancellation, and the function
+            # goes on to its next event, whenever that is.
+            may_go_on = "FAILED_GROUP" in repr(behaviours[event.place])
+            if event.what not in ("cancelled", "swallow") and not may_go_on:
+                yield f"after {failure}: {event}"
             excused.add(event.place)
 
 
