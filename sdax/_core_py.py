@@ -51,10 +51,11 @@ from .engine.calls import (
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
+from .engine.losses import Losses, Setbacks
 from .engine.plan import OUTCOME, RESOURCE, Plan, Work
 from .engine.record import Record, unasked_cancellation
 from .engine.resources import Resource
-from .engine.run import Losses, RunBase, Setbacks
+from .engine.run import RunBase
 from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
 from .engine.variables import Contexts

@@ -10,8 +10,9 @@ from .common.checks import is_async
 from .common.frozen import Frozen
 from .common.order import PHASES
 from .common.text import nearest, shown
+from .functions import PlainFunction, ThreadFunction
 from .resources import is_resource, with_function
-from .tasks import AsyncTask, PlainFunction, TaskFunction, ThreadFunction
+from .tasks import AsyncTask, TaskFunction
 
 Task: TypeAlias = AsyncTask[Any, Any]
 

@@ -11,15 +11,8 @@ from typing import Any, Final, Unpack
 from .common.checks import checked_number, is_async, is_async_generator, is_generator
 from .common.generic import K, T
 from .common.text import shown
-from .tasks import (
-    AsyncTask,
-    Function,
-    HoldingFunction,
-    Limits,
-    ResourceCleanUp,
-    ResourceSetUp,
-    TaskFunction,
-)
+from .functions import HoldingFunction, ResourceCleanUp, ResourceSetUp
+from .tasks import AsyncTask, Function, Limits, TaskFunction
 
 __all__ = ["resource"]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from typing import (
     TYPE_CHECKING,
@@ -36,7 +35,12 @@ from .common.frozen import Frozen
 from .common.generic import K, K_co, KeyedByDefault, T, T_contra
 from .common.text import nearest, shown
 from .engine.group import SdaxTaskGroup
-from .engine.threads import call_in_thread
+from .functions import (
+    PlainFunction,
+    ResourceCleanUp,
+    ResourceSetUp,
+    ThreadFunction,
+)
 from .limits import (
     Fallback,
     Limiter,
@@ -56,13 +60,9 @@ from .states import Outcome
 __all__ = [
     "AsyncTask",
     "Limits",
-    "PlainFunction",
-    "ResourceCleanUp",
-    "ResourceSetUp",
     "RetryableException",
     "SdaxTaskGroup",
     "TaskFunction",
-    "ThreadFunction",
     "join",
     "task",
     "task_func",
@@ -76,10 +76,6 @@ __all__ = [
 Function: TypeAlias = Callable[[T], Awaitable[Any]]
 GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
 OutcomeFunction: TypeAlias = Callable[[T, Outcome], Awaitable[Any]]
-# An async generator function that yields once, or a function that returns an async context manager.
-HoldingFunction: TypeAlias = Callable[
-    [T], AsyncIterator[Any] | AbstractAsyncContextManager[Any, Any]
-]
 
 _KINDS = ("retryable_exceptions", "fallback_exceptions")
 
@@ -469,76 +465,6 @@ class Limits(TypedDict, Generic[T], total=False):
     fallback: Fallback[T] | None
     fallback_exceptions: Retryable | None
     retry_budget: RetryBudget | None
-
-
-class PlainFunction(Frozen, Generic[T_contra]):
-    """The `TaskFunction.function` of `task_sync_func`. The engine calls `function` directly."""
-
-    __slots__ = __match_args__ = ("function",)
-
-    function: Callable[[T_contra], Any]
-
-    def __init__(self, function: Callable[[T_contra], Any]) -> None:
-        self._set_once(function=function)
-
-    async def __call__(self, ctx: T_contra) -> Any:
-        return self.function(ctx)
-
-
-class ThreadFunction(Frozen, Generic[T_contra]):
-    """The `TaskFunction.function` of `task_thread_func`. It calls `function` in a thread."""
-
-    __slots__ = __match_args__ = ("function", "abandon_on_cancel", "executor")
-
-    function: Callable[[T_contra], Any]
-    abandon_on_cancel: bool
-    executor: Executor | None
-
-    def __init__(
-        self,
-        function: Callable[[T_contra], Any],
-        abandon_on_cancel: bool = False,
-        executor: Executor | None = None,
-    ) -> None:
-        self._set_once(function=function, abandon_on_cancel=abandon_on_cancel, executor=executor)
-
-    async def __call__(self, ctx: T_contra) -> Any:
-        value = await call_in_thread(self.function, ctx, self.executor, self.abandon_on_cancel)
-        if asyncio.iscoroutine(value):
-            value.close()
-            raise TypeError(
-                f"the function of a thread must be a plain one, but it returned {shown(value)}; "
-                f"use task_func"
-            )
-        return value
-
-
-class ResourceSetUp(Frozen, Generic[T_contra]):
-    """The `pre_execute` of a `resource`. The engine runs `function` up to its `yield`."""
-
-    __slots__ = __match_args__ = ("function",)
-
-    function: HoldingFunction[T_contra]
-
-    def __init__(self, function: HoldingFunction[T_contra]) -> None:
-        self._set_once(function=function)
-
-    def __call__(self, ctx: T_contra) -> Any:
-        raise TypeError(f"only a run can set up a resource, {shown(self.function)}")
-
-
-class ResourceCleanUp(Frozen, Generic[T_contra]):
-    """The `post_execute` of a `resource`. The engine continues after the `yield`."""
-
-    __slots__ = __match_args__ = ("function",)
-
-    function: HoldingFunction[T_contra]
-
-    def __init__(self, function: HoldingFunction[T_contra]) -> None:
-        self._set_once(function=function)
-
-    def __call__(self, ctx: T_contra) -> Any:
-        raise TypeError(f"only a run can clean up a resource, {shown(self.function)}")
 
 
 @overload

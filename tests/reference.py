@@ -29,8 +29,8 @@ from sdax import (
     TaskFunction,
     flatten_exceptions,
 )
+from sdax.functions import ResourceCleanUp, ResourceSetUp
 from sdax.states import PhaseReport, State, TaskReport
-from sdax.tasks import ResourceCleanUp, ResourceSetUp
 
 PRE, EXECUTE, POST = PHASES = ("pre_execute", "execute", "post_execute")
 

@@ -9,14 +9,8 @@ from typing import Any, Final, TypeAlias
 from ..common.frozen import Frozen
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
-from ..tasks import (
-    AsyncTask,
-    PlainFunction,
-    ResourceCleanUp,
-    ResourceSetUp,
-    TaskFunction,
-    ThreadFunction,
-)
+from ..functions import PlainFunction, ResourceCleanUp, ResourceSetUp, ThreadFunction
+from ..tasks import AsyncTask, TaskFunction
 from .calls import WithTaskGroup, name_of
 from .threads import OwnThreads
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from ..common.order import PHASES, POST, PRE
 from ..engine.calls import StoppedError, WithTaskGroup, as_coroutine
+from ..functions import PlainFunction, ResourceCleanUp, ResourceSetUp
 from ..limits import limiter_of
 from ..resources import is_resource, with_function
-from ..tasks import AsyncTask, PlainFunction, ResourceCleanUp, ResourceSetUp, TaskFunction
+from ..tasks import AsyncTask, TaskFunction
 from .driving import (
     DrivenFunction,
     DrivenHalf,

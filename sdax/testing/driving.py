@@ -20,7 +20,8 @@ from ..common.order import PHASES, POST
 from ..engine.calls import as_coroutine
 from ..engine.plan import in_its_thread
 from ..engine.resources import as_generator
-from ..tasks import TaskFunction, ThreadFunction
+from ..functions import ThreadFunction
+from ..tasks import TaskFunction
 from .clock import VirtualClockLoop, outside
 from .faults import InjectedError, InjectedInterrupt, exception_of
 from .frames import Place, awaiting, of_user
