@@ -227,8 +227,8 @@ def many_tables(many: dict[str, Any]) -> Iterator[str]:
             "medians, and include the start of Ray's actors. The ratio is to plain asyncio on one "
             "process: the median of the rounds, then best to best. The µs are processor time per "
             "input: of the process that hands inputs out, and of all processes. The load is that "
-            "of the machine, which other programs shared: at a load above 2, seconds say little, "
-            "and processor time still does.\n"
+            "of the machine. About 2 of it is this work. At a higher load seconds say little, and "
+            "processor time still does.\n"
         )
         figures = ("ratio", "best_ratio", "microseconds_here", "microseconds_all", "load")
         rows = [
