@@ -102,7 +102,7 @@ class Model:
 
     @cached_property
     def has_resources(self) -> bool:
-        """Tell whether somebody may hear of a cancellation before the caller's turn has come."""
+        """Return True if a resource may hear of a cancellation before the caller does."""
         return any(node.is_resource for node in self.workflow.nodes)
 
     @cached_property

@@ -237,7 +237,7 @@ class Reference:
         return context
 
     def waits(self, task: AsyncTask[Any, Any], other: AsyncTask[Any, Any]) -> bool:
-        """Tell whether the `pre_execute` of a task comes after that of another."""
+        """Return True if the `pre_execute` of a task comes after that of another task."""
         if self.graph is None:
             levels = {each.name: level for each, level in self.added}
             return levels[other.name] < levels[task.name]
@@ -665,12 +665,12 @@ def has(task: AsyncTask[Any, Any], phase: str) -> bool:
 
 
 def is_resource(task: AsyncTask[Any, Any]) -> bool:
-    """Tell whether the task is one function of two halves."""
+    """Return True for a resource."""
     return task.pre_execute is not None and isinstance(task.pre_execute.function, ResourceSetUp)
 
 
 def is_part_of(error: BaseException, thrown: BaseException | None) -> bool:
-    """Tell whether an error is another one, or has nothing in it but parts of that."""
+    """Return True for the same error, and for a group that contains only parts of it."""
     if thrown is None:
         return False
     if isinstance(error, BaseExceptionGroup) and error is not thrown:

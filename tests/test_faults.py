@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -62,6 +62,13 @@ def test_what_is_called(engine: Implementation, scenario: str, called: list[str]
     assert [each for each in called if each not in found] == []
 
 
+def findings_of(engine: Implementation, name: str, error: str, numbers: Iterable[int]) -> list[str]:
+    """Fail these calls of a scenario in turn, and return what is wrong then."""
+    with using(engine.module):
+        found = search(SCENARIOS[name], engine.name, error, numbers)
+        return [str(each) for each in found if each is not None]
+
+
 # Of so many calls one fails here. All of them do in `make proof`.
 SAMPLES = {"compiled": 40, "python": 120}
 
@@ -72,27 +79,18 @@ def test_a_run_ends_and_cleans_up_whatever_call_fails(engine: Implementation, na
     error = list(faults.ERRORS)[place % len(faults.ERRORS)]
     step = SAMPLES[engine.name]
     numbers = count(1 + place % step, step)
-    with using(engine.module):
-        findings = [str(each) for each in search(SCENARIOS[name], engine.name, error, numbers)]
-    assert [each for each in findings if each != "None"] == []
+    assert findings_of(engine, name, error, numbers) == []
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio's eager tasks came with 3.12")
 def test_a_broken_first_step_of_a_task_that_is_started_at_once(engine: Implementation) -> None:
-    numbers = range(1, 60)
-    with using(engine.module):
-        found = search(SCENARIOS["an eager factory, success"], engine.name, "MemoryError", numbers)
-        findings = [str(each) for each in found]
-    assert [each for each in findings if each != "None"] == []
+    assert findings_of(engine, "an eager factory, success", "MemoryError", range(1, 60)) == []
 
 
 def test_a_first_step_that_ctrl_c_keeps_from_being_taken(engine: Implementation) -> None:
     """Eagerly started, an `asyncio.Task` passes it on, and nobody has the Task."""
     numbers = range(150, 180)
-    with using(engine.module):
-        found = search(SCENARIOS["observed, a failure"], engine.name, "KeyboardInterrupt", numbers)
-        findings = [str(each) for each in found]
-    assert [each for each in findings if each != "None"] == []
+    assert findings_of(engine, "observed, a failure", "KeyboardInterrupt", numbers) == []
 
 
 Misdeed = Callable[[Journal], Awaitable[Any]]

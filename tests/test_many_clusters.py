@@ -235,18 +235,18 @@ def test_leaving_early_finishes_the_batches_of_an_executor(on: Any, tmp_path: Pa
 # Workers that end.
 
 
+def waiting_runs(folder: Path, number: int, **options: Any) -> Any:
+    """Begin runs that note in this folder where they are, and wait for its file `go`."""
+    inputs = [(str(folder), each) for each in range(number)]
+    return run_many(
+        one(wait_for_go, clean_up), inputs, make_context=make_files, pick=number_of, **options
+    )
+
+
 @ends_and_replaces
 def test_a_worker_that_is_killed_is_replaced(on: Any, tmp_path: Path) -> None:
     async def scenario() -> list[Any]:
-        inputs = [(str(tmp_path), number) for number in range(60)]
-        async with run_many(
-            one(wait_for_go, clean_up),
-            inputs,
-            make_context=make_files,
-            pick=number_of,
-            on=on,
-            batch_size=10,
-        ) as outcomes:
+        async with waiting_runs(tmp_path, 60, on=on, batch_size=10) as outcomes:
             taking = asyncio.ensure_future(anext(outcomes))
             await until_noted(tmp_path, "begun", 20)
             os.kill(int((tmp_path / "begun-0").read_text()), signal.SIGKILL)
@@ -327,15 +327,7 @@ def test_a_worker_that_retires_cleans_up(on: Any, tmp_path: Path) -> None:
     on.wait_for_workers(3, timeout=120)
 
     async def scenario() -> None:
-        inputs = [(str(tmp_path), number) for number in range(30)]
-        async with run_many(
-            one(wait_for_go, clean_up),
-            inputs,
-            make_context=make_files,
-            pick=number_of,
-            on=on,
-            batch_size=5,
-        ) as outcomes:
+        async with waiting_runs(tmp_path, 30, on=on, batch_size=5) as outcomes:
             taking = asyncio.ensure_future(anext(outcomes))
             await until_noted(tmp_path, "begun", 15)
             third = on.cluster.workers[2].worker_address

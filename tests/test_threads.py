@@ -118,7 +118,7 @@ async def check_run(processor: Any, request: Request) -> None:
 
 
 def in_threads(number: int, main: Callable[[int], Coroutine[Any, Any, None]]) -> None:
-    """Run `main` in so many threads at once, each with a loop of its own."""
+    """Run `main` in `number` threads at the same time, each with its own event loop."""
     errors: list[BaseException] = []
     ready = threading.Barrier(number)
 

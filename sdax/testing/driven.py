@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
 from ..common.order import PHASES, POST, PRE
-from ..engine.calls import StoppedError, WithTaskGroup, as_coroutine
+from ..engine.calls import WithTaskGroup, fallback_call, name_of
 from ..functions import PlainFunction, ResourceCleanUp, ResourceSetUp
 from ..limits import limiter_of
 from ..resources import is_resource, with_function
@@ -21,7 +20,7 @@ from .driving import (
     DrivenResource,
     DrivenSetUp,
 )
-from .points import CALL, ENTER, EXIT, FALLBACK, QUESTIONS, labels_of, limits_of
+from .points import ENTER, EXIT, FALLBACK, QUESTIONS, labels_of, limits_of
 
 _CLEANUP: Final = PHASES[POST]
 
@@ -53,31 +52,13 @@ class DrivenPlace(DrivenManager):
 class DrivenFallback(DrivenFunction):
     """A fallback, which may be async or not."""
 
-    async def __call__(self, *arguments: Any) -> Any:
-        attempt = self.attempt()
-        error = None
+    def call(self, *arguments: Any) -> Any:
+        """Begin a call of the fallback."""
+        ctx, exception = arguments
         try:
-            attempt.came_to(CALL)
-            value = self.called(*arguments)
-            if inspect.isawaitable(value):
-                value = await attempt.drive(as_coroutine(value, self.name, self.phase))
-            self.came_to_end(attempt)
-            return value
-        except BaseException as exception:
-            error = exception
-            raise
+            return fallback_call(self.function, exception, name_of(self.function), ctx)
         finally:
-            attempt.ended(error)
-            del arguments, attempt, error  # the traceback leads here
-
-    def called(self, *arguments: Any) -> Any:
-        """Call the fallback. A `StopIteration` cannot leave a coroutine."""
-        try:
-            return self.function(*arguments)
-        except StopIteration as stop:
-            raise StoppedError(stop) from None
-        finally:
-            del arguments
+            del arguments, exception  # the traceback leads here
 
 
 def driven(tasks: Iterable[AsyncTask[Any, Any]]) -> dict[Any, AsyncTask[Any, Any]]:

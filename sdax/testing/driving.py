@@ -328,7 +328,7 @@ class DrivenFunction:
             attempt.came_to(CALL)
             if self.threaded and isinstance(attempt.course.loop, VirtualClockLoop):
                 raise outside("a thread")
-            body = self.function(*arguments)
+            body = self.call(*arguments)
             if type(body) is not CoroutineType:
                 body = as_coroutine(body, self.name, self.phase)
             value = await attempt.drive(body)
@@ -339,7 +339,11 @@ class DrivenFunction:
             raise
         finally:
             attempt.ended(error)
-            del attempt, error
+            del arguments, attempt, error  # the traceback leads here
+
+    def call(self, *arguments: Any) -> Any:
+        """Call the function, and return what it awaits."""
+        return self.function(*arguments)
 
     def came_to_end(self, attempt: Attempt) -> None:
         """Note that the function is about to return, and do what is due there."""
