@@ -37,12 +37,13 @@ from .engine.calls import (
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation
-from .engine.plan import OUTCOME as OUTCOME_KIND
-from .engine.plan import RESOURCE as RESOURCE_KIND
 from .engine.record import Record, unasked_cancellation
 from .engine.resources import Resource as HeldResource
 from .engine.run import RunBase
 from .engine.sharing import may_share
+from .engine.work import FIELDS
+from .engine.work import OUTCOME as OUTCOME_KIND
+from .engine.work import RESOURCE as RESOURCE_KIND
 from .finish import Finish
 
 __all__ = ["Run"]
@@ -89,6 +90,18 @@ cdef enum:
     PRE = 0
     EXECUTE = 1
     POST = 2
+
+cdef enum:  # the fields of a `Work`
+    FUNCTION
+    LIMITS
+    TASK_NAME
+    FEEDS
+    KIND
+    TIMEOUT
+    USERS_NAME
+    IS_SPECIAL
+
+assert FIELDS == (FUNCTION, LIMITS, TASK_NAME, FEEDS, KIND, TIMEOUT, USERS_NAME, IS_SPECIAL)
 
 cdef double UNSET = 0  # a deadline, for which there was no clock
 cdef int DEEPEST = stack.DEEPEST
@@ -335,7 +348,7 @@ cdef class Run:
 
     cdef inline bint is_held(self, Py_ssize_t index) noexcept:
         """Return True if this is the cleanup of a resource."""
-        return self.number == POST and (<tuple>self.work[index])[4] is RESOURCE
+        return self.number == POST and (<tuple>self.work[index])[KIND] is RESOURCE
 
     cdef Py_ssize_t take_held(self) noexcept:
         if self.deferred or not self.held:
@@ -429,7 +442,7 @@ cdef class Run:
                 if self.due is None or index in self.due:
                     opened.append(index)
                 else:
-                    self.count_down((<tuple>self.work[index])[3], opening)
+                    self.count_down((<tuple>self.work[index])[FEEDS], opening)
         opened.sort()
         self.queue.extend(opened)
         self.pending += len(opened)
@@ -662,7 +675,7 @@ cdef class Driver:
         cdef int status
         while True:
             outcome = NULL
-            limits = (<tuple>run.work[self.index])[1]
+            limits = (<tuple>run.work[self.index])[LIMITS]
             if how == CALL and limits is not None:
                 self.begin_attempt()
             elif run.watch is not None:
@@ -733,7 +746,7 @@ cdef class Driver:
                 if not run.is_held(self.index):
                     break
                 run.clean_up(self.index)
-            if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
+            if sdax_set_name(self.task, (<tuple>run.work[self.index])[TASK_NAME]) < 0:
                 self.taken = True
                 raise sdax_take_error()
             how = CALL
@@ -744,20 +757,20 @@ cdef class Driver:
         cdef PyObject *returned
         if self.call is not None:
             return self.call_instead(outcome)
-        if work[4] is False or work[4] is True:
-            returned = PyObject_CallOneArg(work[0], self.run.ctx)
+        if work[KIND] is False or work[KIND] is True:
+            returned = PyObject_CallOneArg(work[FUNCTION], self.run.ctx)
         elif self.resource is not None:
             return PyIter_Send(self.coroutine, None, outcome)  # on from its `yield`
         else:
             returned = (<GuardedCall>call_otherwise)(self, work)
         if returned is NULL:
             return RAISED
-        if work[4] is True and not PyCoro_CheckExact(<object>returned):
+        if work[KIND] is True and not PyCoro_CheckExact(<object>returned):
             outcome[0] = returned
             return RETURNED
         self.coroutine = <object>returned
         Py_XDECREF(returned)
-        if work[4] is True:
+        if work[KIND] is True:
             self.make_coroutine(refuse_coroutine)
             return RAISED
         if not PyCoro_CheckExact(self.coroutine) and self.make_coroutine(as_coroutine) < 0:
@@ -807,12 +820,12 @@ cdef class Driver:
         self.attempts += 1
         if run.watch is not None:
             self.tell("attempt_started")
-        if work[5] is not None or work[7] is True or self.history is not None:
+        if work[TIMEOUT] is not None or work[IS_SPECIAL] is True or self.history is not None:
             if (<GuardedStep>set_deadline)(self) < 0:
                 run.break_down(sdax_take_error())
                 self.deadline = UNSET
                 self.wants_timer = True
-            if work[7] is True:
+            if work[IS_SPECIAL] is True:
                 self.bound()
         return 0
 
@@ -869,7 +882,7 @@ cdef class Driver:
         return 0
 
     cdef object limits(self):
-        return (<tuple>self.run.work[self.index])[1]
+        return (<tuple>self.run.work[self.index])[LIMITS]
 
     cdef bint covers(self) except -1:
         """Return True while the fallback is called."""
@@ -900,7 +913,7 @@ cdef class Driver:
             if error is not None:
                 hide_engine(error)
                 error = self.unasked(limits, error)
-            if self.history is not None or (<tuple>run.work[self.index])[7] is True:
+            if self.history is not None or (<tuple>run.work[self.index])[IS_SPECIAL] is True:
                 error = settled(
                     limits, self.attempts, self.history, error, run.has_cancelled(error)
                 )
@@ -972,7 +985,7 @@ cdef class Driver:
         if following.delay is not None:
             self.delay = following.delay
         elif following.falls_back:
-            name = (<tuple>run.work[self.index])[6]
+            name = (<tuple>run.work[self.index])[USERS_NAME]
             self.call = partial(fallback_call, limits.fallback, error, name)
             self.falls_back = True
             self.delay = 0
@@ -1091,7 +1104,7 @@ cdef class Driver:
         self.attempts = 0
         if value is not None:
             run.keep(self.index, value)
-        gates = <tuple>(<tuple>run.work[self.index])[3]
+        gates = <tuple>(<tuple>run.work[self.index])[FEEDS]
         if len(gates) and not run.aborted:
             run.feed(gates)
         run.finished_one()
@@ -1136,7 +1149,7 @@ cdef class Driver:
         self.holding = False
         if not self.linked:
             self.breaking = True
-            resource.limit = run.plan.phases[POST].work[self.index][5]
+            resource.limit = run.plan.phases[POST].work[self.index][TIMEOUT]
             return self.break_on(SEND, None)
         self.spared = False
         self.in_shelter = run.interrupted
@@ -1327,11 +1340,11 @@ cdef class Driver:
             return getattr(self.coroutine, name)
         work = <tuple>self.run.work[self.index]
         if name == "__qualname__":
-            return work[6]
+            return work[USERS_NAME]
         if name == "__name__":
-            return work[6].rpartition(".")[2]
+            return work[USERS_NAME].rpartition(".")[2]
         if name == "cr_code":
-            return code_of(work[0])
+            return code_of(work[FUNCTION])
         if name == "cr_running":
             return self.stepping
         if name == "cr_suspended":
@@ -1357,7 +1370,7 @@ cdef class Driver:
         try:
             self.task = current_task(self.run.loop)
             if self.task is not None:
-                self.task.set_name((<tuple>self.run.work[self.index])[2])
+                self.task.set_name((<tuple>self.run.work[self.index])[TASK_NAME])
         except BaseException as error:
             self.run.break_down(error)
         self.in_shelter = self.run.interrupted and self.run.number == POST
@@ -1379,8 +1392,8 @@ ctypedef PyObject *(*GuardedCall)(Driver, tuple) noexcept
 cdef object call_otherwise(Driver driver, tuple work):
     """Call a function that is neither one of the context alone, nor a plain one."""
     cdef Run run = driver.run
-    if work[4] is OUTCOME:
-        return work[0](run.ctx, run.outcome())
+    if work[KIND] is OUTCOME:
+        return work[FUNCTION](run.ctx, run.outcome())
     return run.set_up(driver.index)
 
 
@@ -1391,12 +1404,12 @@ cdef int set_deadline(Driver driver) except -1:
     driver.started = now
     if driver.history is None:
         driver.began = now
-        if work[5] is not None:
-            driver.deadline = now + <double>work[5] if work[5] else -INFINITY
+        if work[TIMEOUT] is not None:
+            driver.deadline = now + <double>work[TIMEOUT] if work[TIMEOUT] else -INFINITY
             driver.wants_timer = True
-        if work[7] is not True:
+        if work[IS_SPECIAL] is not True:
             return 0
-    if work[1].limiter is None or driver.covers():
+    if work[LIMITS].limiter is None or driver.covers():
         if driver.history is not None:
             driver.limit_attempt(now, False)
         return 0
@@ -1404,7 +1417,7 @@ cdef int set_deadline(Driver driver) except -1:
         driver.limit_attempt(now, True)
     name, phase = run.plan.names[driver.index], PHASES[run.number]
     driver.call = partial(
-        limited_call, work[1].limiter, work, name, phase, driver.begin_timeout
+        limited_call, work[LIMITS].limiter, work, name, phase, driver.begin_timeout
     )
     return 0
 
@@ -1473,7 +1486,7 @@ cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     driver.context = PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
     )
-    arguments["name"] = (<tuple>run.work[driver.index])[2]
+    arguments["name"] = (<tuple>run.work[driver.index])[TASK_NAME]
     arguments["context"] = driver.context
     PyObject_Call(Task, (driver,), arguments)
     return 0
@@ -1522,7 +1535,7 @@ cdef int start_early(Run run, Driver driver, dict arguments) except -1:
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
     )
     driver.context = context
-    arguments["name"] = (<tuple>run.work[driver.index])[2]
+    arguments["name"] = (<tuple>run.work[driver.index])[TASK_NAME]
     arguments["context"] = context
     loop.call_soon = driver.catch_first_step
     try:
@@ -1564,7 +1577,7 @@ cdef int start_ready_by_factory(Run run) except -1:
         driver.shared = False
         driver.lone = True
         error = task = None
-        name = (<tuple>run.work[index])[2]  # the phase may have ended when the task is made
+        name = (<tuple>run.work[index])[TASK_NAME]  # the phase may have ended when the task is made
         try:
             context = run.context if run.contexts is None else run.contexts.of(run.number, index)
             task = PyContext_Copy(context).run(run.loop.create_task, driver)

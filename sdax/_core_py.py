@@ -52,7 +52,7 @@ from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
 from .engine.losses import Losses, Setbacks
-from .engine.plan import OUTCOME, RESOURCE, Plan, Work
+from .engine.plan import Plan
 from .engine.record import Record, unasked_cancellation
 from .engine.resources import Resource
 from .engine.run import RunBase
@@ -60,6 +60,17 @@ from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
 from .engine.variables import Contexts
 from .engine.watch import Watch
+from .engine.work import (
+    FEEDS,
+    FUNCTION,
+    KIND,
+    OUTCOME,
+    RESOURCE,
+    TASK_NAME,
+    TIMEOUT,
+    USERS_NAME,
+    Work,
+)
 from .finish import Finish
 from .tasks import TaskFunction
 
@@ -309,7 +320,7 @@ class Run(RunBase):
                 if due is None or index in due:
                     opened.append(index)
                 else:
-                    opening += self.count_down(phase.work[index][3])
+                    opening += self.count_down(phase.work[index][FEEDS])
         opened.sort()
         count = len(opened)
         queue.extend(opened)
@@ -428,7 +439,7 @@ class Driver(DriverBase):
     def __init__(self, run: Run, index: int, work: Work, context: Context | None) -> None:
         self.run: Any = run  # None once it has ended
         self.index = index
-        self.__qualname__ = work[6]
+        self.__qualname__ = work[USERS_NAME]
         self.context: Any = context  # that of the asyncio.Task
         self.shared = SHARING
         self.attempts: Attempts | None = None
@@ -496,7 +507,7 @@ class Driver(DriverBase):
                         self.index = index = following
                         waits = True
                         work = run.phase.work[index]
-                        task.set_name(work[2])
+                        task.set_name(work[TASK_NAME])
                 called = True
                 call, limits, _, feeds, kind, timeout, _, special = work
                 if kind and kind is RESOURCE and self.shared and run.number == POST:
@@ -632,8 +643,8 @@ class Driver(DriverBase):
     def call_otherwise(self, work: Work) -> Generator[Any, None, Any]:
         """Call a function that is neither one of the context alone, nor a plain one."""
         run = self.run
-        if work[4] is OUTCOME:
-            call: Any = work[0]
+        if work[KIND] is OUTCOME:
+            call: Any = work[FUNCTION]
             awaitable = call(run.ctx, run.outcome())
             if type(awaitable) is not CoroutineType:
                 awaitable = self.as_coroutine(awaitable)
@@ -643,7 +654,7 @@ class Driver(DriverBase):
         if run.number == POST:
             return (yield from self.coroutine)
         self.coroutine = run.set_up(self.index)
-        self.__qualname__ = work[6]
+        self.__qualname__ = work[USERS_NAME]
         step, argument = self.coroutine.send, None
         while True:
             try:
@@ -692,7 +703,7 @@ class Driver(DriverBase):
             resource.thrown, came = came, None
         if self in run.suspended:
             return  # its turn has come
-        resource.limit = run.plan.phases[POST].work[index][5]
+        resource.limit = run.plan.phases[POST].work[index][TIMEOUT]
         try:
             yield from self.coroutine
         except BaseException as exception:
@@ -849,8 +860,8 @@ class Driver(DriverBase):
 
     def call_plain(self, work: Work) -> Any:
         self.coroutine = None
-        self.__qualname__ = work[6]
-        value: Any = work[0](self.run.ctx)
+        self.__qualname__ = work[USERS_NAME]
+        value: Any = work[FUNCTION](self.run.ctx)
         if type(value) is CoroutineType:
             refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.number])
         return value
@@ -958,7 +969,7 @@ class Driver(DriverBase):
     @property
     def cr_code(self) -> CodeType | None:
         if self.coroutine is None and self.run is not None:
-            return code_of(self.run.phase.work[self.index][0])
+            return code_of(self.run.phase.work[self.index][FUNCTION])
         return getattr(self.coroutine, "cr_code", None)
 
     @property
@@ -1013,7 +1024,7 @@ class LoneDriver(Driver):
         try:
             self.task = current_task(run.loop)
             if self.task is not None:
-                self.task.set_name(run.phase.work[self.index][2])
+                self.task.set_name(run.phase.work[self.index][TASK_NAME])
         except BaseException as error:
             run.break_down(error)
         try:
@@ -1192,7 +1203,7 @@ class Attempts:
         covers = history is not None and history.covered is not None
         if history is None:
             self.began = now
-            self.deadline = None if work[5] is None else moment(now, work[5])
+            self.deadline = None if work[TIMEOUT] is None else moment(now, work[TIMEOUT])
         else:
             waits = limits.limiter is not None and not covers
             self.deadline = deadline_of(limits, self.began, now, waits, covers)
@@ -1204,7 +1215,7 @@ class Attempts:
         driver, limits, history = self.driver, self.limits, self.history
         run = driver.run
         if history is not None and history.covered is not None:
-            return fallback_call(limits.fallback, history.covered, work[6], run.ctx)
+            return fallback_call(limits.fallback, history.covered, work[USERS_NAME], run.ctx)
         if limits.limiter is None:
             return None
         name, phase = run.plan.names[driver.index], PHASES[run.number]
@@ -1310,7 +1321,7 @@ class Attempts:
         if delay is None and not falls_back:
             return False
         driver.coroutine = None
-        driver.__qualname__ = run.phase.work[driver.index][6]
+        driver.__qualname__ = run.phase.work[driver.index][USERS_NAME]
         loop = run.loop
         self.pausing = True
         try:
@@ -1438,7 +1449,7 @@ def start_ready_eagerly(run: Run) -> None:
     for index in run.ready:
         driver: Driver | None = None
         work = run.phase.work[index]
-        if work[4] is RESOURCE and run.number == POST:
+        if work[KIND] is RESOURCE and run.number == POST:
             run.clean_up(index)
             if len(run.suspended) >= run.places or run.deferred:
                 break
@@ -1450,7 +1461,7 @@ def start_ready_eagerly(run: Run) -> None:
             if by_step:
                 driver.__next__ = driver.begin
             task: Task[Any] = Task(  # type: ignore[call-arg]
-                driver, loop=run.loop, name=work[2], context=context, eager_start=True
+                driver, loop=run.loop, name=work[TASK_NAME], context=context, eager_start=True
             )
             if driver.run is not None:
                 if task.done():
@@ -1483,7 +1494,7 @@ def start_ready_early(run: Run) -> None:
         for index in run.ready:
             driver: EarlyDriver | None = None
             work = run.phase.work[index]
-            if work[4] is RESOURCE and run.number == POST:
+            if work[KIND] is RESOURCE and run.number == POST:
                 run.clean_up(index)
                 if len(run.suspended) >= run.places or run.deferred:
                     break
@@ -1498,7 +1509,7 @@ def start_ready_early(run: Run) -> None:
                     driver.__next__ = driver.begin
                 loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
                 try:
-                    task: Task[Any] = Task(driver, loop=loop, name=work[2], context=context)
+                    task: Task[Any] = Task(driver, loop=loop, name=work[TASK_NAME], context=context)
                 finally:
                     del loop.call_soon
                 driver.task = task
@@ -1543,12 +1554,12 @@ def start_ready_by_factory(run: Run) -> None:
     """Let the loop's task factory make an `asyncio.Task` for each function."""
     for index in run.ready:
         work = run.phase.work[index]
-        if work[4] is RESOURCE and run.number == POST:
+        if work[KIND] is RESOURCE and run.number == POST:
             run.clean_up(index, run.is_lazy)
             if len(run.suspended) >= run.places or run.deferred:
                 break
             continue
-        name = work[2]  # the phase may have ended when the task is made
+        name = work[TASK_NAME]  # the phase may have ended when the task is made
         driver: LoneDriver | None = None
         task: Any = None
         error = None

@@ -13,6 +13,7 @@ from ..common.frozen import Frozen
 from ..common.text import class_name, shown
 from ..limits import is_context_manager, refuse_made_limiter
 from .group import SdaxTaskGroup
+from .work import FUNCTION, KIND, USERS_NAME, Work
 
 
 class WithTaskGroup(Frozen):
@@ -40,7 +41,7 @@ class StoppedError(Exception):
 
 def limited_call(
     limiter: Any,
-    work: tuple[Any, ...],
+    work: Work,
     name: Any,
     phase: str,
     begin_timeout: Callable[..., object],
@@ -51,7 +52,7 @@ def limited_call(
     # nothing of ours is called before the function.
     is_made = is_context_manager(limiter)
     inside = _call_inside(limiter, is_made, work, name, phase, begin_timeout, ctx)
-    return _named(inside, work[6])
+    return _named(inside, work[USERS_NAME])
 
 
 async def _call_inside(
@@ -71,10 +72,10 @@ async def _call_inside(
             begin_timeout(broken)
         del begin_timeout  # it leads to the run
         try:
-            returned = work[0](ctx)
+            returned = work[FUNCTION](ctx)
         except StopIteration as stop:
             raise StoppedError(stop) from None
-        if work[4]:
+        if work[KIND]:
             if type(returned) is CoroutineType:
                 refuse_coroutine(returned, name, phase)
             return returned

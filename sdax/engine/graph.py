@@ -10,6 +10,7 @@ from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
 from ..tasks import AsyncTask
 from .plan import Phase, Plan, places_of, plan_levels, stages_of, with_function, work_of
+from .work import FEEDS, replaced
 
 
 def plan_graph(
@@ -137,7 +138,7 @@ def _graph_phase(number: int, work: tuple[Any, ...], gates: Gates) -> Phase:
                 onward[gates.gate_of[index]].add(gate)
                 waits[gate] += 1
     feeding = tuple(
-        None if entry is None else (*entry[:3], tuple(gates.fed_by[index]), *entry[4:])
+        entry and replaced(entry, FEEDS, tuple(gates.fed_by[index]))
         for index, entry in enumerate(work)
     )
     return Phase(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 from ..common.frozen import Frozen
 from ..common.order import EXECUTE, PHASES, POST, PRE
@@ -13,18 +13,7 @@ from ..functions import PlainFunction, ResourceCleanUp, ResourceSetUp, ThreadFun
 from ..tasks import AsyncTask, TaskFunction
 from .calls import WithTaskGroup, name_of
 from .threads import OwnThreads
-
-Call: TypeAlias = Callable[[Any], Awaitable[Any]]
-# A function as the engine takes it: what to call, its limits (None if it has none: such a function
-# never pays for them), the name of its asyncio.Task, the gates that it feeds, its kind (see below),
-# the timeout of its first attempt, the name of the user's function, and whether there is more to do
-# around each attempt: it has a limiter or a retry budget, or `cleanup_timeout` bounds it.
-Work: TypeAlias = tuple[
-    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool | str, float | None, str, bool
-]
-# An async function is of the kind False, a plain one of the kind True.
-RESOURCE: Final = "resource"  # one half of it
-OUTCOME: Final = "outcome"  # an async function that takes the outcome of the run as well
+from .work import FEEDS, IS_SPECIAL, LIMITS, OUTCOME, RESOURCE, TIMEOUT, Work, replaced
 
 
 class Holding(Frozen):
@@ -76,7 +65,7 @@ class Phase:
     def limited(self, tasks: Sequence[AsyncTask[Any, Any]]) -> Phase:
         """Return the same phase of these tasks with limits for every function."""
         work = [
-            entry and (entry[0], getattr(task, PHASES[self.number]), *entry[2:])
+            entry and replaced(entry, LIMITS, getattr(task, PHASES[self.number]))
             for task, entry in zip(tasks, self.work, strict=True)
         ]
         return Phase(self.number, tuple(work), self.stages, self.gates, self.onward, self.waits)
@@ -86,7 +75,7 @@ class Phase:
         if seconds is None:
             return self
         phase = self.limited(tasks)
-        phase.work = tuple(entry and (*entry[:7], True) for entry in phase.work)
+        phase.work = tuple(entry and replaced(entry, IS_SPECIAL, True) for entry in phase.work)
         return phase
 
     def unopened(self, opened: int, waiting: Sequence[int] | None) -> Iterator[int]:
@@ -121,20 +110,20 @@ class Phase:
                 if is_due:
                     opened.add(index)
                 if not is_due or index in finished:
-                    feed(self.work[index][3])
+                    feed(self.work[index][FEEDS])
         return waiting, opened
 
     def reached_from(self, index: int) -> frozenset[int]:
         """Return the gates that wait for a task, or for what waits for it."""
         reached = set[int]()
-        left: list[int] = list(self.work[index][3])
+        left: list[int] = list(self.work[index][FEEDS])
         while left:
             gate = left.pop()
             if gate not in reached:
                 reached.add(gate)
                 left += self.onward[gate]
                 for member in self.gates[gate]:
-                    left += self.work[member][3]
+                    left += self.work[member][FEEDS]
         return frozenset(reached)
 
 
@@ -182,7 +171,8 @@ class Plan:
         # The phases once more, for the compiled engine: it reads tuples faster than attributes.
         self.arrays = tuple((p.work, p.stages, p.gates, p.onward, p.waits) for p in phases)
         self.has_timeouts = cleanup_timeout is not None or any(
-            work and (work[5] is not None or (work[1] is not None and work[1].timeout is not None))
+            work is not None
+            and (work[TIMEOUT] is not None or (work[LIMITS] and work[LIMITS].timeout is not None))
             for phase in phases
             for work in phase.work
         )
@@ -245,14 +235,14 @@ class Plan:
             return held
         gates: dict[int, int] = {}
         for index in failed:
-            left = list(phase.work[index][3])
+            left = list(phase.work[index][FEEDS])
             while left:
                 gate = left.pop()
                 if gate not in gates:
                     gates[gate] = index
                     left += phase.onward[gate]
                     for member in phase.gates[gate]:
-                        left += phase.work[member][3]
+                        left += phase.work[member][FEEDS]
         return {index: gates[at] for index, at in enumerate(self.starts_with) if at in gates}
 
 

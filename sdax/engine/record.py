@@ -16,6 +16,7 @@ from .attempts import History
 from .exceptions import add_note, is_cancellation, is_exception, set_cause
 from .plan import Plan
 from .watch import Causes, Watch
+from .work import LIMITS
 
 _logger: Final = logging.getLogger("sdax")
 
@@ -230,7 +231,7 @@ def _annotate(
 ) -> None:
     work = plan.phases[number].work[index]
     assert work is not None
-    allowed = 1 if work[1] is None else work[1].retries + 1
+    allowed = 1 if work[LIMITS] is None else work[LIMITS].retries + 1
     name = shown(plan.names[index])
     what = "fallback after attempt" if fell_back else "attempt"
     add_note(exception, f"task {name}, {PHASES[number]}, {what} {attempts} of {shown(allowed)}")

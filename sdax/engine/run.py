@@ -34,6 +34,7 @@ from .resources import Resource, hold
 from .shelter import is_ending
 from .variables import Contexts
 from .watch import Watch
+from .work import FEEDS, FUNCTION, LIMITS, TASK_NAME, USERS_NAME
 
 
 class RunBase:
@@ -185,7 +186,7 @@ class RunBase:
             self.go_on_without(index, required)
         if number == POST and self.waiting is not None:
             work = self.plan.phases[POST].work[index]
-            self.feed(work[3])
+            self.feed(work[FEEDS])
         self.finished_one()
 
     def note_failure(
@@ -213,7 +214,7 @@ class RunBase:
             if self.waiting is None:
                 self.closed = True  # after this stage
         elif self.waiting is not None:
-            self.feed(self.plan.phases[self.number].work[index][3])
+            self.feed(self.plan.phases[self.number].work[index][FEEDS])
 
     def ends_early(
         self, index: int, finish: Finish[Any], attempts: int = 1, history: History | None = None
@@ -243,7 +244,7 @@ class RunBase:
         """Take note of an attempt that was to follow these, and was cancelled before it began."""
         work = self.plan.phases[self.number].work[index]
         try:
-            settle_with_budget(work[1], attempts + 1, True)
+            settle_with_budget(work[LIMITS], attempts + 1, True)
         except BaseException as error:
             self.break_down(error)
 
@@ -417,12 +418,12 @@ class RunBase:
         work = self.plan.phases[PRE].work[index]
         resource = self.resources.get(index)
         if resource is None:
-            resource = Resource(self.loop, work[0].function, self.plan.names[index])
+            resource = Resource(self.loop, work[FUNCTION].function, self.plan.names[index])
             self.resources[index] = resource
         else:
             resource.begin_again()
         coroutine: Any = hold(resource, self.ctx)
-        coroutine.__qualname__ = work[6]
+        coroutine.__qualname__ = work[USERS_NAME]
         return coroutine  # type: ignore[no-any-return]
 
     def hold_resource(self, index: int, resource: Resource, driver: Any) -> None:
@@ -433,7 +434,7 @@ class RunBase:
         """
         resource.driver = driver
         try:
-            driver.task.set_name(self.plan.phases[PRE].work[index][0].held_name)
+            driver.task.set_name(self.plan.phases[PRE].work[index][FUNCTION].held_name)
             if driver.may_have_set_variables() and (changes := resource.changes()):
                 if self.contexts is None:
                     self.set_contexts(Contexts(self.plan, self.context))
@@ -459,7 +460,7 @@ class RunBase:
             if resource.broken:
                 return  # it is being cleaned up already
             resource.ask = self.to_throw
-            driver.task.set_name(self.plan.phases[POST].work[index][2])
+            driver.task.set_name(self.plan.phases[POST].work[index][TASK_NAME])
         except BaseException as error:
             self.break_down(error)
         if resource is not None:
@@ -507,7 +508,7 @@ class RunBase:
         if self.record is None or self.plan.key(POST, index) not in self.record.phases:
             self.write("skipped", POST, [index])
         if self.waiting is not None:
-            self.feed(self.plan.phases[POST].work[index][3])
+            self.feed(self.plan.phases[POST].work[index][FEEDS])
         self.finished_one()
 
     def passes_by(self, resource: Resource) -> bool:
