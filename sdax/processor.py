@@ -56,13 +56,11 @@ _LEVELS: Final = "; for levels use AsyncTaskProcessor.builder()"
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
     """The base of all processors: a plan that is ready to run. Immutable."""
 
-    __slots__ = ("_added", "_infos", "_observer", "_options", "_plain_report", "_plan")
+    __slots__ = ("_added", "_infos", "_options", "_shared")
 
     _added: tuple[tuple[AsyncTask[T, K], Any], ...]  # each with its level or its dependencies
     _options: Options
-    _observer: tuple[Observer, ...] | None
-    _plan: Plan
-    _plain_report: RunReport[K]  # of every run with successes only, and without values
+    _shared: Shared[K]  # in one, because each attribute of a class with `__getattr__` takes time
     _infos: tuple[TaskInfo, ...] | None  # made for the first observed run
 
     def _set_up(
@@ -71,9 +69,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         self._set_once(
             _added=added,
             _options=options,
-            _observer=options.observer,  # a copy, because each run reads it
-            _plan=plan,
-            _plain_report=RunReport(plan, None, None),
+            _shared=Shared(plan, RunReport(plan, None, None), options.observer),
             _infos=None,
         )
 
@@ -109,8 +105,10 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
         >>> report = await processor.process_tasks(RequestContext(user_id=7))
         """
-        observers = self._observer if observer is None else checked_observers(observer)
-        run = self._observed_run(ctx, observers) if observers else Run(self._plan, ctx)
+        plan, plain_report, observers = self._shared
+        if observer is not None:
+            observers = checked_observers(observer)
+        run = self._observed_run(ctx, observers) if observers else Run(plan, ctx)
         del observer, observers  # they may keep the exception, which leads here
         interruption: BaseException | None = None
         try:
@@ -125,7 +123,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
                     await see_through(run, interruption)
             if run.record is None and interruption is None and run.fatal is None:
                 values = run.values
-                return self._plain_report if values is None else RunReport(self._plan, values, None)
+                return plain_report if values is None else RunReport(plan, values, None)
             try:
                 return conclude(run, interruption)
             except BaseException as raised:
@@ -145,9 +143,9 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         ...     while await run.run_next():
         ...         print(run.last_phase_id(), "is done")
         """
-        observers = self._observer if observer is None else checked_observers(observer)
+        observers = self._observers(observer)
         if not observers:
-            return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
+            return AsyncPhaseRunner(ctx, lambda: Run(self._shared.plan, ctx))
         return AsyncPhaseRunner(ctx, lambda: self._observed_run(ctx, observers))
 
     def replaced(self, stubs: Mapping[K, Stub]) -> Self:
@@ -174,12 +172,16 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         same: Self = make(tuple(zip(tasks, (place for _, place in added), strict=True)), *rest)
         return same
 
+    def _observers(self, observer: Observers | None) -> tuple[Observer, ...] | None:
+        return self._shared.observers if observer is None else checked_observers(observer)
+
     def _parts(self, observer: Observers | None) -> Parts:
-        observers = self._observer if observer is None else checked_observers(observer)
+        plan, report, _ = self._shared
+        observers = self._observers(observer)
         if observers:
             observed = partial(self._observed_run, observers=observers)
-            return Parts(observed, self._plain_report, observers)
-        return Parts(partial(Run, self._plan), self._plain_report, ())
+            return Parts(observed, report, observers)
+        return Parts(partial(Run, plan), report, ())
 
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
         if self._infos is None:
@@ -187,7 +189,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         assert self._infos is not None
         watch = Watch(ObservedRun(self, ctx, self._infos), self._infos, observers)
         watch.run_started()
-        return Run(self._plan.observed, ctx, watch)
+        return Run(self._shared.plan.observed, ctx, watch)
 
     def _set_once(self, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -222,6 +224,14 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     def __hash__(self) -> int:
         return hash(self._identity())
+
+
+class Shared(NamedTuple, Generic[K]):
+    """What every run of a processor reads."""
+
+    plan: Plan
+    plain_report: RunReport[K]  # of every run with successes only, and without values
+    observers: tuple[Observer, ...] | None
 
 
 class Parts(NamedTuple):
