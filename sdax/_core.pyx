@@ -8,7 +8,6 @@ through asyncio's own C functions.
 
 import asyncio
 import sys
-from functools import partial
 
 cimport cython
 from cpython.object cimport PyObject, PyObject_Call
@@ -17,27 +16,13 @@ from libc.math cimport INFINITY
 
 from .common.order import PHASES
 from .engine import stack
-from .engine.attempts import (
-    History,
-    after_failure,
-    after_timeout,
-    deadline_of,
-    limit_of,
-    settled,
-    time_left,
-)
-from .engine.calls import (
-    as_coroutine,
-    cancel,
-    code_of,
-    fallback_call,
-    limited_call,
-    refuse_coroutine,
-)
+from .engine.calls import as_coroutine, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
-from .engine.exceptions import chain, hide_engine, is_cancellation
-from .engine.record import Record, unasked_cancellation
+from .engine.exceptions import chain, hide_engine
+from .engine.limited import UNSET as UNSET_DEADLINE
+from .engine.limited import AttemptsBase
+from .engine.record import Record
 from .engine.resources import Resource as HeldResource
 from .engine.run import RunBase
 from .engine.sharing import may_share
@@ -103,7 +88,7 @@ cdef enum:  # the fields of a `Work`
 
 assert FIELDS == (FUNCTION, LIMITS, TASK_NAME, FEEDS, KIND, TIMEOUT, USERS_NAME, IS_SPECIAL)
 
-cdef double UNSET = 0  # a deadline, for which there was no clock
+cdef double UNSET = UNSET_DEADLINE
 cdef int DEEPEST = stack.DEEPEST
 cdef bint EAGER_START = sys.version_info >= (3, 12)
 cdef bint AWAITED_BY = sys.version_info >= (3, 14)
@@ -480,6 +465,12 @@ cdef class Run:
         self.values[self.plan.key(self.number, index)] = value
         return 0
 
+    cpdef double now(self) except? -1:
+        """Return the time of the loop's clock."""
+        if self.clock is None:
+            self.clock = clock_of(self.loop)
+        return time_names["monotonic"]() if self.clock is time else self.clock()
+
     cpdef int finished_one(self) except -1:
         self.pending -= 1
         if not self.pending:
@@ -560,7 +551,7 @@ cdef class Driver:
     debuggers show the user's code.
     """
 
-    # The parts that are not hot. See `DriverBase`.
+    # The parts that are not hot. See `DriverBase` and `AttemptsBase`.
     shelter = DriverBase.shelter
     spare = DriverBase.spare
     is_stepped = DriverBase.is_stepped
@@ -568,6 +559,19 @@ cdef class Driver:
     refuse_running = DriverBase.refuse_running
     close = DriverBase.close
     task_ended = DriverBase.task_ended
+    place = AttemptsBase.place
+    covers = AttemptsBase.covers
+    begin_special = AttemptsBase.begin_special
+    other_call = AttemptsBase.other_call
+    begin_timeout = AttemptsBase.begin_timeout
+    late_deadline = AttemptsBase.late_deadline
+    expire = AttemptsBase.expire
+    time_out = AttemptsBase.time_out
+    limit = AttemptsBase.limit
+    settle = AttemptsBase.settle
+    unasked = AttemptsBase.unasked
+    what_follows = AttemptsBase.what_follows
+    goes_on = AttemptsBase.goes_on
 
     cdef readonly Run run  # None: it has ended
     cdef readonly Py_ssize_t index
@@ -591,28 +595,43 @@ cdef class Driver:
     cdef Py_ssize_t own_references
     cdef Py_ssize_t context_references
     # The attempts at a function that has a timeout or retries.
-    cdef Py_ssize_t attempts
-    cdef object error  # what left the last one
-    cdef object history  # from the first failure on
-    cdef object call  # what is called in place of the function
+    cdef readonly Py_ssize_t number  # of the attempt
+    cdef public object error  # what left the last one
+    cdef public object history  # from the first failure on
+    cdef bint is_special  # something may be called in place of the function
     cdef bint falls_back  # what follows is the fallback
-    cdef double began  # the first one
-    cdef double started  # the last one
-    cdef object pause
+    cdef public double began  # the first one
+    cdef public double started  # the last one
+    cdef readonly object pause
     cdef double delay  # of the pause
-    cdef double deadline
+    cdef readonly double awaited  # the deadline
     cdef bint wants_timer  # none is set yet for the deadline
     cdef bint pausing
     cdef bint leftover  # a cancellation that the attempt before the pause asked for is to come
-    cdef bint expired
-    cdef bint timed_out
+    cdef public bint expired
+    cdef public bint timed_out
     cdef bint in_shelter  # a cleanup that the end of the loop must not cut short
     cdef public object sheltered  # the future that it waits for
     cdef public bint spared
-    cdef Py_ssize_t requests  # to cancel the asyncio.Task, when the timer fired
-    cdef Py_ssize_t cancelling  # requests that earlier attempts have left open
+    cdef public Py_ssize_t requests  # to cancel the asyncio.Task, when the timer fired
+    cdef public Py_ssize_t cancelling  # requests that earlier attempts have left open
     cdef public long long serial  # of the timer that is set
     cdef object __weakref__
+
+    @property
+    def limits(self):
+        return (<tuple>self.run.work[self.index])[LIMITS]
+
+    @property
+    def deadline(self):
+        """The deadline of the attempt, until its timer is set."""
+        return self.awaited if self.wants_timer else None
+
+    @deadline.setter
+    def deadline(self, moment):
+        self.wants_timer = moment is not None
+        if moment is not None:
+            self.awaited = moment
 
     cdef object begin(self, task):
         """Call functions until one suspends, and return the future that it waits for."""
@@ -687,10 +706,10 @@ cdef class Driver:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
                 status = self.call_function(&outcome)
-                if status == RAISED and self.call is not None:
+                if status == RAISED and self.is_special:
                     run.break_down(sdax_take_error())  # a call of ours has failed: repeat it
                     status = self.call_function(&outcome)
-                    self.call = None
+                    self.is_special = False
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
@@ -714,16 +733,14 @@ cdef class Driver:
             if status != YIELDED:
                 self.coroutine = None
             if limits is not None:
-                error = self.settle_attempt(limits, error)
-                if run.watch is not None:
-                    self.tell_outcome(value, error)
+                error = self.end_attempt(value, error)
+                if error is not None and self.is_followed(error):
+                    if not self.falls_back or self.task._must_cancel:
+                        return self.begin_pause()
+                    how = CALL
+                    continue
                 if error is not None:
-                    error = self.follow(limits, error)
-                    if error is None:
-                        if not self.falls_back or self.task._must_cancel:
-                            return self.begin_pause()
-                        how = CALL
-                        continue
+                    error, self.error = self.error, None
             if status == YIELDED:
                 return self.hold(run, value)
             if not self.shared:
@@ -758,8 +775,16 @@ cdef class Driver:
         """Call the function and step its coroutine once."""
         cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
-        if self.call is not None:
-            return self.call_instead(outcome)
+        if self.is_special:
+            returned = (<GuardedCall>call_instead)(self, work)
+            if returned is NULL:
+                return RAISED
+            self.is_special = False
+            instead = <object>returned
+            Py_XDECREF(returned)
+            if instead is not None:
+                self.coroutine = instead
+                return PyIter_Send(self.coroutine, None, outcome)
         if work[KIND] is False or work[KIND] is True:
             returned = PyObject_CallOneArg(work[FUNCTION], self.run.ctx)
         elif self.resource is not None:
@@ -778,16 +803,6 @@ cdef class Driver:
             return RAISED
         if not PyCoro_CheckExact(self.coroutine) and self.make_coroutine(as_coroutine) < 0:
             return RAISED
-        return PyIter_Send(self.coroutine, None, outcome)
-
-    cdef int call_instead(self, PyObject **outcome) noexcept:
-        """Call what makes a coroutine in place of the function."""
-        cdef PyObject *returned = PyObject_CallOneArg(self.call, self.run.ctx)
-        if returned is NULL:
-            return RAISED
-        self.call = None
-        self.coroutine = <object>returned
-        Py_XDECREF(returned)
         return PyIter_Send(self.coroutine, None, outcome)
 
     cdef int make_coroutine(self, make) noexcept:
@@ -818,25 +833,23 @@ cdef class Driver:
     cdef int begin_attempt(self) except -1:
         cdef Run run = self.run
         cdef tuple work = <tuple>run.work[self.index]
-        if self.attempts:
+        if self.number:
             self.go_on()
-        self.attempts += 1
+        self.number += 1
+        self.is_special = work[IS_SPECIAL] is True or self.history is not None
         if run.watch is not None:
             self.tell("attempt_started")
-        if work[TIMEOUT] is not None or work[IS_SPECIAL] is True or self.history is not None:
-            if (<GuardedStep>set_deadline)(self) < 0:
-                run.break_down(sdax_take_error())
-                self.deadline = UNSET
-                self.wants_timer = True
-            if work[IS_SPECIAL] is True:
-                self.bound()
+        if (work[TIMEOUT] is not None or self.is_special) and (<GuardedStep>set_deadline)(self) < 0:
+            run.break_down(sdax_take_error())
+            self.awaited = UNSET
+            self.wants_timer = True
         return 0
 
     cdef int tell(self, what) except -1:
         """Tell the observers of the attempt."""
         cdef Run run = self.run
         try:
-            run.tell(what, run.number, self.index, self.attempts)
+            run.tell(what, run.number, self.index, self.number)
         except BaseException as error:
             run.break_down(error)
         return 0
@@ -844,158 +857,49 @@ cdef class Driver:
     cdef int go_on(self) except -1:
         """Go on after an attempt that has failed, with another one or with the fallback."""
         cdef Run run = self.run
-        error, self.error = self.error, None
         falls_back, self.falls_back = self.falls_back, False
         try:
-            self.cancelling = self.task.cancelling()
-            if falls_back and run.watch is not None:
-                run.tell("fell_back", run.number, self.index, self.attempts, error)
-            self.history.goes_on(error, falls_back=falls_back)
+            self.goes_on(falls_back)
         except BaseException as broken:
             run.break_down(broken)
-            chain(broken, error)
+            chain(broken, self.error)
+            self.error = None
         return 0
 
-    def begin_timeout(self, broken=None):
-        """Begin the timeout of an attempt, which its limiter has let in."""
-        try:
-            if broken is not None:
-                self.run.break_down(broken)
-            self.limit_attempt(now_of(self.run), False)
-            self.bound()
-        except BaseException as error:
-            self.run.break_down(error)
-            self.deadline = UNSET
-            self.wants_timer = True
-
-    cdef int bound(self) except -1:
-        """Have `cleanup_timeout` bound an attempt at a cleanup."""
-        cdef Run run = self.run
-        if run.number == POST and run.plan.cleanup_timeout is not None:
-            self.deadline = run.bounded(self.deadline if self.wants_timer else None, now_of(run))
-            self.wants_timer = True
-        return 0
-
-    cdef int limit_attempt(self, double now, bint waits) except -1:
-        """Set the deadline of an attempt that is not a plain first one."""
-        deadline = deadline_of(self.limits(), self.began, now, waits, self.covers())
-        if deadline is not None:
-            self.deadline = deadline
-            self.wants_timer = True
-        return 0
-
-    cdef object limits(self):
-        return (<tuple>self.run.work[self.index])[LIMITS]
-
-    cdef bint covers(self) except -1:
-        """Return True while the fallback is called."""
-        return self.history is not None and self.history.covered is not None
-
-    cdef object limit(self):
-        """Return the seconds that the attempt had, and what to say when they have passed."""
-        cut_off = self.run.cut_off(self.deadline)
-        if cut_off is not None:
-            return cut_off
-        return limit_of(self.limits(), self.began, self.started, self.deadline, self.covers())
-
-    cdef object settle_attempt(self, limits, error):
+    cdef object end_attempt(self, value, error):
         """Return what an attempt leaves."""
         cdef Run run = self.run
-        cdef bint timed_out = False
+        cdef bint special = (<tuple>run.work[self.index])[IS_SPECIAL] is True
         self.wants_timer = False
         self.serial = 0
+        if not (
+            special
+            or error is not None
+            or self.expired
+            or self.history is not None
+            or run.watch is not None
+        ):
+            return None
         left = error
         try:
-            if self.expired:
-                self.expired = False
-                earlier = None if self.history is None else self.history.last
-                error, timed_out = after_timeout(
-                    error, self.limit()[1], self.task, self.requests, run.is_stopping(), earlier
-                )
-            self.timed_out = timed_out
-            if error is not None:
-                hide_engine(error)
-                error = self.unasked(limits, error)
-            if self.history is not None or (<tuple>run.work[self.index])[IS_SPECIAL] is True:
-                error = settled(
-                    limits, self.attempts, self.history, error, run.has_cancelled(error)
-                )
+            error = self.settle(special, value, error)
         except BaseException as broken:
             # It is what the run ends with, and nothing that the function raised is lost.
             run.break_down(broken)
             chain(broken, left)
         return error
 
-    cdef object unasked(self, limits, error):
-        """Return the failure that a cancellation is which nobody asked for: a library has
-        cancelled the future that the function waited for. A cancellation of its `asyncio.Task`
-        is left as it is, and nothing follows it."""
-        cdef Run run = self.run
-        if (
-            (limits.retries or limits.fallback is not None)
-            and is_cancellation(error)
-            and not run.is_stopping()
-            and self.task.cancelling() <= self.cancelling
-        ):
-            return unasked_cancellation(run.plan, run.number, self.index, error)
-        return error
-
-    cdef int tell_outcome(self, value, error) except -1:
-        cdef Run run = self.run
+    cdef bint is_followed(self, error) except -1:
+        """Return True if another attempt or the fallback follows. Else `error` is the failure."""
+        self.error = error
         try:
-            run.tell(
-                "attempt_finished", run.number, self.index, self.attempts, value, error,
-                timed_out=self.timed_out, cancelled=run.has_cancelled(error),
-            )
-        except BaseException as broken:
-            run.break_down(broken)
-        return 0
-
-    cdef object follow(self, limits, error):
-        """Return the error of a function that nothing is to follow, None if something is."""
-        try:
-            return self.what_follows(limits, error)
+            delay, self.falls_back = self.what_follows()
         except BaseException as broken:
             self.run.break_down(broken)
             chain(broken, error)
-            return error
-
-    cdef object what_follows(self, limits, error):
-        cdef Run run = self.run
-        history = self.history
-        if history is None:
-            history = self.history = History()
-        elif history.covered is not None:
-            return error
-        left = None
-        if limits.total_timeout is not None:
-            cut_off_at = self.deadline if self.timed_out else None
-            left = time_left(limits, self.began, now_of(run), cut_off_at)
-        following = after_failure(
-            limits, self.attempts, history.backoffs, left, error, run.aborted
-        )
-        if following.error is not error:
-            self.timed_out = False
-        history.backoffs = following.backoffs
-        if following.delay is not None and not run.may_try_again(following.delay):
-            following = following._replace(delay=None)
-        history.is_due = following.delay is not None
-        if following.suppressed is not None and run.watch is not None:
-            run.tell(
-                "retry_suppressed", run.number, self.index, self.attempts, following.suppressed,
-                error,
-            )
-        if following.delay is not None:
-            self.delay = following.delay
-        elif following.falls_back:
-            name = (<tuple>run.work[self.index])[USERS_NAME]
-            self.call = partial(fallback_call, limits.fallback, error, name)
-            self.falls_back = True
-            self.delay = 0
-        else:
-            return following.error
-        self.error = error
-        return None
+            return False
+        self.delay = 0 if delay is None else delay
+        return delay is not None or self.falls_back
 
     cdef int close_coroutine(self) except -1:
         try:
@@ -1011,9 +915,7 @@ cdef class Driver:
         self.pausing = True
         try:
             if run.watch is not None and not self.falls_back:
-                run.tell(
-                    "retry_scheduled", run.number, self.index, self.attempts, self.delay, error
-                )
+                run.tell("retry_scheduled", *self.place(), self.delay, error)
             if self.task._must_cancel:
                 # The attempt that is over asked for it, or a group inside of it.
                 self.leftover = True
@@ -1029,8 +931,7 @@ cdef class Driver:
         if self.delay <= 0:
             return None
         self.pause = run.loop.create_future()
-        self.deadline = <double>run.loop.time() + self.delay
-        self.set_timer()
+        self.set_timer(<double>run.loop.time() + self.delay)
         self.pause._asyncio_future_blocking = True
         return self.shelter_surely(self.pause) if self.in_shelter else self.pause
 
@@ -1063,48 +964,25 @@ cdef class Driver:
             set_timeout(self)
         return 0
 
-    cdef int set_timer(self) except -1:
+    cdef int set_timer(self, double when) except -1:
         cdef Run run = self.run
         if run.deadlines is None:
             run.deadlines = Deadlines(run.loop, run.context, run.break_down)
-        self.serial = run.deadlines.add(self.deadline, self)
+        self.serial = run.deadlines.add(when, self)
         return 0
-
-    cpdef expire(self):
-        """Hear of the timer that the deadline has come."""
-        if self.pause is None:
-            self.time_out()
-        elif not self.pause.done():
-            self.pause.set_result(None)
-
-    cdef int time_out(self) except -1:
-        """Cancel the attempt. Tell of it in a context like that of its function."""
-        cdef Run run = self.run
-        task = self.task
-        self.expired = True
-        self.requests = task.cancelling()
-        if run.watch is not None:
-            context = PyContext_Copy(run.context if self.context is None else self.context)
-            context.run(self.tell_timeout)
-        cancel(task, run.break_down)
-        return 0
-
-    def tell_timeout(self):
-        cdef Run run = self.run
-        run.tell("timeout_expired", run.number, self.index, self.attempts, self.limit()[0])
 
     cdef int end_function(self, Run run, value, error, bint pausing) except -1:
         """Take note of how the function has ended."""
         cdef tuple gates
         if value is not None and type(value) is FINISH:
-            attempts = self.attempts or 1
-            run.ends_early(self.index, value, attempts, self.take_history())
+            number = self.number or 1
+            run.ends_early(self.index, value, number, self.take_history())
             return 0
-        if error is not None or self.attempts > 1 or run.watch is not None:
+        if error is not None or self.number > 1 or run.watch is not None:
             self.end_attempts(run, value, error, pausing)
             if error is not None:
                 return 0
-        self.attempts = 0
+        self.number = 0
         if value is not None:
             run.keep(self.index, value)
         gates = <tuple>(<tuple>run.work[self.index])[FEEDS]
@@ -1186,14 +1064,14 @@ cdef class Driver:
     cdef object take_history(self):
         """Return what came before the last attempt, and forget the attempts."""
         history, self.history = self.history, None
-        self.attempts = 0
+        self.number = 0
         self.timed_out = False
         self.cancelling = 0
         return history
 
     cdef int end_attempts(self, Run run, value, error, bint pausing) except -1:
         """Take note of a function that is not a plain success."""
-        cdef Py_ssize_t attempts = self.attempts
+        cdef Py_ssize_t attempts = self.number
         cdef bint timed_out = self.timed_out
         history = self.take_history()
         if error is None:
@@ -1229,7 +1107,6 @@ cdef class Driver:
             else:
                 # The attempt that failed is the last one then, because a cancellation came.
                 error, self.error = self.error, None
-                self.call = None
                 return self.finish(None, error, True)
         return self.step(how, exception)
 
@@ -1274,7 +1151,7 @@ cdef class Driver:
         return self.expired
 
     cpdef tuple attempts_made(self):
-        return self.attempts or 1, self.history
+        return self.number or 1, self.history
 
     def discard(self):
         """Let go of everything before the first step, or of a function that was given up."""
@@ -1400,53 +1277,35 @@ cdef object call_otherwise(Driver driver, tuple work):
     return run.set_up(driver.index)
 
 
+cdef object call_instead(Driver driver, tuple work):
+    return driver.other_call(work)
+
+
 cdef int set_deadline(Driver driver) except -1:
     cdef Run run = driver.run
     cdef tuple work = <tuple>run.work[driver.index]
-    cdef double now = now_of(run)
-    cdef double seconds
-    driver.started = now
-    if driver.history is None:
-        driver.began = now
-        if work[TIMEOUT] is not None:
-            seconds = work[TIMEOUT]
-            driver.deadline = now + seconds if seconds > 0 else -INFINITY
-            driver.wants_timer = True
-        if work[IS_SPECIAL] is not True:
-            return 0
-    if work[LIMITS].limiter is None or driver.covers():
-        if driver.history is not None:
-            driver.limit_attempt(now, False)
+    cdef double now, seconds
+    if driver.is_special:
+        driver.begin_special(work)
         return 0
-    if driver.history is not None:
-        driver.limit_attempt(now, True)
-    name, phase = run.plan.names[driver.index], PHASES[run.number]
-    driver.call = partial(
-        limited_call, work[LIMITS].limiter, work, name, phase, driver.begin_timeout
-    )
+    now = run.now()
+    driver.began = now
+    seconds = work[TIMEOUT]
+    driver.awaited = now + seconds if seconds > 0 else -INFINITY
+    driver.wants_timer = True
     return 0
-
-
-cdef double now_of(Run run) except? -1:
-    if run.clock is None:
-        run.clock = clock_of(run.loop)
-    return time_names["monotonic"]() if run.clock is time else run.clock()
 
 
 cdef int set_timeout(Driver driver) except -1:
     """Set the timer of a timeout: only what suspends can take long."""
-    if driver.deadline == UNSET:
-        now = now_of(driver.run)
-        driver.wants_timer = False
-        driver.started = now
-        driver.began = driver.began or now
-        driver.limit_attempt(now, False)
+    if driver.awaited == UNSET:
+        driver.deadline = driver.late_deadline()
         if not driver.wants_timer:
             return 0
-    if driver.deadline == -INFINITY:
+    if driver.awaited == -INFINITY:
         driver.time_out()
     else:
-        driver.set_timer()
+        driver.set_timer(driver.awaited)
     driver.wants_timer = False
     return 0
 

@@ -25,35 +25,19 @@ from itertools import chain as one_after_another
 from sys import exception as handled
 from sys import getrecursionlimit, setrecursionlimit
 from types import CodeType, CoroutineType, FrameType, coroutine
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .common.order import PHASES, POST, PRE
-from .engine.attempts import (
-    AT_ONCE,
-    History,
-    after_failure,
-    after_timeout,
-    deadline_of,
-    limit_of,
-    moment,
-    settled,
-    time_left,
-)
-from .engine.calls import (
-    as_coroutine,
-    cancel,
-    code_of,
-    fallback_call,
-    limited_call,
-    refuse_coroutine,
-)
+from .engine.attempts import AT_ONCE, History
+from .engine.calls import as_coroutine, code_of, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
-from .engine.exceptions import chain, hide_engine, is_cancellation, put_after
+from .engine.exceptions import chain, hide_engine, put_after
+from .engine.limited import UNSET, AttemptsBase
 from .engine.losses import Losses, Setbacks
 from .engine.plan import Plan
-from .engine.record import Record, unasked_cancellation
+from .engine.record import Record
 from .engine.resources import Resource
 from .engine.run import RunBase
 from .engine.sharing import may_share
@@ -83,7 +67,6 @@ if hasattr(sys, "getrefcount"):
 __all__ = ["Run"]
 
 NONE_READY: Iterator[int] = iter(())
-UNSET: Final = 0.0  # a deadline, for which there was no clock
 ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
@@ -354,6 +337,13 @@ class Run(RunBase):
         if self.values is None:
             self.values = {}
         self.values[self.plan.key(self.number, index)] = value
+
+    def now(self) -> float:
+        """Return the time of the loop's clock."""
+        if self.clock is None:
+            self.clock = clock_of(self.loop)
+        now: float = time.monotonic() if self.clock is time else self.clock()
+        return now
 
     def finished_one(self) -> None:
         self.pending -= 1
@@ -1066,7 +1056,7 @@ class LoneDriver(Driver):
         body.close()  # closed before its first step, it would still hold on to this driver
 
 
-class Attempts:
+class Attempts(AttemptsBase):
     """The attempts at one function that has limits, or that somebody watches."""
 
     __slots__ = (
@@ -1089,25 +1079,27 @@ class Attempts:
         "watch",
     )
 
-    started: float  # the last attempt, if it is not the first
-    awaited: float  # the deadline for which a timer was set
-    requests: int  # to cancel the asyncio.Task, when the timer fired
-
     def __init__(self, driver: Driver, limits: TaskFunction[Any]) -> None:
         self.driver = driver
         self.limits = limits
         self.number = 0
-        self.error: BaseException | None = None  # what left the last attempt
-        self.history: History | None = None  # from the first failure on
+        self.error: BaseException | None = None
+        self.history: History | None = None
         self.timed_out = False
         self.expired = False
-        self.cancelling = 0  # requests that earlier attempts have left open
-        self.began = 0.0  # the first attempt
-        self.deadline: float | None = None  # wanted, but no timer is set yet
+        self.cancelling = 0
+        self.began = 0.0
+        self.deadline: float | None = None
         self.serial = 0  # of the timer that is set
         self.pausing = False
         self.pause: asyncio.Future[None] | None = None
         self.watch: Watch | None = driver.run.watch
+
+    if not TYPE_CHECKING:  # they are the driver's
+        run = property(lambda self: self.driver.run)
+        index = property(lambda self: self.driver.index)
+        task = property(lambda self: self.driver.task)
+        context = property(lambda self: self.driver.context)
 
     def take_history(self) -> History | None:
         """Return what came before the last attempt, and forget it: the frames that its exceptions
@@ -1139,7 +1131,7 @@ class Attempts:
                 if self.watch is not None:
                     run.tell("attempt_started", *self.place())
                 if more:
-                    self.begin(work)
+                    self.begin_special(work)
                     other = self.other_call(work)
                 elif timeout is not None:
                     if run.clock is None:
@@ -1174,17 +1166,8 @@ class Attempts:
             self.deadline = None
             self.serial = 0
             try:
-                if error is not None or more or self.expired:
-                    error = self.settle(special, error)
-                if self.watch is not None:
-                    run.tell(
-                        "attempt_finished",
-                        *self.place(),
-                        value,
-                        error,
-                        timed_out=self.timed_out,
-                        cancelled=run.has_cancelled(error),
-                    )
+                if error is not None or more or self.expired or self.watch is not None:
+                    error = self.settle(special, value, error)
             except BaseException as broken:
                 # It is what the run ends with, and nothing that the function raised is lost.
                 run.break_down(broken)
@@ -1195,116 +1178,6 @@ class Attempts:
             self.error = error
             error = None
         return None
-
-    def begin(self, work: Work) -> None:
-        """Set the deadline of an attempt that is not a plain first one."""
-        limits, history, run = self.limits, self.history, self.driver.run
-        self.started = now = self.now()
-        covers = history is not None and history.covered is not None
-        if history is None:
-            self.began = now
-            self.deadline = None if work[TIMEOUT] is None else moment(now, work[TIMEOUT])
-        else:
-            waits = limits.limiter is not None and not covers
-            self.deadline = deadline_of(limits, self.began, now, waits, covers)
-        if run.number == POST:
-            self.deadline = run.bounded(self.deadline, now)
-
-    def other_call(self, work: Work) -> Any:
-        """Return the coroutine of what is called in place of the function, if anything is."""
-        driver, limits, history = self.driver, self.limits, self.history
-        run = driver.run
-        if history is not None and history.covered is not None:
-            return fallback_call(limits.fallback, history.covered, work[USERS_NAME], run.ctx)
-        if limits.limiter is None:
-            return None
-        name, phase = run.plan.names[driver.index], PHASES[run.number]
-        return limited_call(limits.limiter, work, name, phase, self.begin_timeout, run.ctx)
-
-    def begin_timeout(self, broken: BaseException | None = None) -> None:
-        """Begin the timeout of an attempt, which its limiter has let in."""
-        try:
-            if broken is not None:
-                self.driver.run.break_down(broken)
-            now = self.now()
-            deadline = deadline_of(self.limits, self.began, now, False, False)
-            self.deadline = self.driver.run.bounded(deadline, now)
-        except BaseException as error:
-            self.driver.run.break_down(error)
-            self.deadline = UNSET
-
-    def now(self) -> float:
-        run = self.driver.run
-        if run.clock is None:
-            run.clock = clock_of(run.loop)
-        now: float = time.monotonic() if run.clock is time else run.clock()
-        return now
-
-    def settle(self, special: bool, error: BaseException | None) -> BaseException | None:
-        """Return what an attempt leaves."""
-        driver, limits, history = self.driver, self.limits, self.history
-        run = driver.run
-        if self.expired:
-            self.expired = False
-            earlier = None if history is None else history.last
-            stopping = run.is_stopping()
-            error, self.timed_out = after_timeout(
-                error, self.limit()[1], driver.task, self.requests, stopping, earlier
-            )
-        if error is not None:
-            hide_engine(error)
-            error = self.unasked(error)
-        if special or history is not None:
-            error = settled(limits, self.number, history, error, run.has_cancelled(error))
-        return error
-
-    def limit(self) -> tuple[float, str]:
-        """Return the seconds that the attempt had, and what to say when they have passed."""
-        covers = self.history is not None and self.history.covered is not None
-        started = self.began if self.number == 1 else self.started
-        if (cut_off := self.driver.run.cut_off(self.awaited)) is not None:
-            return cut_off  # type: ignore[no-any-return]
-        return limit_of(self.limits, self.began, started, self.awaited, covers)
-
-    def unasked(self, error: BaseException) -> BaseException:
-        """Return the failure that a cancellation is which nobody asked for: a library has
-        cancelled the future that the function waited for. A cancellation of its `asyncio.Task`
-        is left as it is, and nothing follows it."""
-        driver = self.driver
-        run = driver.run
-        if (
-            (self.limits.retries or self.limits.fallback is not None)
-            and is_cancellation(error)
-            and not run.is_stopping()
-            and driver.task.cancelling() <= self.cancelling
-        ):
-            return unasked_cancellation(run.plan, run.number, driver.index, error)
-        return error
-
-    def what_follows(self) -> tuple[float | None, bool]:
-        """Return the seconds before the next attempt, if there is one, and whether the fallback
-        is called."""
-        limits, history, run = self.limits, self.history, self.driver.run
-        error: Any = self.error
-        if history is None:
-            history = self.history = History()
-        elif history.covered is not None:
-            return None, False
-        left = None
-        if limits.total_timeout is not None:
-            cut_off_at = self.awaited if self.timed_out else None
-            left = time_left(limits, self.began, self.now(), cut_off_at)
-        following = after_failure(limits, self.number, history.backoffs, left, error, run.aborted)
-        if following.error is not error:
-            self.error = following.error
-            self.timed_out = False
-        history.backoffs = following.backoffs
-        if following.delay is not None and not run.may_try_again(following.delay):
-            following = following._replace(delay=None)
-        history.is_due = following.delay is not None
-        if following.suppressed is not None and self.watch is not None:
-            run.tell("retry_suppressed", *self.place(), following.suppressed, error)
-        return following.delay, following.falls_back
 
     @coroutine
     def pause_before_next(self) -> Generator[Any, None, bool]:
@@ -1342,7 +1215,6 @@ class Attempts:
                 yield from self.pause
             elif leftover or not falls_back:
                 yield None
-            self.cancelling = task.cancelling()
         except CancelledError:
             return False
         except BaseException as broken:
@@ -1354,19 +1226,12 @@ class Attempts:
             self.pause = None
             self.serial = 0
         self.pausing = False
-        assert self.error is not None and self.history is not None
         try:
-            if falls_back and self.watch is not None:
-                run.tell("fell_back", *self.place(), self.error)
-            self.history.goes_on(self.error, falls_back=falls_back)
+            self.goes_on(falls_back)
         except BaseException as broken:
             run.break_down(broken)
             chain(broken, self.error)
         return True
-
-    def place(self) -> tuple[int, int, int]:
-        """Return the phase, the task and the attempt, as a watch is told of them."""
-        return self.driver.run.number, self.driver.index, self.number
 
     def resumed(self) -> None:
         """Tell the watch that the function goes on, unless a pause has ended."""
@@ -1386,10 +1251,7 @@ class Attempts:
         if deadline is None:
             return
         if deadline == UNSET:
-            self.started = now = self.now()
-            self.began = self.began or now
-            covers = self.history is not None and self.history.covered is not None
-            deadline = deadline_of(self.limits, self.began, now, False, covers)
+            deadline = self.late_deadline()
         if deadline is not None:
             self.awaited = deadline
             if deadline == AT_ONCE:
@@ -1403,24 +1265,6 @@ class Attempts:
         if run.deadlines is None:
             run.deadlines = Deadlines(run.loop, run.context, run.break_down)
         self.serial = run.deadlines.add(deadline, self)
-
-    def expire(self) -> None:
-        """Hear of the timer that the deadline has come."""
-        if self.pause is None:
-            self.time_out()
-        elif not self.pause.done():
-            self.pause.set_result(None)
-
-    def time_out(self) -> None:
-        """Cancel the attempt. Tell of it in a context like that of its function."""
-        driver = self.driver
-        run, task = driver.run, driver.task
-        self.expired = True
-        self.requests = task.cancelling()
-        if self.watch is not None:
-            context = run.context if driver.context is None else driver.context
-            context.copy().run(run.tell, "timeout_expired", *self.place(), self.limit()[0])
-        cancel(task, run.break_down)
 
 
 def drain(queue: deque[int]) -> Iterator[int]:
