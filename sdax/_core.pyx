@@ -16,7 +16,7 @@ from libc.math cimport INFINITY
 
 from .common.order import PHASES
 from .engine import stack
-from .engine.calls import as_coroutine, code_of, refuse_coroutine
+from .engine.calls import as_coroutine, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine
@@ -25,7 +25,9 @@ from .engine.limited import AttemptsBase
 from .engine.record import Record
 from .engine.resources import Resource as HeldResource
 from .engine.run import RunBase
+from .engine.seen import seen
 from .engine.sharing import may_share
+from .engine.starting import start_by_factory
 from .engine.work import FIELDS
 from .engine.work import OUTCOME as OUTCOME_KIND
 from .engine.work import RESOURCE as RESOURCE_KIND
@@ -242,7 +244,7 @@ cdef class Run:
     cdef public bint interrupted  # by its caller, who may not wait any more
     cdef public bint shaken  # its caller was cancelled once more, in this pass of the loop
     cdef public bint deferred  # nothing is opened or called until the loop calls `go_on`
-    cdef bint is_lazy  # the task factory: what it starts begins in its turn of the loop
+    cdef public bint is_lazy  # the task factory: what it starts begins in its turn of the loop
     cdef list held  # to be called first, when it is deferred no more. Usually None
     cdef public object setbacks
 
@@ -309,7 +311,7 @@ cdef class Run:
         try:
             factory = self.loop.get_task_factory()
             if factory is not None and factory is not EAGER_FACTORY:
-                start_ready_by_factory(self)
+                start_by_factory(self)
             elif EAGER_START:
                 start_ready_eagerly(self)
             else:
@@ -515,8 +517,21 @@ cdef class Run:
         self.held = None
         return 0
 
-    cdef int link(self, Driver driver) except -1:
+    cpdef Py_ssize_t take_next(self) noexcept:
+        return self.take() if self.taken < self.places and self.is_ready() else -1
+
+    cpdef Driver lone_driver(self, Py_ssize_t index):
+        cdef Driver driver = new_driver(self)
+        driver.index = index
+        driver.taken = True
+        driver.shared = False
+        driver.lone = True
+        return driver
+
+    cpdef int link(self, Driver driver) except -1:
         """Count a driver among the suspended ones."""
+        if driver.linked:
+            return 0
         driver.linked = True
         self.taken += 1
         if self.last is None:
@@ -575,7 +590,7 @@ cdef class Driver:
 
     cdef readonly Run run  # None: it has ended
     cdef readonly Py_ssize_t index
-    cdef readonly object task
+    cdef public object task
     cdef readonly object context  # that of the asyncio.Task
     cdef readonly object coroutine
     cdef public object first_step  # on 3.11: kept from the loop
@@ -652,8 +667,7 @@ cdef class Driver:
         """Keep the `asyncio.Task` for this function, from its first suspension on."""
         cdef Run run = self.run
         self.shared = False
-        if not self.linked:
-            run.link(self)
+        run.link(self)
         if AWAITED_BY and run.parent is not None:
             self.tell_parent(add_to_awaited_by)  # pragma: no cover (3.14)
         return 0
@@ -1215,23 +1229,7 @@ cdef class Driver:
 
     def __getattr__(self, name):
         # For tools that show a coroutine: cr_frame, __qualname__ and the like.
-        # Before there is one, and of a plain function, the name and the code are the function's.
-        if self.coroutine is not None or self.run is None:
-            return getattr(self.coroutine, name)
-        work = <tuple>self.run.work[self.index]
-        if name == "__qualname__":
-            return work[USERS_NAME]
-        if name == "__name__":
-            return work[USERS_NAME].rpartition(".")[2]
-        if name == "cr_code":
-            return code_of(work[FUNCTION])
-        if name == "cr_running":
-            return self.stepping
-        if name == "cr_suspended":
-            return False
-        if name in ("cr_frame", "cr_await", "cr_origin"):
-            return None
-        raise AttributeError(f"a driver has no attribute {name!r}")
+        return seen(self, name)
 
     cpdef int never_called(self, error) except -1:
         """End before the first step."""
@@ -1345,7 +1343,7 @@ cdef int start_ready_eagerly(Run run) except -1:
 cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver, False)
+        return clean_up(run, driver)
     driver.taken = True
     driver.context = PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1356,12 +1354,12 @@ cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     return 0
 
 
-cdef int clean_up(Run run, Driver driver, bint soon) except -1:
+cdef int clean_up(Run run, Driver driver) except -1:
     """Have a resource go on in its own `asyncio.Task`."""
     cdef Py_ssize_t index = driver.index
     driver.index = -1
     driver.release()
-    run.clean_up(index, soon)
+    run.clean_up(index)
     return 0
 
 
@@ -1376,7 +1374,8 @@ cdef int start_ready_early(Run run) except -1:
     cdef dict arguments = EARLY_TASK.copy()
     loop = run.loop
     if not can_catch(loop):
-        return start_ready_by_factory(run)
+        start_by_factory(run)
+        return 0
     current = current_tasks.pop(loop, None)
     arguments["loop"] = loop
     try:
@@ -1405,7 +1404,7 @@ cdef bint can_catch(loop) except -1:
 cdef int start_early(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver, False)
+        return clean_up(run, driver)
     driver.taken = True
     loop, context = run.loop, PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1436,41 +1435,4 @@ cdef int start_failed(Run run, Driver driver, error) except -1:
     driver.broken(run, error)
     if step is not None:
         step()  # which ends its asyncio.Task: there is nothing left to do
-    return 0
-
-
-cdef int start_ready_by_factory(Run run) except -1:
-    """Let the loop's task factory make an `asyncio.Task` for each function."""
-    cdef Py_ssize_t index
-    cdef Driver driver
-    while run.taken < run.places and run.is_ready():
-        driver = new_driver(run)
-        driver.index = index = run.take()
-        if run.is_held(index):
-            clean_up(run, driver, run.is_lazy)
-            continue
-        driver.taken = True
-        driver.shared = False
-        driver.lone = True
-        error = task = None
-        name = (<tuple>run.work[index])[TASK_NAME]  # the phase may have ended when the task is made
-        try:
-            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
-            task = PyContext_Copy(context).run(run.loop.create_task, driver)
-            if not driver.begun:
-                run.is_lazy = True
-                driver.task = task
-                run.link(driver)
-            task.add_done_callback(driver.task_ended)
-            task.set_name(name)
-        except BaseException as exception:
-            error = exception
-        if error is not None:
-            if task is not None:
-                run.break_down(error)
-                task.add_done_callback(driver.task_ended)  # which hears of one end alone
-            elif driver.begun:
-                run.break_down(error)
-            else:
-                driver.never_called(error)
     return 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from asyncio import CancelledError, Task, current_task
+from asyncio import AbstractEventLoop, CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextvars import Context, copy_context
@@ -24,13 +24,13 @@ from gc import get_referents
 from itertools import chain as one_after_another
 from sys import exception as handled
 from sys import getrecursionlimit, setrecursionlimit
-from types import CodeType, CoroutineType, FrameType, coroutine
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .common.order import PHASES, POST, PRE
 from .engine.attempts import AT_ONCE, History
-from .engine.calls import as_coroutine, code_of, refuse_coroutine
+from .engine.calls import as_coroutine, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine, put_after
@@ -40,8 +40,10 @@ from .engine.plan import Plan
 from .engine.record import Record
 from .engine.resources import Resource
 from .engine.run import RunBase
+from .engine.seen import of_coroutine
 from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
+from .engine.starting import start_by_factory
 from .engine.variables import Contexts
 from .engine.watch import Watch
 from .engine.work import (
@@ -69,6 +71,7 @@ __all__ = ["Run"]
 NONE_READY: Iterator[int] = iter(())
 ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
+EAGER_START: Final = sys.version_info >= (3, 12)
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
 AWAITED_BY: Final = sys.version_info >= (3, 14)  # asyncio can be told who waits for whom
 # There, attributes have no dictionary until one is looked up by a subclass of str.
@@ -202,7 +205,7 @@ class Run(RunBase):
             self.parent = current_task(self.loop)
             if type(self.parent) is Task:
                 driver: Any = self.parent.get_coro()
-                if type(driver) is FirstDriver and driver not in driver.run.suspended:
+                if type(driver) is Driver and driver not in driver.run.suspended:
                     self.depth = driver.run.depth + 1
             if self.depth > DEEPEST:
                 refuse_endless(self.context)
@@ -239,7 +242,7 @@ class Run(RunBase):
         try:
             factory = self.loop.get_task_factory()
             by_loop = factory is None or factory is EAGER_FACTORY
-            start = start_ready if by_loop else start_ready_by_factory
+            start = start_ready if by_loop else start_by_factory
             seen = None
             while self.ready is not seen and not self.over and len(self.suspended) < self.places:
                 seen = self.ready
@@ -363,6 +366,17 @@ class Run(RunBase):
     def drivers(self) -> list[Driver]:
         return list(self.suspended)
 
+    def take_next(self) -> int:
+        if len(self.suspended) >= self.places or self.deferred:
+            return -1
+        return next(self.ready, -1)
+
+    def lone_driver(self, index: int) -> LoneDriver:
+        return LoneDriver(self, index)
+
+    def link(self, driver: Driver) -> None:
+        self.suspended[driver] = None
+
     def set_contexts(self, contexts: Contexts) -> None:
         """Have functions called in different contexts, and share no `asyncio.Task` any more."""
         self.contexts = contexts
@@ -413,6 +427,7 @@ class Driver(DriverBase):
         "body",
         "context",
         "coroutine",
+        "first_step",
         "holding",
         "index",
         "run",
@@ -424,6 +439,7 @@ class Driver(DriverBase):
 
     __next__: Callable[[], Any]
     body: Any
+    first_step: Any  # on 3.11: kept from the loop
     __qualname__: str  # the coroutine's, or the function's before there is one
 
     def __init__(self, run: Run, index: int, work: Work, context: Context | None) -> None:
@@ -835,9 +851,6 @@ class Driver(DriverBase):
         """Return True until the first step."""
         return not self.body.gi_suspended and self.body.gi_frame is not None
 
-    def forget_task(self) -> None:
-        """Drop an `asyncio.Task` that could not be made, or not be looked after."""
-
     def broken(self, run: Run, error: BaseException) -> None:
         """End, for the engine itself has failed, and have the run take stock."""
         run.break_down(error)  # first: where there is no frame left for it, it is called again
@@ -862,7 +875,10 @@ class Driver(DriverBase):
         return self.coroutine is not None or (attempts is not None and attempts.pausing)
 
     def is_running(self) -> bool:
-        return self.cr_running
+        body = self.body
+        return (body is not None and body.gi_running) or getattr(
+            self.coroutine, "cr_running", False
+        )
 
     def has_expired(self) -> bool:
         return self.attempts is not None and self.attempts.expired
@@ -952,49 +968,13 @@ class Driver(DriverBase):
     def __name__(self) -> str:
         return self.__qualname__.rpartition(".")[2]
 
-    @property
-    def cr_frame(self) -> FrameType | None:
-        return getattr(self.coroutine, "cr_frame", None)
-
-    @property
-    def cr_code(self) -> CodeType | None:
-        if self.coroutine is None and self.run is not None:
-            return code_of(self.run.phase.work[self.index][FUNCTION])
-        return getattr(self.coroutine, "cr_code", None)
-
-    @property
-    def cr_await(self) -> Any:
-        return getattr(self.coroutine, "cr_await", None)
-
-    @property
-    def cr_running(self) -> bool:
-        body = self.body
-        return (body is not None and body.gi_running) or getattr(
-            self.coroutine, "cr_running", False
-        )
-
-    @property
-    def cr_suspended(self) -> bool:
-        return getattr(self.coroutine, "cr_suspended", False)
-
-    @property
-    def cr_state(self) -> str | None:  # pragma: no cover (3.15, in place of the two above)
-        return getattr(self.coroutine, "cr_state", None)
-
-
-class EarlyDriver(Driver):
-    """A driver for Python 3.11, where no `asyncio.Task` starts eagerly: it keeps the first step
-    from the loop, to have it taken at once."""
-
-    __slots__ = ("first_step",)
-
-    first_step: Any
-
-    def forget_task(self) -> None:
-        step = getattr(self, "first_step", None)
-        if step is not None:
-            del self.first_step
-            step()  # which ends it: there is nothing left to do
+    cr_frame = of_coroutine("cr_frame")
+    cr_code = of_coroutine("cr_code")
+    cr_await = of_coroutine("cr_await")
+    cr_origin = of_coroutine("cr_origin")
+    cr_running = of_coroutine("cr_running")
+    cr_suspended = of_coroutine("cr_suspended")
+    cr_state = of_coroutine("cr_state")  # from 3.15 on
 
 
 class LoneDriver(Driver):
@@ -1287,56 +1267,17 @@ def attributes_of(task: Any) -> dict[str, Any]:
 SHARING: Final = may_share("Python", traces if hasattr(sys, "getrefcount") else None)
 
 
-def start_ready_eagerly(run: Run) -> None:
+def start_ready(run: Run) -> None:
     """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
-    by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
-    for index in run.ready:
-        driver: Driver | None = None
-        work = run.phase.work[index]
-        if work[KIND] is RESOURCE and run.number == POST:
-            run.clean_up(index)
-            if len(run.suspended) >= run.places or run.deferred:
-                break
-            continue
-        try:
-            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
-            context = context.copy()
-            driver = Driver(run, index, work, context)
-            if by_step:
-                driver.__next__ = driver.begin
-            task: Task[Any] = Task(  # type: ignore[call-arg]
-                driver, loop=run.loop, name=work[TASK_NAME], context=context, eager_start=True
-            )
-            if driver.run is not None:
-                if task.done():
-                    # Not even a frame was left for what should have caught its error.
-                    raise_error_of(task)
-                if not by_step:
-                    driver.keep_task()
-        except BaseException as error:
-            if driver is None or driver.is_new():
-                run.ready = one_after_another((index,), run.ready)
-            start_failed(run, driver, error)
-        if len(run.suspended) >= run.places or run.deferred:
-            break
-
-
-def start_ready_early(run: Run) -> None:
-    """Do the same on Python 3.11, with the hooks that asyncio has for tasks of other makers.
-
-    There an `asyncio.Task` gives its first step to the loop's `call_soon`, in whose place the
-    driver catches it. A loop that somebody has given another `call_soon` makes and starts each
-    `asyncio.Task` itself.
-    """
     loop = run.loop
-    if not can_catch_first_steps(loop):
-        start_ready_by_factory(run)
+    if not EAGER_START and not can_catch_first_steps(loop):
+        start_by_factory(run)
         return
     by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
-    current = _current_tasks.pop(loop, None)
+    current = None if EAGER_START else _current_tasks.pop(loop, None)
     try:
         for index in run.ready:
-            driver: EarlyDriver | None = None
+            driver: Driver | None = None
             work = run.phase.work[index]
             if work[KIND] is RESOURCE and run.number == POST:
                 run.clean_up(index)
@@ -1348,17 +1289,16 @@ def start_ready_early(run: Run) -> None:
                 if run.contexts is not None:
                     context = run.contexts.of(run.number, index)
                 context = context.copy()
-                driver = EarlyDriver(run, index, work, context)
+                driver = Driver(run, index, work, context)
                 if by_step:
                     driver.__next__ = driver.begin
-                loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
-                try:
-                    task: Task[Any] = Task(driver, loop=loop, name=work[TASK_NAME], context=context)
-                finally:
-                    del loop.call_soon
-                driver.task = task
-                context.run(driver.first_step)
-                del driver.first_step
+                name = work[TASK_NAME]
+                if EAGER_START:
+                    task: Task[Any] = Task(  # type: ignore[call-arg]
+                        driver, loop=loop, name=name, context=context, eager_start=True
+                    )
+                else:
+                    task = start_early(driver, loop, name, context)
                 if driver.run is not None:
                     if task.done():
                         # Not even a frame was left for what should have caught its error.
@@ -1376,6 +1316,24 @@ def start_ready_early(run: Run) -> None:
             _current_tasks[loop] = current
 
 
+def start_early(driver: Driver, loop: AbstractEventLoop, name: str, context: Context) -> Task[Any]:
+    """Do what `eager_start` does from Python 3.12 on, with asyncio's hooks for tasks of others.
+
+    An `asyncio.Task` gives its first step to the loop's `call_soon`, in whose place the driver
+    catches it. A loop that somebody has given another `call_soon` makes and starts each
+    `asyncio.Task` itself.
+    """
+    loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
+    try:
+        task: Task[Any] = Task(driver, loop=loop, name=name, context=context)
+    finally:
+        del loop.call_soon
+    driver.task = task
+    context.run(driver.first_step)
+    del driver.first_step
+    return task
+
+
 def raise_error_of(task: Task[Any]) -> NoReturn:
     """Raise what an `asyncio.Task` ended with that should be suspended."""
     task.result()
@@ -1391,52 +1349,7 @@ def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
             run.suspended[driver] = None
         else:
             driver.release()
-            driver.forget_task()
-
-
-def start_ready_by_factory(run: Run) -> None:
-    """Let the loop's task factory make an `asyncio.Task` for each function."""
-    for index in run.ready:
-        work = run.phase.work[index]
-        if work[KIND] is RESOURCE and run.number == POST:
-            run.clean_up(index, run.is_lazy)
-            if len(run.suspended) >= run.places or run.deferred:
-                break
-            continue
-        name = work[TASK_NAME]  # the phase may have ended when the task is made
-        driver: LoneDriver | None = None
-        task: Any = None
-        error = None
-        try:
-            driver = LoneDriver(run, index)
-            context = run.context if run.contexts is None else run.contexts.of(run.number, index)
-            task = context.copy().run(run.loop.create_task, driver)
-            if not driver.begun:
-                run.is_lazy = True
-                driver.task = task
-                run.suspended[driver] = None
-            task.add_done_callback(driver.task_ended)
-            task.set_name(name)
-        except BaseException as exception:
-            error = exception
-        if error is not None:
-            if driver is None:
-                run.break_down(error)
-                run.hold(index)
-            elif task is not None:
-                run.break_down(error)
-                task.add_done_callback(driver.task_ended)  # which hears of one end alone
-            elif driver.begun:
-                run.break_down(error)
-            else:
-                driver.never_called(error)
-        if len(run.suspended) >= run.places or run.deferred:
-            break
-
-
-if sys.version_info >= (3, 12):
-    start_ready = start_ready_eagerly
-    FirstDriver: type[Driver] = Driver  # which is called on the stack of whoever starts it
-else:
-    start_ready = start_ready_early
-    FirstDriver = EarlyDriver
+            step = getattr(driver, "first_step", None)
+            if step is not None:
+                del driver.first_step
+                step()  # which ends its asyncio.Task: there is nothing left to do

@@ -1,0 +1,45 @@
+"""What tools see of a driver: the coroutine that it stands in for."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .calls import code_of
+from .work import FUNCTION, USERS_NAME
+
+# What a coroutine has, and what a driver shows while it has none.
+_WITHOUT: Final[dict[str, Any]] = {
+    "cr_await": None,
+    "cr_code": None,
+    "cr_frame": None,
+    "cr_origin": None,
+    "cr_state": None,  # from 3.15 on
+    "cr_suspended": False,
+}
+
+
+def seen(driver: Any, name: str) -> Any:
+    """Return an attribute of the coroutine that a driver stands in for.
+
+    Before there is one, and of a plain function, the name and the code are the function's. Raises
+    an `AttributeError` for what a coroutine has not.
+    """
+    if name == "cr_running":
+        return driver.is_running()
+    coroutine, run = driver.coroutine, driver.run
+    if coroutine is not None:
+        return getattr(coroutine, name)
+    if run is not None and name in ("__name__", "__qualname__", "cr_code"):
+        work = run.plan.phases[run.number].work[driver.index]
+        if name == "cr_code":
+            return code_of(work[FUNCTION])
+        users_name = work[USERS_NAME]
+        return users_name if name == "__qualname__" else users_name.rpartition(".")[2]
+    if name not in _WITHOUT:
+        raise AttributeError(f"a driver has no attribute {name!r}")
+    return _WITHOUT[name]
+
+
+def of_coroutine(name: str) -> Any:
+    """Return a property of a driver that shows this attribute of its coroutine."""
+    return property(lambda driver: seen(driver, name))
