@@ -18,7 +18,7 @@ from .common.order import PHASES
 from .engine import stack
 from .engine.calls import as_coroutine, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
-from .engine.driver import DriverBase, can_catch_first_steps
+from .engine.driver import STATES, DriverBase, can_catch_first_steps
 from .engine.exceptions import chain, hide_engine
 from .engine.limited import UNSET as UNSET_DEADLINE
 from .engine.limited import AttemptsBase
@@ -72,6 +72,17 @@ cdef enum How:
     CALL
     SEND
     THROW
+
+cdef enum State:  # of a driver
+    NEW
+    STEPPING
+    SUSPENDED
+    PAUSING
+    HOLDING
+    BREAKING
+    ENDED
+
+assert STATES == ("new", "stepping", "suspended", "pausing", "holding", "breaking", "ended")
 
 cdef enum:
     PRE = 0
@@ -312,10 +323,8 @@ cdef class Run:
             factory = self.loop.get_task_factory()
             if factory is not None and factory is not EAGER_FACTORY:
                 start_by_factory(self)
-            elif EAGER_START:
-                start_ready_eagerly(self)
             else:
-                start_ready_early(self)
+                start_ready(self)
         finally:
             sdax_pumps -= 1
             self.pumping = False
@@ -521,9 +530,7 @@ cdef class Run:
         return self.take() if self.taken < self.places and self.is_ready() else -1
 
     cpdef Driver lone_driver(self, Py_ssize_t index):
-        cdef Driver driver = new_driver(self)
-        driver.index = index
-        driver.taken = True
+        cdef Driver driver = new_driver(self, index)
         driver.shared = False
         driver.lone = True
         return driver
@@ -573,6 +580,9 @@ cdef class Driver:
     disturb = DriverBase.disturb
     refuse_running = DriverBase.refuse_running
     close = DriverBase.close
+    begun = DriverBase.begun
+    passes_by = DriverBase.passes_by
+    has_broken = DriverBase.has_broken
     task_ended = DriverBase.task_ended
     place = AttemptsBase.place
     covers = AttemptsBase.covers
@@ -597,14 +607,11 @@ cdef class Driver:
     cdef Driver preceding
     cdef Driver following
     cdef bint linked  # among the suspended ones of the run
-    cdef readonly bint begun
+    cdef State state_now
     cdef bint taken  # its function, and not yet called
-    cdef bint stepping
     cdef bint lone  # in an asyncio.Task of a task factory's
     cdef bint shared  # as long as no function has suspended
-    cdef object resource  # that is held, or is cleaned up
-    cdef bint holding  # until its turn comes
-    cdef bint breaking  # cleaned up before its turn
+    cdef readonly object resource  # that is held, or is cleaned up
     cdef void *weakrefs  # of the asyncio.Task that no function has taken hold of
     cdef Py_ssize_t references
     cdef Py_ssize_t own_references
@@ -621,7 +628,6 @@ cdef class Driver:
     cdef double delay  # of the pause
     cdef readonly double awaited  # the deadline
     cdef bint wants_timer  # none is set yet for the deadline
-    cdef bint pausing
     cdef bint leftover  # a cancellation that the attempt before the pause asked for is to come
     cdef public bint expired
     cdef public bint timed_out
@@ -632,6 +638,11 @@ cdef class Driver:
     cdef public Py_ssize_t cancelling  # requests that earlier attempts have left open
     cdef public long long serial  # of the timer that is set
     cdef object __weakref__
+
+    @property
+    def state(self):
+        """One of `STATES`."""
+        return STATES[self.state_now]
 
     @property
     def limits(self):
@@ -648,18 +659,26 @@ cdef class Driver:
         if moment is not None:
             self.awaited = moment
 
-    cdef object begin(self, task):
+    cdef object begin(self):
         """Call functions until one suspends, and return the future that it waits for."""
-        self.begun = True
-        self.task = task
-        self.weakrefs = sdax_weakrefs(task)
-        self.references = Py_REFCNT(self.task) if SHARING else -1
-        self.own_references = Py_REFCNT(self)
-        self.context_references = Py_REFCNT(self.context)
-        self.in_shelter = self.run.interrupted and self.run.number == POST
+        cdef Run run = self.run
+        if self.lone:
+            try:
+                self.task = current_task(run.loop)
+                if self.task is not None:
+                    self.task.set_name((<tuple>run.work[self.index])[TASK_NAME])
+            except BaseException as error:
+                run.break_down(error)
+        else:
+            self.task = current_task(run.loop)
+            self.weakrefs = sdax_weakrefs(self.task)
+            self.references = Py_REFCNT(self.task) if SHARING else -1
+            self.own_references = Py_REFCNT(self)
+            self.context_references = Py_REFCNT(self.context)
+        self.in_shelter = run.interrupted and run.number == POST
         self.taken = False
         yielded = self.step(CALL, None)
-        if self.run is not None and not self.holding:
+        if self.run is not None and self.state_now != HOLDING:
             self.suspend()
         return yielded
 
@@ -693,6 +712,7 @@ cdef class Driver:
         """Let go of everything: there is nothing more to call."""
         if not self.shared:
             self.count_out()
+        self.state_now = ENDED
         self.run = None
         self.task = None
         self.context = None
@@ -926,13 +946,13 @@ cdef class Driver:
         """Wait before the next attempt: return what to wait for."""
         cdef Run run = self.run
         error = self.error
-        self.pausing = True
         try:
             if run.watch is not None and not self.falls_back:
                 run.tell("retry_scheduled", *self.place(), self.delay, error)
             if self.task._must_cancel:
                 # The attempt that is over asked for it, or a group inside of it.
                 self.leftover = True
+                self.state_now = PAUSING
                 return None
             return self.wait()
         except BaseException as exception:
@@ -942,6 +962,7 @@ cdef class Driver:
     cdef object wait(self):
         """Return what to wait for in a pause."""
         cdef Run run = self.run
+        self.state_now = PAUSING
         if self.delay <= 0:
             return None
         self.pause = run.loop.create_future()
@@ -1020,7 +1041,6 @@ cdef class Driver:
         if not self.shared:
             self.count_out()
         self.shared = False
-        self.holding = True
         try:
             run.hold_resource(self.index, resource, self)
             self.end_function(run, value, None, False)
@@ -1028,22 +1048,17 @@ cdef class Driver:
                 run.pump()
         except BaseException as error:
             run.break_down(error)
+        self.state_now = HOLDING
         return resource
 
     cdef object hold_no_more(self, How how, exception):
         """Go on with a resource whose turn has come, or that is broken."""
         cdef Run run = self.run
         resource = self.resource
-        if how == THROW:
-            if run.passes_by(resource):
-                self.task.uncancel()
-                return resource.wait_on()
-            hide_engine(exception)
-            resource.broken = True
-            resource.thrown = exception
-        self.holding = False
+        if how == THROW and self.passes_by(exception):
+            self.state_now = HOLDING
+            return resource
         if not self.linked:
-            self.breaking = True
             resource.limit = run.plan.phases[POST].work[self.index][TIMEOUT]
             return self.break_on(SEND, None)
         self.spared = False
@@ -1052,11 +1067,8 @@ cdef class Driver:
 
     cdef object break_on(self, How how, exception):
         """Clean up a resource that has broken while it was held."""
-        cdef Run run = self.run
-        cdef Py_ssize_t index = self.index
         cdef PyObject *outcome = NULL
         cdef int status
-        cdef bint is_due
         if how == SEND:
             status = PyIter_Send(self.coroutine, None, &outcome)
         else:
@@ -1064,17 +1076,11 @@ cdef class Driver:
         if status == YIELDED:
             value = <object>outcome
             Py_XDECREF(outcome)
+            self.state_now = BREAKING
             return value
-        error = sdax_take_error()  # it never returns
-        is_due = not run.has_held(self)
-        self.release()
-        if is_due:
-            run.failed(index, error)
-        else:
-            run.broke(index, error)
-        if not run.pumping and run.is_ready():
-            run.pump()
+        self.has_broken(sdax_take_error())  # it never returns
         return None
+
     cdef object take_history(self):
         """Return what came before the last attempt, and forget the attempts."""
         history, self.history = self.history, None
@@ -1098,22 +1104,22 @@ cdef class Driver:
             raise
         return 0
 
-    cdef object resume(self, How how, exception):
-        """Go on after a suspension."""
-        if self.holding:
+    cdef object resume(self, State was, How how, exception):
+        """Go on after a suspension, in this state."""
+        if was == HOLDING:
             return self.hold_no_more(how, exception)
-        if self.breaking:
+        if was == BREAKING:
             return self.break_on(how, exception)
         if self.in_shelter:
             if how == THROW and self.spare_surely(exception):
+                self.state_now = was
                 return self.shelter_surely(self.sheltered)
             self.sheltered = None
         if self.leftover:
             self.leftover = False
             if how == SEND or not self.run.is_stopping():
                 return self.wait()
-        if self.pausing:
-            self.pausing = False
+        if was == PAUSING:
             self.pause = None
             self.serial = 0
             if how == SEND:
@@ -1135,7 +1141,6 @@ cdef class Driver:
 
     cpdef int broken(self, Run run, error) except -1:
         """End, for the engine itself has failed, and have the run take stock."""
-        self.stepping = False
         if self.error is not None:
             chain(error, self.error)
             self.error = None
@@ -1155,11 +1160,10 @@ cdef class Driver:
         return DriverBase.catch_first_step(self, callback, *arguments, context=context)
 
     cpdef bint is_open(self) noexcept:
-        """Return True for a function that has begun, also while it waits for its next attempt."""
-        return self.coroutine is not None or self.pausing
+        return self.coroutine is not None or self.state_now in (STEPPING, PAUSING)
 
     cpdef bint is_running(self) except -1:
-        return self.stepping or getattr(self.coroutine, "cr_running", False)
+        return self.state_now == STEPPING or getattr(self.coroutine, "cr_running", False)
 
     cpdef bint has_expired(self) noexcept:
         return self.expired
@@ -1176,12 +1180,12 @@ cdef class Driver:
     def __next__(self):
         cdef Run run = self.run
         cdef PyObject *yielded
-        if self.stepping:
+        if self.state_now == STEPPING:
             raise ValueError("coroutine already executing")
         if run is not None:
-            self.stepping = True
             yielded = (<Guarded>next_step)(self)
-            self.stepping = False
+            if self.state_now == STEPPING:
+                self.state_now = SUSPENDED
             if yielded is NULL:
                 self.broken(run, sdax_take_error())
             else:
@@ -1198,21 +1202,24 @@ cdef class Driver:
 
     def throw(self, exception, value=None, traceback=None):
         cdef Run run = self.run
+        cdef State was
         if self.is_running():
             self.refuse_running()
         if run is not None and self.is_open() and not self.is_stepped_surely():
             return self.disturb(THROW_METHOD, exception)
         if run is not None:
-            if not self.begun:
+            was = self.state_now
+            if was == NEW:
                 self.never_called(exception)
                 raise exception
-            self.stepping = True
+            self.state_now = STEPPING
             try:
-                yielded = self.resume(THROW, exception)
+                yielded = self.resume(was, THROW, exception)
             except BaseException as error:
                 yielded = None
                 self.broken(run, error)
-            self.stepping = False
+            if self.state_now == STEPPING:
+                self.state_now = SUSPENDED
             if self.run is not None:
                 return yielded
         raise StopIteration
@@ -1241,22 +1248,6 @@ cdef class Driver:
         except BaseException as broken:
             self.broken(run, broken)
         return 0
-
-    cdef object begin_alone(self):
-        """Take the first step in an `asyncio.Task` of a task factory's, shared with no other."""
-        self.begun = True
-        try:
-            self.task = current_task(self.run.loop)
-            if self.task is not None:
-                self.task.set_name((<tuple>self.run.work[self.index])[TASK_NAME])
-        except BaseException as error:
-            self.run.break_down(error)
-        self.in_shelter = self.run.interrupted and self.run.number == POST
-        self.taken = False
-        yielded = self.step(CALL, None)
-        if self.run is not None and not self.holding:
-            self.suspend()
-        return yielded
 
 
 # A function as it is called where what it raises is taken like any other outcome: a `try` would
@@ -1309,84 +1300,64 @@ cdef int set_timeout(Driver driver) except -1:
 
 
 cdef object next_step(Driver driver):
-    if driver.begun:
-        return driver.resume(SEND, None)
-    if driver.lone:
-        return driver.begin_alone()
-    return driver.begin(current_task(driver.run.loop))
+    cdef State was = driver.state_now
+    driver.state_now = STEPPING
+    return driver.begin() if was == NEW else driver.resume(was, SEND, None)
 
 
-cdef inline Driver new_driver(Run run):
+cdef inline Driver new_driver(Run run, Py_ssize_t index):
     cdef Driver driver = Driver.__new__(Driver)
     driver.run = run
-    driver.index = -1
+    driver.index = index
+    driver.taken = True
     driver.shared = True
     return driver
 
 
-cdef dict EARLY_TASK = {"loop": None, "name": None, "context": None}
-cdef dict EAGER_TASK = {**EARLY_TASK, "eager_start": True}
+cdef dict TASK_ARGUMENTS = {"loop": None, "name": None, "context": None}
+if EAGER_START:
+    TASK_ARGUMENTS["eager_start"] = True
 
 
-cdef int start_ready_eagerly(Run run) except -1:
-    """Start a driver in a new `asyncio.Task` while there is something to call."""
+cdef int start_ready(Run run) except -1:
+    """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
     cdef Driver driver
-    cdef dict arguments = EAGER_TASK.copy()  # which is less work than to make it again
-    arguments["loop"] = run.loop
-    while run.taken < run.places and run.is_ready():
-        driver = new_driver(run)
-        if (<GuardedStart>start_eagerly)(run, driver, arguments) < 0:
-            start_failed(run, driver, sdax_take_error())
-    return 0
-
-
-cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
-    driver.index = run.take()
-    if run.is_held(driver.index):
-        return clean_up(run, driver)
-    driver.taken = True
-    driver.context = PyContext_Copy(
-        run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
-    )
-    arguments["name"] = (<tuple>run.work[driver.index])[TASK_NAME]
-    arguments["context"] = driver.context
-    PyObject_Call(Task, (driver,), arguments)
-    return 0
-
-
-cdef int clean_up(Run run, Driver driver) except -1:
-    """Have a resource go on in its own `asyncio.Task`."""
-    cdef Py_ssize_t index = driver.index
-    driver.index = -1
-    driver.release()
-    run.clean_up(index)
-    return 0
-
-
-cdef int start_ready_early(Run run) except -1:
-    """Do the same on Python 3.11, where asyncio's own hooks for it cost too much.
-
-    There an `asyncio.Task` gives its first step to the loop's `call_soon`, in whose place the
-    driver catches it. A loop that somebody has given another `call_soon` makes and starts each
-    `asyncio.Task` itself.
-    """
-    cdef Driver driver
-    cdef dict arguments = EARLY_TASK.copy()
+    cdef dict arguments
+    cdef Py_ssize_t index
     loop = run.loop
-    if not can_catch(loop):
-        start_by_factory(run)
-        return 0
-    current = current_tasks.pop(loop, None)
+    current = None
+    if not EAGER_START:
+        if not can_catch(loop):
+            start_by_factory(run)
+            return 0
+        current = current_tasks.pop(loop, None)
+    arguments = TASK_ARGUMENTS.copy()  # which is less work than to make it again
     arguments["loop"] = loop
     try:
         while run.taken < run.places and run.is_ready():
-            driver = new_driver(run)
-            if (<GuardedStart>start_early)(run, driver, arguments) < 0:
+            index = run.take()
+            if run.is_held(index):
+                run.clean_up(index)
+                continue
+            driver = new_driver(run, index)
+            if (<GuardedStart>start)(run, driver, arguments) < 0:
                 start_failed(run, driver, sdax_take_error())
     finally:
         if current is not None:
             current_tasks[loop] = current
     return 0
+
+
+cdef int start(Run run, Driver driver, dict arguments) except -1:
+    driver.context = PyContext_Copy(
+        run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
+    )
+    arguments["name"] = (<tuple>run.work[driver.index])[TASK_NAME]
+    arguments["context"] = driver.context
+    if EAGER_START:
+        PyObject_Call(Task, (driver,), arguments)
+        return 0
+    return start_early(run.loop, driver, arguments)
 
 
 cdef bint can_catch(loop) except -1:
@@ -1401,17 +1372,14 @@ cdef bint can_catch(loop) except -1:
     return True
 
 
-cdef int start_early(Run run, Driver driver, dict arguments) except -1:
-    driver.index = run.take()
-    if run.is_held(driver.index):
-        return clean_up(run, driver)
-    driver.taken = True
-    loop, context = run.loop, PyContext_Copy(
-        run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
-    )
-    driver.context = context
-    arguments["name"] = (<tuple>run.work[driver.index])[TASK_NAME]
-    arguments["context"] = context
+cdef int start_early(loop, Driver driver, dict arguments) except -1:
+    """Do what `eager_start` does from Python 3.12 on, where asyncio's own hooks cost too much.
+
+    An `asyncio.Task` gives its first step to the loop's `call_soon`, in whose place the driver
+    catches it. A loop that somebody has given another `call_soon` makes and starts each
+    `asyncio.Task` itself.
+    """
+    context = driver.context
     loop.call_soon = driver.catch_first_step
     try:
         PyObject_Call(Task, (driver,), arguments)

@@ -32,7 +32,17 @@ from .common.order import PHASES, POST, PRE
 from .engine.attempts import AT_ONCE, History
 from .engine.calls import as_coroutine, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
-from .engine.driver import DriverBase, can_catch_first_steps
+from .engine.driver import (
+    BREAKING,
+    ENDED,
+    HOLDING,
+    NEW,
+    PAUSING,
+    STEPPING,
+    SUSPENDED,
+    DriverBase,
+    can_catch_first_steps,
+)
 from .engine.exceptions import chain, hide_engine, put_after
 from .engine.limited import UNSET, AttemptsBase
 from .engine.losses import Losses, Setbacks
@@ -69,7 +79,7 @@ if hasattr(sys, "getrefcount"):
 __all__ = ["Run"]
 
 NONE_READY: Iterator[int] = iter(())
-ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
+HAS_ENDED: Final = NONE_READY.__next__  # the step of a driver that has nothing left to do
 
 EAGER_START: Final = sys.version_info >= (3, 12)
 EAGER_FACTORY: Final = getattr(asyncio, "eager_task_factory", None)
@@ -428,8 +438,8 @@ class Driver(DriverBase):
         "context",
         "coroutine",
         "first_step",
-        "holding",
         "index",
+        "resource",
         "run",
         "shared",
         "sheltered",
@@ -451,7 +461,7 @@ class Driver(DriverBase):
         self.attempts: Attempts | None = None
         self.coroutine: Any = None
         self.task: Any = None
-        self.holding: Resource | None = None  # the resource that is held, until its turn comes
+        self.resource: Resource | None = None  # that is held, until its turn comes
         self.body = self.call_functions(work)
         self.__next__ = self.body.__next__
 
@@ -555,10 +565,10 @@ class Driver(DriverBase):
                     error = None
                 if attempts is not None:
                     self.attempts = None
-                if kind and self.holding is not None:
+                if kind and self.resource is not None:
                     self.shared = False
                     self.__next__ = self.body.__next__
-                    run.hold_resource(index, self.holding, self)
+                    run.hold_resource(index, self.resource, self)
                 shared = self.shared
                 if not shared:
                     run.suspended.pop(self, None)
@@ -566,7 +576,7 @@ class Driver(DriverBase):
                         asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
                             self.task, run.parent
                         )
-                    if self.holding is None:
+                    if self.resource is None:
                         self.release()
                 if error is not None:
                     if self.coroutine is not None and issubclass(type(error), RecursionError):
@@ -592,7 +602,7 @@ class Driver(DriverBase):
                                 run.ends_early(
                                     index, value, attempts.number, attempts.take_history()
                                 )
-                            if self.holding is not None:
+                            if self.resource is not None:
                                 if run.ready is not NONE_READY and not run.pumping:
                                     run.pump()
                                 yield from self.hold()
@@ -621,7 +631,7 @@ class Driver(DriverBase):
                 if not shared:
                     if run.ready is not NONE_READY and not run.pumping:
                         run.pump()
-                    if self.holding is None:
+                    if self.resource is None:
                         return
                     yield from self.hold()
                     if self.run is None:
@@ -668,7 +678,7 @@ class Driver(DriverBase):
             finally:
                 argument = None
             if type(yielded) is Resource:
-                self.holding = yielded
+                self.resource = yielded
                 return yielded.value
             step = self.coroutine.send
             try:
@@ -686,27 +696,20 @@ class Driver(DriverBase):
 
         If it breaks before, clean it up, and let go of the run.
         """
-        run, index, resource = self.run, self.index, self.holding
+        run, index, resource = self.run, self.index, self.resource
         assert resource is not None
         came = error = None
-        waits_for = resource
         while True:
             try:
-                yield waits_for
+                yield resource
             except BaseException as exception:
                 if type(exception) is GeneratorExit and not self.is_stepped():
                     raise
                 came = exception
-            if came is None or not run.passes_by(resource):
+            if came is None or not self.passes_by(came):
                 break
             came = None
-            self.task.uncancel()
-            waits_for = resource.wait_on()
-        self.holding = None
-        if came is not None:
-            hide_engine(came)
-            resource.broken = True
-            resource.thrown, came = came, None
+        came = self.resource = None
         if self in run.suspended:
             return  # its turn has come
         resource.limit = run.plan.phases[POST].work[index][TIMEOUT]
@@ -716,19 +719,11 @@ class Driver(DriverBase):
             if type(exception) is GeneratorExit and not self.is_stepped():
                 raise
             error = exception
-        is_due = not run.has_held(self)
-        run.suspended.pop(self, None)
-        self.release()
         assert error is not None
         try:
-            if is_due:
-                run.failed(index, error)
-            else:
-                run.broke(index, error)
+            self.has_broken(error)
         finally:
             error = None
-        if run.ready is not NONE_READY and not run.pumping:
-            run.pump()
 
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
@@ -748,7 +743,7 @@ class Driver(DriverBase):
     def begun_with(self, yielded: Any) -> Any:
         """Go on after the first step, which has suspended."""
         run = self.run
-        if self.holding is not None:
+        if self.resource is not None:
             return yielded
         self.__next__ = self.body.__next__ if self.attempts is None else self.resume
         try:
@@ -791,7 +786,7 @@ class Driver(DriverBase):
     def keep_task(self) -> None:
         """Keep the `asyncio.Task` for this function, which has suspended."""
         run = self.run
-        if self.holding is not None:
+        if self.resource is not None:
             return
         self.shared = False
         run.suspended[self] = None
@@ -816,7 +811,7 @@ class Driver(DriverBase):
         except BaseException as error:
             yielded = self.step_again(error)
         try:
-            if self.holding is None:
+            if self.resource is None:
                 attempts.suspended()
         except BaseException as error:
             run.break_down(error)
@@ -845,7 +840,28 @@ class Driver(DriverBase):
     def release(self) -> None:
         """Let go of what leads back here: there is nothing more to call."""
         self.run = self.task = self.context = None
-        self.__next__ = ENDED
+        self.__next__ = HAS_ENDED
+
+    def discard(self) -> None:
+        """Let go of everything, and be suspended no more."""
+        self.run.suspended.pop(self, None)
+        self.release()
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`. Nothing keeps it: a step of `body` takes no more than that."""
+        attempts = self.attempts
+        if self.run is None:
+            return ENDED
+        if self.is_new():
+            return NEW
+        if self.body.gi_running:
+            return STEPPING
+        if attempts is not None and attempts.pausing:
+            return PAUSING
+        if self.resource is not None:
+            return HOLDING
+        return SUSPENDED if self in self.run.suspended else BREAKING
 
     def is_new(self) -> bool:
         """Return True until the first step."""
@@ -868,17 +884,6 @@ class Driver(DriverBase):
         if type(value) is CoroutineType:
             refuse_coroutine(value, self.run.plan.names[self.index], PHASES[self.run.number])
         return value
-
-    def is_open(self) -> bool:
-        """Return True for a function that has begun, also while it waits for its next attempt."""
-        attempts = self.attempts
-        return self.coroutine is not None or (attempts is not None and attempts.pausing)
-
-    def is_running(self) -> bool:
-        body = self.body
-        return (body is not None and body.gi_running) or getattr(
-            self.coroutine, "cr_running", False
-        )
 
     def has_expired(self) -> bool:
         return self.attempts is not None and self.attempts.expired
@@ -936,7 +941,7 @@ class Driver(DriverBase):
         if begins:
             return self.begun_with(yielded)
         try:
-            if attempts is not None and self.holding is None:
+            if attempts is not None and self.resource is None:
                 attempts.suspended()
         except BaseException as error:
             run.break_down(error)
@@ -980,16 +985,14 @@ class Driver(DriverBase):
 class LoneDriver(Driver):
     """A driver whose `asyncio.Task` the loop's task factory makes, and starts when it likes."""
 
-    __slots__ = ("begun",)
+    __slots__ = ()
 
     def __init__(self, run: Run, index: int) -> None:
         super().__init__(run, index, run.phase.work[index], None)
         self.shared = False
-        self.begun = False
         self.__next__ = self.begin
 
     def begin(self) -> Any:
-        self.begun = True
         run = self.run
         try:
             self.task = current_task(run.loop)
@@ -1030,10 +1033,11 @@ class LoneDriver(Driver):
 
     def discard(self) -> None:
         """Let go of everything before the first step."""
-        body, self.body = self.body, None
-        self.run.suspended.pop(self, None)
-        self.release()
-        body.close()  # closed before its first step, it would still hold on to this driver
+        body = self.body
+        super().discard()
+        if not body.gi_running:
+            self.body = None
+            body.close()  # closed before its first step, it would still hold on to this driver
 
 
 class Attempts(AttemptsBase):

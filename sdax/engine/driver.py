@@ -6,12 +6,22 @@ import asyncio
 from asyncio import CancelledError, current_task
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .attempts import History
 from .calls import cancel
-from .exceptions import is_cancellation, put_after
+from .exceptions import hide_engine, is_cancellation, put_after
 from .shelter import sheltered
+
+# The states of a driver. The compiled engine has the same ones, in this order.
+NEW: Final = "new"  # nothing is called yet
+STEPPING: Final = "stepping"  # a function, up to what it waits for next
+SUSPENDED: Final = "suspended"
+PAUSING: Final = "pausing"  # before the next attempt
+HOLDING: Final = "holding"  # a resource, until its turn to be cleaned up comes
+BREAKING: Final = "breaking"  # waits in the cleanup of a resource before its turn
+ENDED: Final = "ended"  # there is nothing left to call
+STATES: Final = (NEW, STEPPING, SUSPENDED, PAUSING, HOLDING, BREAKING, ENDED)
 
 
 class DriverBase:
@@ -26,9 +36,14 @@ class DriverBase:
         context: Any  # that of the asyncio.Task
         coroutine: Any  # that of the function that is under way
         first_step: Any  # on 3.11: kept from the loop
-        begun: bool
+        resource: Any  # that is held, or is cleaned up
         sheltered: Any  # the future that a cleanup waits for, where the end of the loop is near
         spared: bool  # from a cancellation by the end of the loop, once
+
+        @property
+        def state(self) -> str:
+            """One of `STATES`."""
+            raise NotImplementedError
 
         def discard(self) -> Any:
             """Let go of everything, also before the first step."""
@@ -39,14 +54,6 @@ class DriverBase:
         def broken(self, run: Any, error: BaseException) -> Any:
             """End, because the engine itself has failed."""
 
-        def is_open(self) -> bool:
-            """Return True for a function that has begun, also while it waits for a retry."""
-            raise NotImplementedError
-
-        def is_running(self) -> bool:
-            """Return True during a step."""
-            raise NotImplementedError
-
         def has_expired(self) -> bool:
             """Return True once the timer of an attempt has cancelled it."""
             raise NotImplementedError
@@ -55,6 +62,21 @@ class DriverBase:
             """Return the number of the attempt that is under way, or was the last one, and what
             the attempts before it have left."""
             raise NotImplementedError
+
+    # Its state.
+
+    @property
+    def begun(self) -> bool:
+        """True from the first step on."""
+        return self.state != NEW
+
+    def is_open(self) -> bool:
+        """Return True for a function that has begun, also while it waits for its next attempt."""
+        return self.coroutine is not None or self.state in (STEPPING, PAUSING)
+
+    def is_running(self) -> bool:
+        """Return True during a step."""
+        return self.state == STEPPING or getattr(self.coroutine, "cr_running", False)
 
     # The end of the loop.
 
@@ -81,6 +103,33 @@ class DriverBase:
         if future is not None:  # a task that is cancelled is awaited
             future._asyncio_future_blocking = True
         return True
+
+    # A resource that it holds.
+
+    def passes_by(self, exception: BaseException) -> bool:
+        """Return True if a held resource goes on waiting: the end of the loop passes by, once. Else
+        this breaks it."""
+        resource = self.resource
+        if self.run.passes_by(resource):
+            self.task.uncancel()
+            resource.wait_on()
+            return True
+        hide_engine(exception)
+        resource.broken = True
+        resource.thrown = exception
+        return False
+
+    def has_broken(self, error: BaseException) -> None:
+        """Take note of what the cleanup of a resource leaves that has broken while it was held."""
+        run, index = self.run, self.index
+        is_due = not run.has_held(self)
+        self.discard()
+        if is_due:
+            run.failed(index, error)
+        else:
+            run.broke(index, error)
+        if not run.pumping:
+            run.pump()
 
     # Other code may use the `asyncio.Task`, and the coroutine that it finds there.
 
@@ -128,7 +177,7 @@ class DriverBase:
     def task_ended(self, task: Any) -> None:
         """Hear that the `asyncio.Task` has ended, maybe without the driver: where a factory wraps
         it in a coroutine that is cancelled before its first step, or that gives up."""
-        run, index, begun = self.run, self.index, self.begun
+        run, index = self.run, self.index
         if run is None:
             return
         error: BaseException | None = CancelledError()
@@ -137,7 +186,7 @@ class DriverBase:
                 error = task.exception()
             if error is None:
                 error = RuntimeError("its asyncio.Task ended without waiting for it")
-            if not begun:
+            if not self.begun:
                 self.never_called(error)
                 return
             coroutine = self.coroutine
