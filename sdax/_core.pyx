@@ -19,7 +19,7 @@ from .engine import stack
 from .engine.calls import as_coroutine, refuse_coroutine
 from .engine.deadlines import Deadlines, clock_of
 from .engine.driver import STATES, DriverBase, can_catch_first_steps
-from .engine.exceptions import chain, hide_engine
+from .engine.exceptions import chain
 from .engine.limited import UNSET as UNSET_DEADLINE
 from .engine.limited import AttemptsBase
 from .engine.record import Record
@@ -117,7 +117,6 @@ cdef object Task = asyncio.Task
 cdef object current_task = asyncio.current_task
 cdef object get_running_loop = asyncio.get_running_loop
 cdef object FINISH = Finish
-cdef object AbstractEventLoop = asyncio.AbstractEventLoop
 cdef object add_to_awaited_by = None
 cdef object discard_from_awaited_by = None
 cdef dict current_tasks = None  # by loop
@@ -189,6 +188,7 @@ cdef class Run:
     call_later = RunBase.call_later
     go_on = RunBase.go_on
     recount_gates = RunBase.recount_gates
+    wind_up = RunBase.wind_up
     cancel_suspended = RunBase.cancel_suspended
     bounded = RunBase.bounded
     cut_off = RunBase.cut_off
@@ -249,7 +249,7 @@ cdef class Run:
     cdef public object uncalled
     cdef public set due  # the tasks whose functions are due in this phase, or None for all
     cdef public list to_cancel  # drivers of the phase that was stopped, the next one last
-    cdef readonly object deadlines
+    cdef public object deadlines
     cdef object clock  # the loop's, once a timeout asks for it
     cdef readonly object watch
     cdef public bint interrupted  # by its caller, who may not wait any more
@@ -452,22 +452,12 @@ cdef class Run:
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        if self.deadlines is not None:
+        if self.deadlines is not None or self.waiter is not None:
             try:
-                self.deadlines.close()
+                self.wind_up()
             except BaseException as error:
                 self.take_fatal(error)
-                self.deadlines.close()
-            self.deadlines = None
-        waiter = self.waiter
-        if waiter is not None:
-            try:
-                if not waiter.done():
-                    waiter.set_result(None)
-            except BaseException as error:
-                self.take_fatal(error)
-                if not waiter.done():
-                    waiter.set_result(None)  # nobody else would wake the caller up
+                self.wind_up()  # nobody else would wake the caller up
         return 0
 
     cpdef int keep(self, Py_ssize_t index, value) except -1:
@@ -620,7 +610,7 @@ cdef class Driver:
     cdef readonly Py_ssize_t number  # of the attempt
     cdef public object error  # what left the last one
     cdef public object history  # from the first failure on
-    cdef bint is_special  # something may be called in place of the function
+    cdef bint instead  # something may be called in place of the function
     cdef bint falls_back  # what follows is the fallback
     cdef public double began  # the first one
     cdef public double started  # the last one
@@ -740,10 +730,10 @@ cdef class Driver:
                 status = PyIter_Send(self.coroutine, None, &outcome)
             elif how == CALL:
                 status = self.call_function(&outcome)
-                if status == RAISED and self.is_special:
+                if status == RAISED and self.instead:
                     run.break_down(sdax_take_error())  # a call of ours has failed: repeat it
                     status = self.call_function(&outcome)
-                    self.is_special = False
+                    self.instead = False
             else:
                 status = self.throw_into(exception, &outcome)
             error = sdax_take_error() if status == RAISED else None
@@ -809,11 +799,11 @@ cdef class Driver:
         """Call the function and step its coroutine once."""
         cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
-        if self.is_special:
+        if self.instead:
             returned = (<GuardedCall>call_instead)(self, work)
             if returned is NULL:
                 return RAISED
-            self.is_special = False
+            self.instead = False
             instead = <object>returned
             Py_XDECREF(returned)
             if instead is not None:
@@ -870,13 +860,16 @@ cdef class Driver:
         if self.number:
             self.go_on()
         self.number += 1
-        self.is_special = work[IS_SPECIAL] is True or self.history is not None
+        self.instead = work[IS_SPECIAL] is True or (
+            self.history is not None and self.history.covered is not None
+        )
         if run.watch is not None:
             self.tell("attempt_started")
-        if (work[TIMEOUT] is not None or self.is_special) and (<GuardedStep>set_deadline)(self) < 0:
-            run.break_down(sdax_take_error())
-            self.awaited = UNSET
-            self.wants_timer = True
+        if work[TIMEOUT] is not None or self.instead or self.history is not None:
+            if (<GuardedStep>set_deadline)(self) < 0:
+                run.break_down(sdax_take_error())
+                self.awaited = UNSET
+                self.wants_timer = True
         return 0
 
     cdef int tell(self, what) except -1:
@@ -1274,7 +1267,7 @@ cdef int set_deadline(Driver driver) except -1:
     cdef Run run = driver.run
     cdef tuple work = <tuple>run.work[driver.index]
     cdef double now, seconds
-    if driver.is_special:
+    if driver.instead or driver.history is not None:
         driver.begin_special(work)
         return 0
     now = run.now()

@@ -330,21 +330,12 @@ class Run(RunBase):
             self.tell("phase_finished")
         self.over = True
         self.parent = None  # its result may be an error, and by that lead to the run
-        if self.deadlines is not None:
+        if self.deadlines is not None or self.waiter is not None:
             try:
-                self.deadlines.close()
+                self.wind_up()
             except BaseException as error:
                 self.take_fatal(error)
-                self.deadlines.close()
-            self.deadlines = None
-        waiter = self.waiter
-        try:
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-        except BaseException as error:
-            self.take_fatal(error)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)  # nobody else would wake the caller up
+                self.wind_up()  # nobody else would wake the caller up
 
     def keep(self, index: int, value: Any) -> None:
         if self.values is None:

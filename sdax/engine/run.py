@@ -675,6 +675,14 @@ class RunBase:
         except BaseException as error:
             self.break_down(error)
 
+    def wind_up(self) -> None:
+        """Let go of the timers, and wake up the caller."""
+        if self.deadlines is not None:
+            self.deadlines.close()
+            self.deadlines = None
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
     def recount_gates(self) -> None:
         """Find out again what each gate waits for, and queue what should have been opened."""
         called = self.called_by_gates()
