@@ -55,7 +55,6 @@ from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
 from .engine.starting import start_by_factory
 from .engine.variables import Contexts
-from .engine.watch import Watch
 from .engine.work import (
     FEEDS,
     FUNCTION,
@@ -69,6 +68,9 @@ from .engine.work import (
 )
 from .finish import Finish
 from .tasks import TaskFunction
+
+if TYPE_CHECKING:
+    from .engine.watch import Watch
 
 if sys.version_info < (3, 12):
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from typing import (
     NamedTuple,
     NoReturn,
     Self,
+    TypeAlias,
     Unpack,
     cast,
 )
@@ -23,8 +24,6 @@ from .common.text import counted, nearest, shown
 from .engine.graph import plan_graph
 from .engine.outcome import add_lost, conclude, new_waiter, see_through
 from .engine.plan import Plan, plan_levels
-from .engine.watch import Watch
-from .events import ObservedRun, Observer, Observers, TaskInfo, checked_observers
 from .options import (
     NO_OPTIONS,
     ExecuteOrder,
@@ -33,6 +32,7 @@ from .options import (
     LevelOrder,
     OnFailure,
     Options,
+    checked_observer,
     checked_options,
     rechecked,
 )
@@ -43,6 +43,11 @@ from .tasks import AsyncTask
 
 if TYPE_CHECKING:
     from frozendict import frozendict
+
+    from .events import Observer, Observers, TaskInfo
+
+# The fields of a `TaskInfo`.
+Description: TypeAlias = "tuple[Hashable, int | None, tuple[Hashable, ...] | None, bool]"
 
 # Wrong names for methods of a processor, and for methods that a builder does not have.
 _MEANT: Final = dict.fromkeys(
@@ -107,7 +112,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         """
         plan, plain_report, observers = self._shared
         if observer is not None:
-            observers = checked_observers(observer)
+            observers = checked_observer(observer)
         run = self._observed_run(ctx, observers) if observers else Run(plan, ctx)
         del observer, observers  # they may keep the exception, which leads here
         interruption: BaseException | None = None
@@ -173,7 +178,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return same
 
     def _observers(self, observer: Observers | None) -> tuple[Observer, ...] | None:
-        return self._shared.observers if observer is None else checked_observers(observer)
+        return self._shared.observers if observer is None else checked_observer(observer)
 
     def _parts(self, observer: Observers | None) -> Parts:
         plan, report, _ = self._shared
@@ -184,8 +189,12 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return Parts(partial(Run, plan), report, ())
 
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
+        # Runs that nobody observes do without these imports.
+        from .engine.watch import Watch
+        from .events import ObservedRun, TaskInfo
+
         if self._infos is None:
-            self._set_once(_infos=tuple(self._describe_tasks()))
+            self._set_once(_infos=tuple(TaskInfo(*each) for each in self._describe_tasks()))
         assert self._infos is not None
         watch = Watch(ObservedRun(self, ctx, self._infos), self._infos, observers)
         watch.run_started()
@@ -206,8 +215,8 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         def __getattr__(self, name: str) -> NoReturn:
             raise no_attribute(self, name, _MEANT)
 
-    def _describe_tasks(self) -> Iterator[TaskInfo]:
-        """Yield the `TaskInfo` of each task, in the order in which they were added."""
+    def _describe_tasks(self) -> Iterator[Description]:
+        """Yield the fields of each `TaskInfo`, in the order in which the tasks were added."""
         raise NotImplementedError
 
     def _identity(self) -> tuple[Any, ...]:
@@ -307,9 +316,9 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
         return AsyncDagTaskProcessorBuilder(**options)
 
-    def _describe_tasks(self) -> Iterator[TaskInfo]:
+    def _describe_tasks(self) -> Iterator[Description]:
         for task, level in self._added:
-            yield TaskInfo(task.name, level, None, task.required)
+            yield task.name, level, None, task.required
 
     def __repr__(self) -> str:
         counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
@@ -397,9 +406,9 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
         return AsyncDagTaskProcessorBuilder(**options)
 
-    def _describe_tasks(self) -> Iterator[TaskInfo]:
+    def _describe_tasks(self) -> Iterator[Description]:
         for task, depends_on in self._added:
-            yield TaskInfo(task.name, None, depends_on, task.required)
+            yield task.name, None, depends_on, task.required
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))

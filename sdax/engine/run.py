@@ -33,8 +33,10 @@ from .record import Record
 from .resources import Resource, hold
 from .shelter import is_ending
 from .variables import Contexts
-from .watch import Watch
 from .work import FEEDS, FUNCTION, LIMITS, TASK_NAME, USERS_NAME
+
+if TYPE_CHECKING:
+    from .watch import Watch
 
 
 class RunBase:
