@@ -46,7 +46,7 @@ from .engine.driver import (
 from .engine.exceptions import chain, hide_engine, put_after
 from .engine.limited import UNSET, AttemptsBase
 from .engine.losses import Losses, Setbacks
-from .engine.plan import Plan
+from .engine.plan import Plan, Work
 from .engine.record import Record
 from .engine.resources import Resource
 from .engine.run import RunBase
@@ -64,7 +64,6 @@ from .engine.work import (
     TASK_NAME,
     TIMEOUT,
     USERS_NAME,
-    Work,
 )
 from .finish import Finish
 from .tasks import TaskFunction

@@ -13,7 +13,7 @@ from ..common.frozen import Frozen
 from ..common.text import class_name, shown
 from ..limits import is_context_manager, refuse_made_limiter
 from .group import SdaxTaskGroup
-from .work import FUNCTION, KIND, USERS_NAME, Work
+from .work import FUNCTION, KIND, USERS_NAME
 
 
 class WithTaskGroup(Frozen):
@@ -41,7 +41,7 @@ class StoppedError(Exception):
 
 def limited_call(
     limiter: Any,
-    work: Work,
+    work: tuple[Any, ...],
     name: Any,
     phase: str,
     begin_timeout: Callable[..., object],

@@ -9,8 +9,8 @@ from typing import Any
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
 from ..tasks import AsyncTask
-from .plan import Phase, Plan, places_of, plan_levels, stages_of, with_function, work_of
-from .work import FEEDS, replaced
+from .plan import Phase, Plan, places_of, plan_levels, replaced, stages_of, with_function, work_of
+from .work import FEEDS
 
 
 def plan_graph(

@@ -19,8 +19,9 @@ from .attempts import (
 )
 from .calls import cancel, fallback_call, limited_call
 from .exceptions import hide_engine, is_cancellation
+from .plan import Work
 from .record import unasked_cancellation
-from .work import TIMEOUT, USERS_NAME, Work
+from .work import TIMEOUT, USERS_NAME
 
 UNSET: Final = 0.0  # a deadline, for which there was no clock
 

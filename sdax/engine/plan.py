@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from ..common.frozen import Frozen
 from ..common.order import EXECUTE, PHASES, POST, PRE
@@ -13,7 +13,19 @@ from ..functions import PlainFunction, ResourceCleanUp, ResourceSetUp, ThreadFun
 from ..tasks import AsyncTask, TaskFunction
 from .calls import WithTaskGroup, name_of
 from .threads import OwnThreads
-from .work import FEEDS, IS_SPECIAL, LIMITS, OUTCOME, RESOURCE, TIMEOUT, Work, replaced
+from .work import FEEDS, IS_SPECIAL, LIMITS, OUTCOME, RESOURCE, TIMEOUT
+
+Call: TypeAlias = Callable[[Any], Awaitable[Any]]
+# One phase of a task as the engines take it. `work.py` has the names of the fields.
+Work: TypeAlias = tuple[
+    Call, TaskFunction[Any] | None, str, tuple[int, ...], bool | str, float | None, str, bool
+]
+
+
+def replaced(work: Work, field: int, value: object) -> Work:
+    """Return the same work with another value in one field."""
+    fields: Any = (*work[:field], value, *work[field + 1 :])
+    return fields  # type: ignore[no-any-return]
 
 
 class Holding(Frozen):

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import math
-from asyncio import AbstractEventLoop, CancelledError, Future
 from collections.abc import Sequence
-from contextvars import Context
-from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
-from ..errors import SdaxExecutionError
 from ..finish import Finish
-from ..report import RunReport
-from ..states import Outcome
 from .attempts import History, settle_with_budget
 from .calls import cancel
-from .deadlines import Deadlines
 from .exceptions import (
     chain,
     hide_engine,
     is_cancellation,
     is_exception,
     put_after,
-    set_context,
     traceback_of,
 )
+from .held import ResourcesBase
 from .losses import Losses, Setbacks
-from .plan import Plan
 from .record import Record
-from .resources import Resource, hold
 from .shelter import is_ending
-from .variables import Contexts
-from .work import FEEDS, FUNCTION, LIMITS, TASK_NAME, USERS_NAME
-
-if TYPE_CHECKING:
-    from .watch import Watch
+from .work import FEEDS, LIMITS
 
 
-class RunBase:
+class RunBase(ResourcesBase):
     """The part of a run that both engines share: failures, cancellation, and what broke them.
 
     An exception that is raised where it should not be goes to `break_down`. It only keeps the error
@@ -47,61 +34,7 @@ class RunBase:
     cleans up, whatever was interrupted in the middle.
     """
 
-    if not TYPE_CHECKING:
-        __slots__ = ()  # an engine has them
-    else:
-        plan: Plan
-        loop: AbstractEventLoop
-        ctx: Any
-        context: Context
-        contexts: Contexts | None  # once a resource has set a context variable
-        resources: dict[int, Resource] | None  # of which a set-up was called
-        values: dict[int, Any] | None
-        cleanup_ends: float | None  # by the loop's clock, once it has begun
-        watch: Watch | None
-        record: Record | None
-        fatal: BaseException | None  # not an `Exception`, or what broke the engine
-        waiter: Future[None] | None
-        over: bool
-        number: int  # of the phase
-        opened: int  # how many stages of the phase
-        waiting: list[int] | None  # completions that each gate still waits for
-        pending: int  # opened, not yet finished
-        pumping: bool
-        closed: bool  # nothing of this phase is opened any more
-        aborted: bool  # nothing of it is called any more either
-        to_cancel: list[Any] | None  # drivers of the phase that was stopped, the next one last
-        losses: Losses | None
-        uncalled: Sequence[int]
-        due: set[int] | None  # the tasks whose functions are due in this phase, or None for all
-        deadlines: Deadlines | None
-        interrupted: bool  # by its caller, who may not wait any more
-        shaken: bool  # its caller was cancelled once more, in this pass of the loop
-        deferred: bool  # nothing is opened or called until the loop calls `go_on`
-        setbacks: Setbacks | None
-
-        def pump(self) -> Any: ...
-        def advance(self) -> Any: ...
-        def finish(self) -> Any: ...
-        def feed(self, gates: tuple[int, ...]) -> Any: ...
-        def keep(self, index: int, value: Any) -> Any: ...
-        def finished_one(self) -> Any: ...
-        def enter_phase(self, number: int) -> Any: ...
-        def drivers(self) -> list[Any]:  # those of suspended functions, in their order
-            raise NotImplementedError
-
-        def stop_calling(self) -> Any: ...
-        def hold(self, index: int) -> Any: ...
-        def take_left(self) -> list[int]:
-            raise NotImplementedError
-
-        def count_in(self, driver: Any) -> Any: ...
-        def set_contexts(self, contexts: Contexts) -> Any: ...
-        def give_back(self, indices: list[int]) -> Any: ...
-        def called_by_gates(self) -> set[int]:
-            raise NotImplementedError
-
-        def requeue(self, called: set[int], opened: set[int]) -> Any: ...
+    __slots__ = ()  # an engine has them
 
     # For callers that wait for a run.
 
@@ -399,178 +332,6 @@ class RunBase:
     def may_try_again(self, delay: float) -> bool:
         """Return True if `cleanup_timeout` leaves time for another attempt after a pause."""
         return self.cleanup_ends is None or self.loop.time() + delay < self.cleanup_ends
-
-    # Resources.
-
-    def holders(self) -> list[Any]:
-        """Return the drivers of the resources that are held."""
-        resources = (self.resources or {}).values()
-        return [each.driver for each in resources if each.driver is not None]
-
-    def not_held(self, *, broken: bool) -> list[int]:
-        """Return the resources that are not held: because their set-up has not succeeded, or
-        because they are broken, and have been cleaned up."""
-        resources = (self.resources or {}).items()
-        return [index for index, each in resources if each.driver is None and each.broken == broken]
-
-    def set_up(self, index: int) -> CoroutineType[Any, Any, None]:
-        """Return the coroutine of an attempt to set up a resource, which then holds it."""
-        if self.resources is None:
-            self.resources = {}
-        work = self.plan.phases[PRE].work[index]
-        resource = self.resources.get(index)
-        if resource is None:
-            resource = Resource(self.loop, work[FUNCTION].function, self.plan.names[index])
-            self.resources[index] = resource
-        else:
-            resource.begin_again()
-        coroutine: Any = hold(resource, self.ctx)
-        coroutine.__qualname__ = work[USERS_NAME]
-        return coroutine  # type: ignore[no-any-return]
-
-    def hold_resource(self, index: int, resource: Resource, driver: Any) -> None:
-        """Hold a resource that is set up, until `clean_up` is called for it.
-
-        Its driver is not among the suspended ones meanwhile: it takes no place, and nothing of
-        the run cancels it.
-        """
-        resource.driver = driver
-        try:
-            driver.task.set_name(self.plan.phases[PRE].work[index][FUNCTION].held_name)
-            if driver.may_have_set_variables() and (changes := resource.changes()):
-                if self.contexts is None:
-                    self.set_contexts(Contexts(self.plan, self.context))
-                assert self.contexts is not None
-                self.contexts.add(index, changes)
-        except BaseException as error:
-            self.break_down(error)
-
-    def clean_up(self, index: int, soon: bool = False) -> None:
-        """Have a resource go on from its `yield`, if it is held: now, or in its turn of the loop,
-        after others that have not begun."""
-        resource = (self.resources or {}).get(index)
-        try:
-            if resource is None or resource.driver is None:
-                self.leave_out(index)
-                return
-            if not (resource.is_waiting() or resource.postponed):
-                resource.postponed = True
-                self.postpone(index)
-                return
-            driver, resource.driver = resource.driver, None
-            self.count_in(driver)
-            if resource.broken:
-                return  # it is being cleaned up already
-            resource.ask = self.to_throw
-            driver.task.set_name(self.plan.phases[POST].work[index][TASK_NAME])
-        except BaseException as error:
-            self.break_down(error)
-        if resource is not None:
-            try:
-                resource.go_on(soon)
-            except BaseException as error:
-                self.break_down(error)
-
-    def postpone(self, index: int) -> None:
-        """Clean up a resource in the next pass of the loop, because the step that has set it up is
-        not over. Later functions must not overtake it."""
-        left = [index]
-        self.loop.call_soon(self.call_postponed, left, context=self.context.copy())
-        left += self.take_left()
-        self.stop_calling()
-        self.deferred = True
-
-    def call_postponed(self, left: list[int]) -> None:
-        """Go on with what was postponed."""
-        self.deferred = False
-        try:
-            self.give_back([*left, *self.take_left()])
-            if self.setbacks is None:
-                self.pump()
-                return
-        except BaseException as error:
-            self.break_down(error)
-        self.go_on()
-
-    def give_up_resources(self) -> None:
-        """Have what is still held clean up by itself: the run has given up."""
-        for driver in self.holders():
-            cancel(driver.task, self.take_fatal)
-
-    def has_held(self, driver: Any) -> bool:
-        """Return True for the driver of a held resource, and hold it no more."""
-        resource = (self.resources or {}).get(driver.index)
-        if resource is None or resource.driver is not driver:
-            return False
-        resource.driver = None
-        return True
-
-    def leave_out(self, index: int) -> None:
-        """Go on without the cleanup of a resource that was never held, or has broken since."""
-        if self.record is None or self.plan.key(POST, index) not in self.record.phases:
-            self.write("skipped", POST, [index])
-        if self.waiting is not None:
-            self.feed(self.plan.phases[POST].work[index][FEEDS])
-        self.finished_one()
-
-    def passes_by(self, resource: Resource) -> bool:
-        """Return True if a cancellation leaves a held resource alone, once: the loop ends and
-        cancels all tasks, the caller's among them, and the cleanup is to come."""
-        waiter = self.waiter
-        is_coming = self.over or self.interrupted or waiter is None or waiter.cancelled()
-        if not resource.spared and is_coming and self.is_alone():
-            resource.spared = True
-            return True
-        return False
-
-    def broke(self, index: int, error: BaseException) -> None:
-        """Take note of a resource that has broken while it was held, and stop the run."""
-        hide_engine(error)
-        if not is_exception(error) and not is_cancellation(error):
-            self.take_fatal(error, POST, index)
-        if not self.write("failed", POST, index, 1, error):
-            assert self.fatal is not None
-            chain(self.fatal, error)
-        if not self.plan.keeps_going or self.fatal is not None:
-            self.abort()
-        if not self.over and not self.pending:
-            self.advance()
-
-    def to_throw(self) -> BaseException | None:
-        """Return what to raise in a resource whose turn has come."""
-        try:
-            if self.record is None and not self.is_cut_short():
-                return None
-            return self.outcome().exception
-        except BaseException as error:
-            self.break_down(error)
-        return CancelledError()  # so that it is never told of a success by mistake
-
-    def is_cut_short(self) -> bool:
-        """Return True if the run is not completed: its caller may be about to hear of it, or an
-        exception came that is not an `Exception`."""
-        waiter = self.waiter
-        return (
-            self.interrupted
-            or self.fatal is not None
-            or (waiter is not None and waiter.cancelled())
-        )
-
-    def outcome(self) -> Outcome:
-        """Return how the run has gone so far."""
-        record, cancelled = self.record, self.is_cut_short()
-        failures = () if record is None else tuple(record.failures)
-        exception: BaseException | None = None
-        if failures:
-            assert record is not None
-            report: RunReport[Any] = RunReport(self.plan, self.values, record.so_far())
-            exception = SdaxExecutionError.from_failures(failures, report)
-        if cancelled:
-            cancellation = CancelledError()
-            if exception is not None:
-                set_context(cancellation, exception)
-            exception = cancellation
-        return Outcome(bool(failures), cancelled, failures, exception)
 
     # Exceptions that are raised where they should not be.
 
