@@ -357,7 +357,7 @@ cdef class Run:
             self.held = None
         return index
 
-    cpdef int hold(self, Py_ssize_t index) except -1:
+    cpdef int put_back(self, Py_ssize_t index) except -1:
         """Keep what was taken and not called, to be taken again."""
         if self.held is None:
             self.held = []
@@ -1139,7 +1139,7 @@ cdef class Driver:
             self.error = None
         run.break_down(error)
         if self.taken:
-            run.hold(self.index)
+            run.put_back(self.index)
             self.taken = False
         if self.run is not None:
             self.release()

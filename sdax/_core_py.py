@@ -393,7 +393,7 @@ class Run(RunBase):
     def stop_calling(self) -> None:
         self.held, self.ready = self.ready, NONE_READY
 
-    def hold(self, index: int) -> None:
+    def put_back(self, index: int) -> None:
         """Keep what was taken and not called, to be called by the event loop."""
         self.defer()
         self.held = one_after_another([index], self.held)
@@ -642,7 +642,7 @@ class Driver(DriverBase):
                 put_after(broken, error)
             self.broken(run, broken)
             if waits:
-                run.hold(index)
+                run.put_back(index)
         finally:
             del broken
             error = None
@@ -739,7 +739,7 @@ class Driver(DriverBase):
             return yielded
         self.__next__ = self.body.__next__ if self.attempts is None else self.resume
         try:
-            self.keep_task()
+            self.suspend()
             if self.attempts is not None:
                 self.attempts.suspended()
         except BaseException as error:
@@ -775,7 +775,7 @@ class Driver(DriverBase):
         finally:
             del error, exception
 
-    def keep_task(self) -> None:
+    def suspend(self) -> None:
         """Keep the `asyncio.Task` for this function, which has suspended."""
         run = self.run
         if self.resource is not None:
@@ -845,10 +845,10 @@ class Driver(DriverBase):
         attempts = self.attempts
         if self.run is None:
             return ENDED
-        if self.is_new():
-            return NEW
         if self.body.gi_running:
             return STEPPING
+        if self.is_new():
+            return NEW
         if attempts is not None and attempts.pausing:
             return PAUSING
         if self.resource is not None:
@@ -856,7 +856,7 @@ class Driver(DriverBase):
         return SUSPENDED if self in self.run.suspended else BREAKING
 
     def is_new(self) -> bool:
-        """Return True until the first step."""
+        """Return True until the first step, and during it."""
         return not self.body.gi_suspended and self.body.gi_frame is not None
 
     def broken(self, run: Run, error: BaseException) -> None:
@@ -1021,7 +1021,7 @@ class LoneDriver(Driver):
             run.never_called(index, error)
         except BaseException as broken:
             run.break_down(broken)
-            run.hold(index)
+            run.put_back(index)
 
     def discard(self) -> None:
         """Let go of everything before the first step."""
@@ -1300,7 +1300,7 @@ def start_ready(run: Run) -> None:
                         # Not even a frame was left for what should have caught its error.
                         raise_error_of(task)
                     if not by_step:
-                        driver.keep_task()
+                        driver.suspend()
             except BaseException as error:
                 if driver is None or driver.is_new():
                     run.ready = one_after_another((index,), run.ready)

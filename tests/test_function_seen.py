@@ -8,13 +8,14 @@ import functools
 import inspect
 import io
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import build, current, error_of, nothing, spawn, task, until
-from sdax import TaskFunction, task_group_func, task_sync_func, task_thread_func
+from sdax import TaskFunction, resource, task_group_func, task_sync_func, task_thread_func
 
 
 async def user_code(gate: asyncio.Event) -> None:
@@ -60,6 +61,50 @@ async def test_repr_and_stack_show_the_users_code() -> None:
         assert coroutine.__qualname__.endswith("users_function")
     gate.set()
     await run
+
+
+async def test_both_engines_name_the_states_of_a_driver_alike() -> None:
+    drivers: dict[str, Any] = {}
+    seen: list[str] = []
+
+    async def suspends(ctx: Any) -> None:
+        drivers["suspended"] = current().get_coro()
+        seen.append(drivers["suspended"].state)
+        await asyncio.Event().wait()
+
+    async def fails_once(ctx: Any) -> None:
+        if "pausing" not in drivers:
+            drivers["pausing"] = current().get_coro()
+            raise ConnectionError
+
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        drivers["holding"] = current().get_coro()
+        yield
+
+    retried = TaskFunction(fails_once, retries=1, initial_delay=3600.0)
+    tasks = [resource("R", held), task("A", suspends), task("B", retried)]
+    run = spawn(build(tasks))
+    await until(lambda: len(drivers) == 3)
+    assert {name: driver.state for name, driver in drivers.items()} == {
+        name: name for name in drivers
+    }
+    run.cancel()
+    await error_of(run)
+    assert seen == ["stepping"]
+    assert {driver.state for driver in drivers.values()} == {"ended"}
+
+
+async def test_a_driver_is_new_until_the_factorys_task_calls_it() -> None:
+    made: list[str] = []
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        if hasattr(coroutine, "state"):
+            made.append(coroutine.state)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    asyncio.get_running_loop().set_task_factory(factory)
+    await build([task("A", nothing)]).process_tasks(None)
+    assert made == ["new"]
 
 
 async def test_repr_of_tasks_at_any_time() -> None:

@@ -392,7 +392,7 @@ class RunBase(ResourcesBase):
             return False
         again.add(index)
         try:
-            self.hold(index)
+            self.put_back(index)
         except BaseException:
             again.discard(index)
             raise

@@ -34,7 +34,7 @@ def start_by_factory(run: Any) -> None:
         if error is not None:
             if driver is None:
                 run.break_down(error)
-                run.hold(index)
+                run.put_back(index)
             elif task is not None:
                 run.break_down(error)
                 if not driver.begun:
