@@ -1,4 +1,4 @@
-"""What the shared parts of a run know of it, whichever engine it is of."""
+"""The attributes of a run, and the calls between its shared parts, for both engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RunFace:
-    """The attributes of a run, and what its parts ask of each other."""
+    """The attributes of a run, and the methods that its shared parts call."""
 
     if not TYPE_CHECKING:
         __slots__ = ()  # an engine has the attributes

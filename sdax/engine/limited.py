@@ -66,7 +66,8 @@ class AttemptsBase:
         self.started = now = run.now()
         if self.history is None:
             self.began = now
-            deadline = None if work[TIMEOUT] is None else moment(now, work[TIMEOUT])
+            timeout = work[TIMEOUT]
+            deadline = None if timeout is None else moment(now, timeout)
         else:
             covers = self.covers()
             waits = limits.limiter is not None and not covers
@@ -173,7 +174,7 @@ class AttemptsBase:
             return unasked_cancellation(run.plan, run.number, self.index, error)
         return error
 
-    # What comes after a failure.
+    # Another attempt, the fallback or nothing, after a failure.
 
     def what_follows(self) -> tuple[float | None, bool]:
         """Return the seconds before the next attempt, if there is one, and whether the fallback

@@ -1,4 +1,4 @@
-"""What tools see of a driver: the coroutine that it stands in for."""
+"""The attributes of a driver that tools look at, and in which it stands for a coroutine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 from .calls import code_of
 from .work import FUNCTION, USERS_NAME
 
-# What a coroutine has, and what a driver shows while it has none.
+# Attributes of a coroutine, with the values that a driver has while it has no coroutine.
 _WITHOUT: Final[dict[str, Any]] = {
     "cr_await": None,
     "cr_code": None,
