@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from asyncio import AbstractEventLoop, CancelledError, Task, current_task
+from asyncio import CancelledError, Task, current_task
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextvars import Context, copy_context
@@ -1264,7 +1264,11 @@ SHARING: Final = may_share("Python", traces if hasattr(sys, "getrefcount") else 
 
 
 def start_ready(run: Run) -> None:
-    """Start a driver in a new `asyncio.Task` while there is something to call, and a place."""
+    """Start a driver in a new `asyncio.Task` while there is something to call, and a place.
+
+    Python 3.11 has no `eager_start`. There asyncio's hooks for tasks of other makers do the same. A
+    loop that somebody has given another `call_soon` makes and starts each `asyncio.Task` itself.
+    """
     loop = run.loop
     if not EAGER_START and not can_catch_first_steps(loop):
         start_by_factory(run)
@@ -1294,7 +1298,17 @@ def start_ready(run: Run) -> None:
                         driver, loop=loop, name=name, context=context, eager_start=True
                     )
                 else:
-                    task = start_early(driver, loop, name, context)
+                    # An asyncio.Task gives its first step to the loop's `call_soon`, in whose place
+                    # the driver catches it. In a function of its own this would need a frame more,
+                    # and near the recursion limit leave an asyncio.Task behind that is half made.
+                    loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
+                    try:
+                        task = Task(driver, loop=loop, name=name, context=context)
+                    finally:
+                        del loop.call_soon
+                    driver.task = task
+                    context.run(driver.first_step)
+                    del driver.first_step
                 if driver.run is not None:
                     if task.done():
                         # Not even a frame was left for what should have caught its error.
@@ -1310,24 +1324,6 @@ def start_ready(run: Run) -> None:
     finally:
         if current is not None:
             _current_tasks[loop] = current
-
-
-def start_early(driver: Driver, loop: AbstractEventLoop, name: str, context: Context) -> Task[Any]:
-    """Do what `eager_start` does from Python 3.12 on, with asyncio's hooks for tasks of others.
-
-    An `asyncio.Task` gives its first step to the loop's `call_soon`, in whose place the driver
-    catches it. A loop that somebody has given another `call_soon` makes and starts each
-    `asyncio.Task` itself.
-    """
-    loop.call_soon = driver.catch_first_step  # type: ignore[assignment, method-assign]
-    try:
-        task: Task[Any] = Task(driver, loop=loop, name=name, context=context)
-    finally:
-        del loop.call_soon
-    driver.task = task
-    context.run(driver.first_step)
-    del driver.first_step
-    return task
 
 
 def raise_error_of(task: Task[Any]) -> NoReturn:
