@@ -173,11 +173,11 @@ def keep_lines(folder: Folder, data: Path) -> None:
             for line, tests in measured.contexts_by_lineno(name).items():
                 for test in tests:
                     of_module[test] |= 1 << line
-    for module, tests in lines.items():
+    for module, masks in lines.items():
         path = folder.lines / f"{module}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         before = json.loads(path.read_text()) if path.exists() else {}
-        merged = {**before, **{test: f"{mask:x}" for test, mask in tests.items()}}
+        merged = {**before, **{test: f"{mask:x}" for test, mask in masks.items()}}
         path.write_text(json.dumps(merged))
 
 
@@ -394,7 +394,7 @@ def known_results(folder: Folder, tests: str, modules: dict[str, str]) -> dict[K
 
 
 def import_what_tests_need() -> None:
-    """Import modules that have nothing to do with sdax, which each process imports anew."""
+    """Import modules that have nothing to do with sdax, which each process would import again."""
     for name in IMPORTED:
         with suppress(ImportError):
             importlib.import_module(name)

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-CONTRARY = {
+CONTRARY: dict[type, tuple[str, str]] = {
     ast.Eq: ("==", "!="),
     ast.NotEq: ("!=", "=="),
     ast.Is: ("is", "is not"),
@@ -35,13 +35,13 @@ CONTRARY = {
     ast.Gt: (">", "<="),
     ast.GtE: (">=", "<"),
 }
-LIMIT = {
+LIMIT: dict[type, tuple[str, str]] = {
     ast.Lt: ("<", "<="),
     ast.LtE: ("<=", "<"),
     ast.Gt: (">", ">="),
     ast.GtE: (">=", ">"),
 }
-ARITHMETIC = {
+ARITHMETIC: dict[type, tuple[str, str]] = {
     ast.Add: ("+", "-"),
     ast.Sub: ("-", "+"),
     ast.Mult: ("*", "/"),
@@ -319,7 +319,7 @@ class _Finder(ast.NodeVisitor):
     def limits(self, node: ast.Compare) -> None:
         self.swapped(node, LIMIT)
 
-    def swapped(self, node: ast.Compare, table: dict[type, tuple[str, str]]) -> None:
+    def swapped(self, node: ast.Compare, table: Mapping[type, tuple[str, str]]) -> None:
         left = node.left
         for operator, right in zip(node.ops, node.comparators, strict=True):
             if type(operator) in table:
@@ -379,7 +379,7 @@ class _Finder(ast.NodeVisitor):
         """Leave the text of messages."""
 
     def visit_Call(self, node: ast.Call) -> None:
-        before = node.args[-1] if node.args else node.func
+        before: ast.expr | ast.keyword = node.args[-1] if node.args else node.func
         for keyword in node.keywords:
             if keyword.arg is not None:
                 start, end = self.span(keyword)
@@ -391,7 +391,7 @@ class _Finder(ast.NodeVisitor):
                     rest = self.text[end:].lstrip()
                     comma = self.text.index(b",", end) + 1 if rest[:1] == b"," else end
                     self.change(start, comma, "")
-            before = keyword  # type: ignore[assignment]
+            before = keyword
         self.generic_visit(node)
 
 
