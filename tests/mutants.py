@@ -24,6 +24,7 @@ import gc
 import hashlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -186,6 +187,7 @@ class Recorded:
     """Which tests run a line, and how long they take."""
 
     folder: Folder
+    longest: float  # seconds of a test that is used
     durations: dict[str, float] = field(init=False)
     failed: set[str] = field(init=False)
 
@@ -214,7 +216,7 @@ class Recorded:
         return self.in_batches(mutation.module, [each for each in tests if self.usable(each)])
 
     def usable(self, test: str) -> bool:
-        return test in self.durations and test not in self.failed
+        return self.durations.get(test, math.inf) <= self.longest and test not in self.failed
 
     def in_batches(self, module: str, tests: list[str]) -> list[list[str]]:
         tests.sort(key=lambda test: self.durations[test])
@@ -435,6 +437,13 @@ def arguments_of(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--module", nargs="+", metavar="FILE", help="such as sdax/budget.py (default: all of sdax)"
     )
+    parser.add_argument(
+        "--longest",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="leave out tests that took longer when they were recorded (default: 2)",
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutants")
     return parser.parse_args(given)
 
@@ -446,7 +455,7 @@ def main(given: Sequence[str] | None = None) -> int:
         str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("sdax/**/*.py"))
     ]
     record(folder, arguments.jobs)
-    recorded = Recorded(folder)
+    recorded = Recorded(folder, arguments.longest)
     found = [each for name in names for each in mutations_of(name, (ROOT / name).read_text())]
     equivalent = {each.key for each in equivalents_in(EQUIVALENT)}
     for stale in sorted(

@@ -40,6 +40,7 @@ LEFT_OUT = [
     "load",
     "many_clusters",
     "monte_carlo",
+    "mutants",
     "page_in_browser",
     "perfetto",
     "project",

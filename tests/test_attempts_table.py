@@ -12,7 +12,13 @@ import pytest
 
 from sdax import RetryableException, RetryBudget, TaskFunction
 from sdax.clients import retry_after
-from sdax.engine.attempts import Next, after_failure, after_timeout, settle_with_budget
+from sdax.engine.attempts import (
+    Next,
+    after_failure,
+    after_timeout,
+    limit_of,
+    settle_with_budget,
+)
 
 FACTOR = 0.75  # in place of what lies between 0.5 and 1.0
 
@@ -316,3 +322,19 @@ async def test_an_attempt_that_is_cut_off(cut: Cut) -> None:
         assert left.__context__ is before
         notes = [] if before is None else [f"the attempt before it raised {before!r}"]
         assert getattr(left, "__notes__", []) == notes
+
+
+@pytest.mark.parametrize(
+    ("started", "deadline", "covers", "seconds", "message"),
+    [
+        (100.0, 101.0, False, 1.0, "timed out after 1.0 s"),
+        (100.0, 100 + 4 / 3, False, 4 / 3, f"timed out after total_timeout={4 / 3} s"),
+        (101.0, 100 + 4 / 3, False, 0.333333, f"timed out after total_timeout={4 / 3} s"),
+        (101.0, 102.0, True, 1.0, "the fallback timed out after 1.0 s"),
+    ],
+)
+def test_the_limit_that_cuts_off(
+    started: float, deadline: float, covers: bool, seconds: float, message: str
+) -> None:
+    function = TaskFunction(call, timeout=1.0, total_timeout=4 / 3)
+    assert limit_of(function, 100.0, started, deadline, covers) == (seconds, message)

@@ -140,6 +140,16 @@ async def test_the_order_of_completion_does_not_matter(delays: tuple[int, int]) 
     }
 
 
+async def test_the_order_of_adding_does_not_matter() -> None:
+    seen = Seen()
+    await graph(
+        (resource("Q", setting("Q's")), ["R"]),
+        resource("R", setting("R's")),
+        (seen.task("A"), ["Q", "R"]),
+    ).process_tasks(None)
+    assert set(seen.values()) == {"Q's"}
+
+
 async def test_a_context_manager_may_set_it() -> None:
     seen = Seen()
     manager = asynccontextmanager(setting("R's"))
