@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +257,8 @@ def test_what_a_function_that_is_asked_raises(
     error = ConnectionError()
     following = decide(error, **limits)
     assert following == Next(following.error)
+    frames = traceback.extract_tb(following.error.__traceback__)
+    assert [frame.name for frame in frames] in ([], ["fails"])  # none of the engine's
     with pytest.raises(kind, match=message):
         raise following.error
     assert following.error.__context__ is error

@@ -136,6 +136,15 @@ def test_a_clock_that_goes_backwards() -> None:
     assert withdrawn(budget) == 2
 
 
+def test_a_thread_that_read_the_clock_earlier() -> None:
+    budget, clock = budget_of(1, 0)
+    deposit(budget, 1)
+    clock.now -= 500
+    deposit(budget, 1)
+    clock.now += 500
+    assert withdrawn(budget) == 2
+
+
 class Model:
     """The same, in the simplest way: a list of what was done, and when."""
 

@@ -235,6 +235,7 @@ async def test_cancelling_the_caller_cancels_all_calls_and_waits_for_them() -> N
     waits.cancel("again")  # which makes nothing end earlier, and nothing be cancelled twice
     error = await error_of(waits)
     assert isinstance(error, asyncio.CancelledError)
+    assert error.__context__ is None  # but not those that the calls were cancelled with
     assert sorted(calls.events[2:]) == [(1.5, "0 cancelled"), (1.5, "1 cancelled")]
     assert len(asyncio.all_tasks()) == 1
 
@@ -253,6 +254,24 @@ async def test_cancelling_a_run() -> None:
     running.cancel()
     assert isinstance(await error_of(running), asyncio.CancelledError)
     assert {*cleaned_up} >= {"0 cancelled", "1 cancelled"}
+
+
+async def test_a_call_that_fails_just_as_the_caller_is_cancelled() -> None:
+    gate = asyncio.Event()
+    started: list[None] = []
+
+    async def fail(ctx: Any) -> None:
+        started.append(None)
+        await gate.wait()
+        raise Broken
+
+    waits = asyncio.ensure_future(hedged(fail, 60.0, attempts=3)(None))
+    await until(lambda: started)
+    await passes(2)
+    gate.set()
+    waits.cancel()
+    assert isinstance(await error_of(waits), asyncio.CancelledError)
+    assert len(started) == 1
 
 
 @virtual_clock

@@ -125,7 +125,7 @@ def cover(*_: Any) -> str:
         ),
         ({"retry_after": 2.0}, TypeError, "retry_after must be a function .* got 2.0"),
         ({"retry_after": nothing}, TypeError, "retry_after must be a plain function"),
-        ({"limiter": 5}, TypeError, "limiter must be an async context manager.* got 5"),
+        ({"limiter": 5}, TypeError, "limiter must be an async context manager.* got 5$"),
         (
             {"limiter": threading.Lock()},
             TypeError,
