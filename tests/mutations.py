@@ -11,7 +11,7 @@ Each change is one of these:
 - a `finally` does nothing, and an `except` raises what it has caught;
 - a call has one keyword argument less.
 
-Annotations, docstrings, decorators and the text of messages stay as they are. So does the only
+Annotations, docstrings, decorators, assertions and the text of messages stay as they are. So does the only
 assignment of a local variable, because every test would fail without it.
 """
 
@@ -52,7 +52,7 @@ ARITHMETIC: dict[type, tuple[str, str]] = {
     ast.BitAnd: ("&", "|"),
     ast.BitOr: ("|", "&"),
 }
-REMOVED = (ast.Expr, ast.AugAssign, ast.Raise, ast.Delete, ast.Assert, ast.Continue, ast.Break)
+REMOVED = (ast.Expr, ast.AugAssign, ast.Raise, ast.Delete, ast.Continue, ast.Break)
 SWITCHES = ("TYPE_CHECKING", "version_info", "platform")  # conditions of other Pythons
 Key = tuple[str, str, str, str]  # module, function, before and after: no line, which changes
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -245,6 +245,9 @@ class _Finder(ast.NodeVisitor):
         if operator is not None:
             self.between(node.target, node.value, operator[0] + "=", operator[1] + "=")
         self.visit(node.value)
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        """Leave it: it tells type checkers what is so anyway."""
 
     def visit_Return(self, node: ast.Return) -> None:
         if node.value is None:

@@ -17,6 +17,7 @@ from helpers import (
     task,
 )
 from sdax import SdaxExecutionError
+from sdax.engine import outcome
 
 
 def contexts(error: BaseException | None) -> list[BaseException]:
@@ -186,3 +187,29 @@ async def test_failures_of_a_cancelled_run_are_told_to_the_loop(
     assert found[0] is stop
     assert any(isinstance(each, asyncio.CancelledError) for each in found)
     assert any(isinstance(each, SdaxExecutionError) for each in found)
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_failures_of_a_run_whose_error_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    trace = Trace()
+    broken, full = Broken("cleanup failed"), MemoryError()
+
+    def no_room(*arguments: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(outcome, "_failures", no_room)
+    processor = build([task("A", trace.pausing("A"), None, trace.failing("post", broken))])
+    run = asyncio.ensure_future(error_of(processor.process_tasks(None)))
+    await passes(2)
+    if cancelled:
+        run.cancel()
+    first, *others = contexts(await run)
+    assert first is full
+    assert [type(each) for each in others] == [
+        ExceptionGroup,
+        *[asyncio.CancelledError] * cancelled,
+    ]
+    assert others[0].exceptions == (broken,)  # type: ignore[attr-defined]

@@ -577,6 +577,7 @@ async def test_a_second_yield_is_a_failure(number: int, fails: bool) -> None:
             await passes(number)
             yield
         finally:
+            await passes(3)  # of the loop, which the run waits for
             trace.append("closed")
 
     last = [task("A", trace.failing("A", Broken()) if fails else nothing)]
