@@ -52,7 +52,7 @@ from mutations import Key, Mutation, equivalents_in, mutations_of
 
 ROOT = Path(__file__).parent.parent
 EQUIVALENT = ROOT / "tests" / "mutants_equivalent.txt"
-OPTIONS = ["--engine=python", "-q", "-p", "no:cacheprovider", "-m", "not undisturbed"]
+OPTIONS = ["--engine=python", "-q", "-p", "no:cacheprovider"]
 MEMORY = 3 * 1024**3  # bytes of a process, for changes that fill lists for ever
 # Imported once, before the processes that test a change are forked, as are the plugins of pytest.
 IMPORTED = ("anyio._backends._asyncio", "httpx", "hypothesis", "multiprocessing", "ssl", "uvloop")

@@ -132,7 +132,7 @@ class _Finder(ast.NodeVisitor):
 
     def __init__(self, source: str) -> None:
         self.text = source.encode()
-        self.changes: list[_Change] = []
+        self.changes: dict[_Change, None] = {}  # each once, in order
         self._begins = [0]  # of each line
         for line in self.text.splitlines(keepends=True):
             self._begins.append(self._begins[-1] + len(line))
@@ -151,7 +151,7 @@ class _Finder(ast.NodeVisitor):
 
     def change(self, start: int, end: int, new: str) -> None:
         name = ".".join(self._names) or "the module"
-        self.changes.append(_Change(name, start, end, new, self._lines))
+        self.changes.setdefault(_Change(name, start, end, new, self._lines))
 
     def instead(self, node: ast.AST, new: str) -> None:
         self.change(*self.span(node), new)
@@ -170,7 +170,7 @@ class _Finder(ast.NodeVisitor):
     def visit(self, node: ast.AST) -> None:
         if isinstance(node, ast.stmt):
             self._lines = frozenset(_lines_of(node))
-            if self._names and isinstance(node, REMOVED):
+            if self._names and isinstance(node, REMOVED) and not _is_docstring(node):
                 self.instead(node, "pass")
         super().visit(node)
 
@@ -211,11 +211,8 @@ class _Finder(ast.NodeVisitor):
     # Statements
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        if isinstance(node.value, ast.Constant):  # a docstring, or ...
-            if self.changes and self.changes[-1].start == self.span(node)[0]:
-                self.changes.pop()
-            return
-        self.generic_visit(node)
+        if not _is_docstring(node):
+            self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         if self._stored and not self._first(node.targets):
@@ -396,6 +393,11 @@ class _Finder(ast.NodeVisitor):
                     self.change(start, comma, "")
             before = keyword
         self.generic_visit(node)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    """Return True for a docstring, and for `...`."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _lines_of(node: ast.stmt) -> Iterable[int]:

@@ -19,6 +19,7 @@ from sdax.engine.attempts import (
     after_timeout,
     limit_of,
     settle_with_budget,
+    time_left,
 )
 
 FACTOR = 0.75  # in place of what lies between 0.5 and 1.0
@@ -341,3 +342,13 @@ def test_the_limit_that_cuts_off(
 ) -> None:
     function = TaskFunction(call, timeout=1.0, total_timeout=4 / 3)
     assert limit_of(function, 100.0, started, deadline, covers) == (seconds, message)
+
+
+@pytest.mark.parametrize(
+    ("now", "cut_off_at", "left"),
+    [(101.0, None, 3.0), (101.0, 101.0, 3.0), (103.75, 104.0, 0.0), (104.5, 104.0, 0.0)],
+)
+def test_the_seconds_that_are_left(now: float, cut_off_at: float | None, left: float) -> None:
+    limits = TaskFunction(call, timeout=1.0, total_timeout=4.0)
+    assert time_left(limits, 100.0, now, cut_off_at) == left  # timers may be early
+    assert time_left(TaskFunction(call, timeout=1.0), 100.0, now, cut_off_at) is None

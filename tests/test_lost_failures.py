@@ -116,6 +116,26 @@ async def test_failures_after_the_caller_is_closed(
     assert raised is error or raised.exceptions == (error,)
 
 
+async def test_all_failures_after_the_caller_is_closed(loop_errors: list[dict[str, Any]]) -> None:
+    trace = Trace()
+    broken, out = Broken("cleanup failed"), SystemExit("out")
+    processor = build(
+        [
+            task("A", trace.waiting("A"), None, trace.failing("A.post", broken)),
+            task("B", None, None, trace.failing("B.post", out)),
+        ]
+    )
+    coroutine: Any = processor.process_tasks(None)
+    coroutine.send(None)
+    await passes(1)
+    coroutine.close()
+    await passes(5)
+    first, second = contexts(loop_errors.pop()["exception"])
+    assert first is out
+    assert isinstance(second, SdaxExecutionError)
+    assert second.exceptions == (broken,)
+
+
 async def test_success_after_the_caller_is_closed() -> None:
     trace = Trace()
     coroutine: Any = build(

@@ -65,7 +65,6 @@ def test_clauses_of_try() -> None:
         ("a()", "pass"),
         ("new = a", "raise"),
         ("b.new = a", "pass"),
-        ("b.new = a", "pass"),
     ]
 
 
