@@ -968,6 +968,32 @@ async def test_a_cleanup_that_takes_the_outcome(number: int) -> None:
     assert isinstance(cancelled.exception, asyncio.CancelledError)
 
 
+async def test_cleanups_that_take_the_same_outcome_share_what_is_noted() -> None:
+    # A copy for each would make a level of them take quadratic time and memory.
+    noted: list[Any] = []
+
+    async def finish(ctx: Any, outcome: Any) -> None:
+        noted.append(outcome.exception.report._phases)
+
+    asks = task_outcome_func(finish)
+    trace = Trace()
+    later = Broken()
+    await failure_of(
+        build(
+            [task("last", None, None, asks)],
+            [
+                task("A", None, trace.failing("A", Broken()), asks),
+                task("B", None, None, asks),
+                task("C", None, None, trace.failing("C.post", later)),
+            ],
+        )
+    )
+    first, second, last = noted
+    assert first is second
+    assert last is not first
+    assert len(last) == len(first) + 1
+
+
 async def test_a_function_of_the_outcome_must_return_an_awaitable() -> None:
     made: Any = TaskFunction(lambda ctx, outcome: 5, has_outcome_argument=True)  # type: ignore
     error = await failure_of(build([task("R", None, None, made)]))
