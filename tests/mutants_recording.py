@@ -35,7 +35,6 @@ LEFT_OUT = [
     "deploy",
     "differential",
     "documentation",
-    "faults",
     "graph_size",
     "load",
     "many_clusters",

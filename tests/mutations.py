@@ -11,8 +11,8 @@ Each change is one of these:
 - a `finally` does nothing, and an `except` raises what it has caught;
 - a call has one keyword argument less.
 
-Annotations, docstrings, decorators, assertions and the text of messages stay as they are. So does the only
-assignment of a local variable, because every test would fail without it.
+Annotations, docstrings, decorators, assertions and the text of messages stay as they are. So does
+the only assignment of a local variable, because every test would fail without it.
 """
 
 from __future__ import annotations
