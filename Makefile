@@ -43,7 +43,7 @@ proof: $(BUILT) ## disturb small workflows at every point, on both engines (minu
 	SDAX_DEPLOY_SCHEDULES=1000 $(BIN)/python -m pytest -q tests/test_deploy.py -k real_processes
 
 MUTANTS ?= --count 200
-mutants: $(BUILT) ## change sdax in 200 places, and look which tests notice (an hour or so)
+mutants: $(BUILT) ## change sdax in 200 places, and look which tests notice (20 minutes)
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 # In a copy, because an extension with AddressSanitizer is of no use to anything else. Some tests

@@ -113,28 +113,36 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def record(folder: Folder, jobs: int) -> None:
-    """Run the tests that are not recorded yet: all of them if sdax has changed."""
+    """Run the test files that are not recorded yet, or have run a line of a changed module."""
     tests = [path for path in ROOT.glob("tests/test_*.py") if path.stem[5:] not in LEFT_OUT]
     helpers = [
         path for path in ROOT.glob("tests/*.py") if not path.stem.startswith(("test_", "mut"))
     ]
-    digests = {path.name: digest([path]) for path in tests}
-    digests["sdax"] = digest([*ROOT.glob("sdax/**/*.py"), *helpers])
+    digests = {str(path.relative_to(ROOT)): digest([path]) for path in tests}
+    digests |= {str(path.relative_to(ROOT)): digest([path]) for path in ROOT.glob("sdax/**/*.py")}
+    digests["helpers"] = digest(helpers)
     known: dict[str, Any] = {"digests": {}, "durations": {}, "failed": []}
     if folder.summary.exists():
         known = json.loads(folder.summary.read_text())
-    if known["digests"].get("sdax") != digests["sdax"]:
+    if known["digests"].get("helpers") != digests["helpers"]:
         known = {"digests": {}, "durations": {}, "failed": []}
         shutil.rmtree(folder.lines, ignore_errors=True)
-    missing = [path for path in tests if known["digests"].get(path.name) != digests[path.name]]
+    changed = {name for name in digests if known["digests"].get(name) != digests[name]}
+    missing = {name for name in changed if name.startswith("tests/")}
+    for module in changed - missing:
+        path = folder.lines / f"{module}.json"
+        if path.exists():
+            ran = {test.partition("::")[0] for test in json.loads(path.read_text())}
+            missing |= ran & digests.keys()
+            path.unlink()
     copy_checkout(folder.recorded)
     if missing:
         print(f"recording the lines that the tests of {len(missing)} files run", flush=True)
-        told = run_and_record(folder, [f"tests/{path.name}" for path in missing], jobs)
+        told = run_and_record(folder, sorted(missing), jobs)
         known["durations"].update(told["durations"])
         known["failed"] = sorted({*known["failed"], *told["failed"]})
-        known["digests"] = digests
-        folder.summary.write_text(json.dumps(known))
+    known["digests"] = digests
+    folder.summary.write_text(json.dumps(known))
 
 
 def run_and_record(folder: Folder, tests: Sequence[str], jobs: int) -> dict[str, Any]:
