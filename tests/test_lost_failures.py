@@ -233,3 +233,20 @@ async def test_failures_of_a_run_whose_error_cannot_be_made(
         *[asyncio.CancelledError] * cancelled,
     ]
     assert others[0].exceptions == (broken,)  # type: ignore[attr-defined]
+
+
+@pytest.mark.loop_kinds("asyncio")
+async def test_failures_of_a_run_whose_error_cannot_be_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken, full = Broken("cleanup failed"), MemoryError()
+
+    def no_room(*arguments: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(outcome, "raise_with_context", no_room)
+    processor = build([task("A", None, None, Trace().failing("post", broken))])
+    first, second = contexts(await error_of(processor.process_tasks(None)))
+    assert first is full
+    assert isinstance(second, SdaxExecutionError)
+    assert second.exceptions == (broken,)
