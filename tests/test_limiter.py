@@ -206,6 +206,18 @@ async def test_a_timeout_of_nothing_begins_inside() -> None:
 
 
 @virtual_clock
+async def test_the_wait_is_not_part_of_the_timeout_beside_a_total_timeout() -> None:
+    slots = asyncio.Semaphore(1)
+
+    async def work(ctx: Any) -> None:
+        await asyncio.sleep(3)
+
+    function = TaskFunction(work, limiter=slots, timeout=4, total_timeout=10)
+    await build([task(name, function) for name in range(3)]).process_tasks(None)
+    assert now() == 9
+
+
+@virtual_clock
 async def test_the_wait_is_part_of_the_total_timeout() -> None:
     lock = asyncio.Lock()
     await lock.acquire()
