@@ -236,17 +236,34 @@ async def test_failures_of_a_run_whose_error_cannot_be_made(
 
 
 @pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize("breaks", [False, True])
 async def test_failures_of_a_run_whose_error_cannot_be_raised(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
-    broken, full = Broken("cleanup failed"), MemoryError()
+    trace = Trace()
+    broken, first, second = Broken("cleanup failed"), MemoryError("first"), MemoryError("second")
+    see_through = outcome._see_through
+
+    def no_room_at_first(*arguments: Any) -> None:
+        monkeypatch.setattr(outcome, "_see_through", see_through)
+        raise first
 
     def no_room(*arguments: Any) -> None:
-        raise full
+        raise second
 
     monkeypatch.setattr(outcome, "raise_with_context", no_room)
-    processor = build([task("A", None, None, Trace().failing("post", broken))])
-    first, second = contexts(await error_of(processor.process_tasks(None)))
-    assert first is full
-    assert isinstance(second, SdaxExecutionError)
-    assert second.exceptions == (broken,)
+    if breaks:
+        monkeypatch.setattr(outcome, "_see_through", no_room_at_first)
+    cleanup = trace.quick("post") if breaks else trace.failing("post", broken)
+    processor = build([task("A", trace.pausing("A"), None, cleanup)])
+    run = asyncio.ensure_future(error_of(processor.process_tasks(None)))
+    await passes(1)
+    if breaks:
+        run.cancel()
+    found = contexts(await run)
+    assert found[0] is second
+    if breaks:
+        assert first in found
+    else:
+        assert isinstance(found[1], SdaxExecutionError)
+        assert found[1].exceptions == (broken,)
