@@ -426,6 +426,9 @@ async def test_a_trace(engine: Any) -> None:
     events = check_trace(timeline.to_chrome_trace())["traceEvents"]
     names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert names == {"phases", "Steady", "Flaky", "Failing"}
+    orders = [e for e in events if e["name"] == "thread_sort_index"]
+    assert len(orders) == 4
+    assert all(e["args"]["sort_index"] == e["tid"] for e in orders)
     attempts = [e for e in events if e["ph"] == "X" and e["cat"] == "attempt"]
     assert len(attempts) == 7
     (failed,) = (e for e in events if e.get("cat") == "task" and e.get("cname") == "terrible")
