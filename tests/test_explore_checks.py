@@ -835,6 +835,11 @@ def test_a_time_limit() -> None:
     assert not exploration.exhaustive
 
 
+def test_a_seed_where_everything_is_within_the_limit() -> None:
+    exploration = explore(pooled(), context=Context, check=all_back, seed=1)
+    assert exploration.exhaustive
+
+
 def sample(seed: int, most: int) -> list[str]:
     played: list[str] = []
 
