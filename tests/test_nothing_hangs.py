@@ -392,16 +392,19 @@ async def test_what_an_observer_stops() -> None:
 
 
 @asyncio_alone
-async def test_a_cancellation_for_which_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("called", ["_see_through", "new_waiter"])
+async def test_a_cancellation_for_which_there_is_no_room(
+    called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trace = Trace()
     full = MemoryError()
-    see_through = outcome._see_through
+    original = getattr(outcome, called)
 
     def no_room_at_first(*arguments: Any) -> NoReturn:
-        monkeypatch.setattr(outcome, "_see_through", see_through)
+        monkeypatch.setattr(outcome, called, original)
         raise full
 
-    monkeypatch.setattr(outcome, "_see_through", no_room_at_first)
+    monkeypatch.setattr(outcome, called, no_room_at_first)
     run = spawn(build([task("A", None, trace.waiting("A"), trace.pausing("post"))]))
     await passes(2)
     run.cancel()

@@ -309,6 +309,7 @@ async def test_a_chart_in_text(engine: Any) -> None:
     assert all(mark in text for mark in "▒█✗◷⊘")
     assert "execute cancelled, because Failing.execute failed" in text
     assert "Flaky.pre_execute, attempt 1: failed: ConnectionError('reset'); again in" in text
+    assert "Flaky.pre_execute, attempt 2: timed out after 10.0 ms" in text
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("level")] == ["level 1", "level 2"]
     assert timeline.to_text(100, ascii=True).isascii()
@@ -526,6 +527,7 @@ async def test_a_page(engine: Any, tmp_path: Path) -> None:
     assert "execute cancelled, because Failing.execute failed" in tags.text
     assert "ValueError('no such <user> & co')" in tags.text
     assert "Critical path" in tags.text
+    assert "held the run" in tags.text
     assert all(tags.classes[name] for name in ("failed", "timed-out", "cancelled", "pause"))
     assert tags.classes["badge"] > 3
 
