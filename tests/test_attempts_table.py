@@ -96,6 +96,12 @@ JITTER = 1.0 * (FACTOR - 0.5)
             0,
         ),
         (
+            ExceptionGroup("", [TooManyError(0), TooManyError(0.5), TooManyError(7)]),
+            {"retry_after": says},
+            7 + JITTER,
+            0,
+        ),
+        (
             ExceptionGroup("", [TooManyError(3), TooManyError()]),
             {"retry_after": says},
             3 + JITTER,
