@@ -136,6 +136,16 @@ def test_a_clock_that_goes_backwards() -> None:
     assert withdrawn(budget) == 2
 
 
+def test_one_retry_is_given_back_at_a_time() -> None:
+    budget, clock = budget_of(1, 0)
+    deposit(budget, 3)
+    assert budget.try_withdraw()
+    clock.now += budget.ttl / 2
+    assert budget.try_withdraw()
+    budget.give_back()
+    assert budget.balance == 2
+
+
 def test_a_thread_that_read_the_clock_earlier() -> None:
     budget, clock = budget_of(1, 0)
     deposit(budget, 1)

@@ -278,6 +278,22 @@ async def test_a_call_that_ends_just_as_the_caller_is_cancelled(fails: bool) -> 
     gc.collect()  # which would find an asyncio.Task whose exception nobody has retrieved
 
 
+async def test_the_first_of_two_interrupts_is_raised() -> None:
+    first, second = KeyboardInterrupt("first"), KeyboardInterrupt("second")
+    calls: list[None] = []
+
+    async def function(ctx: Any) -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            raise first
+        try:
+            await forever()
+        finally:
+            raise second
+
+    assert await error_of(hedged(function, 0.0)(None)) is first
+
+
 @virtual_clock
 async def test_cancelled_while_the_others_end() -> None:
     calls = Calls(10, 0.5, slow_to_end=5)
