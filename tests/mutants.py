@@ -12,9 +12,9 @@ It prints the changes that survive. Write a test that fails for each, or, if no 
 It can be interrupted and started again: `build/mutants/` has what is known already. A killed change
 counts until its module changes, and a survivor until a test does.
 
-mutmut and cosmic-ray were tried. mutmut leaves out decorated functions, the bodies of classes and
-modules, and removed statements, and chooses tests by function. cosmic-ray runs the whole suite for
-each change, in the checkout.
+mutmut, which was tried, leaves out decorated functions, the bodies of classes and modules, and
+removed statements, and chooses tests by function. cosmic-ray has one test command for all changes,
+and works in the checkout.
 """
 
 from __future__ import annotations
