@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import pytest
@@ -14,6 +16,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    counts_references,
     error_of,
     failure_of,
     forever,
@@ -23,6 +26,7 @@ from helpers import (
     spawn,
     states,
     task,
+    without_collector,
 )
 from sdax import SdaxExecutionError, TaskFunction
 
@@ -232,3 +236,36 @@ async def test_a_failure_that_the_block_raises_again() -> None:
     group = error.__context__
     assert isinstance(group, SdaxExecutionError)
     assert group.exceptions == (second,)
+
+
+@counts_references
+@pytest.mark.parametrize("how", ["first", "each"])
+async def test_a_failure_that_the_block_raises_again_closes_no_circle(how: str) -> None:
+    """Neither what was raised nor the run leads to itself: no garbage is left to collect."""
+
+    async def fail(ctx: Any) -> None:
+        raise Broken
+
+    processor = build([task("A", None, fail), task("B", None, None, fail)])
+
+    async def block() -> None:
+        failure: Any = None
+        try:
+            async with processor.open(None) as run:
+                while await run.run_next():
+                    pass
+                if how == "first":
+                    raise run.failures()[0]
+                for failure in run.failures():
+                    raise failure
+        finally:
+            del failure  # or its own traceback would lead to it
+
+    async def call() -> None:
+        with suppress(Broken):
+            await block()
+
+    await call()
+    with without_collector():
+        await call()
+        assert gc.collect() == 0
