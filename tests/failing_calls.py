@@ -35,8 +35,8 @@ _HALFWAY = PassCountingLoop.call_soon.__code__
 # What the constructor of asyncio.Task alone calls: one that is made by half complains when it goes.
 _IN_CONSTRUCTOR = asyncio.BaseEventLoop.is_running.__code__
 
-# What an `asyncio.Task` asks, in C, of the resource that it waits for, as of any future: were that to
-# fail, it would wait without an end, and whoever cancels it would hear of that.
+# What an `asyncio.Task` asks, in C, of the resource that it waits for, as of any future: were that
+# to fail, it would wait without an end, and whoever cancels it would hear of that.
 _ASKED = {
     each.__code__ for each in (Resource.get_loop, Resource.add_done_callback, Resource.cancel)
 }

@@ -37,7 +37,6 @@ one_loop = pytest.mark.loop_kinds("asyncio")
 COUNTS_REFERENCES = hasattr(sys, "getrefcount")
 
 
-
 def can_freeze() -> bool:
     """Whether `gc.freeze()` may be called.
 
@@ -46,7 +45,6 @@ def can_freeze() -> bool:
     """
     is_free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     return hasattr(gc, "freeze") and not (is_free_threaded and sys.version_info < (3, 13, 1))
-
 
 
 # For tests of what is gone as soon as nobody refers to it, and of what a reference counts for.
