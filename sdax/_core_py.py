@@ -1614,8 +1614,8 @@ def start_ready_by_factory(run: Run) -> None:
         if work[4] is RESOURCE and run.number == POST:
             try:
                 run.clean_up(index, run.is_lazy)
-            except BaseException as error:  # it was not even called
-                run.break_down(error)
+            except BaseException as broken:  # it was not even called
+                run.break_down(broken)
                 run.hold(index)
             if len(run.suspended) >= run.places or run.deferred:
                 break
