@@ -33,7 +33,9 @@ from .record import Record
 from .resources import Resource, hold
 from .shelter import is_ending
 from .variables import Contexts
-from .watch import Watch
+
+if TYPE_CHECKING:
+    from .watch import Watch
 
 
 class RunBase:
