@@ -812,6 +812,7 @@ def _with_factories() -> Iterable[Scenario]:
         "a failure": fails_in(EXECUTE, a_pass),
         "a failure before siblings begin": fails_in(PRE, None),
         "a cancellation": cancelled_at(1.5),
+        "resources": with_resources(),
     }
     for factory_name, factory in factories:
         for name, prepare in prepared.items():
