@@ -260,7 +260,7 @@ def _give_failures(error: BaseException, failures: SdaxExecutionError) -> bool:
     if not others:
         return True
     context = failures.derive(others)
-    context._report = None  # it has the error, so the error would lead to itself
+    vars(context)["_report"] = None  # it has the error, so the error would lead to itself
     return put_before(error, context)
 
 
