@@ -571,7 +571,6 @@ cdef class Driver:
     refuse_running = DriverBase.refuse_running
     close = DriverBase.close
     begun = DriverBase.begun
-    passes_by = DriverBase.passes_by
     has_broken = DriverBase.has_broken
     task_ended = DriverBase.task_ended
     place = AttemptsBase.place
@@ -789,7 +788,7 @@ cdef class Driver:
                     return None
                 if not run.is_held(self.index):
                     break
-                run.clean_up(self.index)
+                clean_up(run, self.index)
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[TASK_NAME]) < 0:
                 self.taken = True
                 raise sdax_take_error()
@@ -1031,6 +1030,7 @@ cdef class Driver:
     cdef object hold(self, Run run, value):
         """Hold a resource that is set up: go on with what that opens, and wait for its turn."""
         resource = self.resource
+        resource.driver = self  # without a call: from here on it is cleaned up, whatever breaks
         if not self.shared:
             self.count_out()
         self.shared = False
@@ -1048,9 +1048,20 @@ cdef class Driver:
         """Go on with a resource whose turn has come, or that is broken."""
         cdef Run run = self.run
         resource = self.resource
-        if how == THROW and self.passes_by(exception):
-            self.state_now = HOLDING
-            return resource
+        if how == THROW:
+            try:
+                if run.passes_by(resource):
+                    self.task.uncancel()
+                    how = SEND
+            except BaseException as error:
+                run.break_down(error)
+                how = SEND
+            if how == SEND:
+                resource._asyncio_future_blocking = True
+                self.state_now = HOLDING
+                return resource
+            resource.broken = True
+            resource.thrown = exception
         if not self.linked:
             resource.limit = run.plan.phases[POST].work[self.index][TIMEOUT]
             return self.break_on(SEND, None)
@@ -1071,7 +1082,13 @@ cdef class Driver:
             Py_XDECREF(outcome)
             self.state_now = BREAKING
             return value
-        self.has_broken(sdax_take_error())  # it never returns
+        error = sdax_take_error()  # it never returns
+        try:
+            self.has_broken(error)
+        except BaseException as broken:
+            self.resource.driver = None
+            chain(broken, error)
+            raise
         return None
 
     cdef object take_history(self):
@@ -1330,7 +1347,7 @@ cdef int start_ready(Run run) except -1:
         while run.taken < run.places and run.is_ready():
             index = run.take()
             if run.is_held(index):
-                run.clean_up(index)
+                clean_up(run, index)
                 continue
             driver = new_driver(run, index)
             if (<GuardedStart>start)(run, driver, arguments) < 0:
@@ -1338,6 +1355,16 @@ cdef int start_ready(Run run) except -1:
     finally:
         if current is not None:
             current_tasks[loop] = current
+    return 0
+
+
+cdef int clean_up(Run run, Py_ssize_t index) except -1:
+    """Have a resource go on in its own `asyncio.Task`."""
+    try:
+        run.clean_up(index)
+    except BaseException as error:  # it was not even called
+        run.break_down(error)
+        run.clean_up(index)
     return 0
 
 

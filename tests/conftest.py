@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings, strategies
 
-from helpers import CAN_FREEZE
+from helpers import can_freeze
 from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
@@ -141,13 +141,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Hypothesis warns of a generator that nobody refers to, and what is frozen does not count.
     _search_for_nothing()
     gc.collect()
-    if CAN_FREEZE:
+    if can_freeze():
         gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let pytest's last garbage collection find whatever was left open, however long ago."""
-    if CAN_FREEZE:
+    if can_freeze():
         gc.unfreeze()
 
 

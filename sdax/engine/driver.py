@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .attempts import History
 from .calls import cancel
-from .exceptions import hide_engine, is_cancellation, put_after
+from .exceptions import is_cancellation, put_after
 from .shelter import sheltered
 
 # The states of a driver. The compiled engine has the same ones, in this order.
@@ -105,19 +105,6 @@ class DriverBase:
         return True
 
     # A resource that it holds.
-
-    def passes_by(self, exception: BaseException) -> bool:
-        """Return True if a held resource goes on waiting: the end of the loop passes by, once. Else
-        this breaks it."""
-        resource = self.resource
-        if self.run.passes_by(resource):
-            self.task.uncancel()
-            resource.wait_on()
-            return True
-        hide_engine(exception)
-        resource.broken = True
-        resource.thrown = exception
-        return False
 
     def has_broken(self, error: BaseException) -> None:
         """Take note of what the cleanup of a resource leaves that has broken while it was held."""

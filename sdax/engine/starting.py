@@ -13,12 +13,16 @@ def start_by_factory(run: Any) -> None:
     while (index := run.take_next()) >= 0:
         work = run.plan.phases[run.number].work[index]
         if work[KIND] is RESOURCE and run.number == POST:
-            run.clean_up(index, run.is_lazy)
+            try:
+                run.clean_up(index, run.is_lazy)
+            except BaseException as error:  # it was not even called
+                run.break_down(error)
+                run.put_back(index)
             continue
         name = work[TASK_NAME]  # the phase may have ended when the task is made
         driver: Any = None
         task: Any = None
-        error = None
+        failure = None
         try:
             driver = run.lone_driver(index)
             context = run.context if run.contexts is None else run.contexts.of(run.number, index)
@@ -30,18 +34,18 @@ def start_by_factory(run: Any) -> None:
             task.add_done_callback(driver.task_ended)
             task.set_name(name)
         except BaseException as exception:
-            error = exception
-        if error is not None:
+            failure = exception
+        if failure is not None:
             if driver is None:
-                run.break_down(error)
+                run.break_down(failure)
                 run.put_back(index)
             elif task is not None:
-                run.break_down(error)
+                run.break_down(failure)
                 if not driver.begun:
                     driver.task = task
                     run.link(driver)  # it may be there already
                 task.add_done_callback(driver.task_ended)  # which hears of one end alone
             elif driver.begun:
-                run.break_down(error)
+                run.break_down(failure)
             else:
-                driver.never_called(error)
+                driver.never_called(failure)
