@@ -1,9 +1,13 @@
 """Every async test runs on each engine, and on each kind of event loop that users may have.
 
-A plain `async def test_...` needs no mark. Marks narrow the kinds of loops:
+A plain `async def test_...` needs no mark. The kinds are asyncio's own loop, the same with a task
+factory and in debug mode, with asyncio's eager task factory, and uvloop. Marks choose others:
 
 - `virtual_clock`: loops whose time jumps to the next timer, for tests of timeouts and delays;
-- `loop_kinds("asyncio", ...)`: only these.
+- `loop_kinds("asyncio", ...)`: only these. "debug" is debug mode without a task factory.
+
+A test with parameters does not run with every parameter on every kind: see `shared_out`. All of
+them run with `every_loop`, and with SDAX_THOROUGH=1 in the environment.
 
 `one_engine` marks a test to which the other engine would add nothing but time: it runs on the
 compiled engine, or on the one that `--engine` names.
@@ -17,9 +21,11 @@ import asyncio
 import gc
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, NoReturn
@@ -75,7 +81,7 @@ def _kinds() -> list[LoopKind]:
     kinds = [
         LoopKind("asyncio", asyncio.new_event_loop),
         LoopKind("debug", asyncio.new_event_loop, debug=True),
-        LoopKind("factory", asyncio.new_event_loop, _plain_factory),
+        LoopKind("factory", asyncio.new_event_loop, _plain_factory, debug=True),
     ]
     if sys.version_info >= (3, 12):
         kinds.append(LoopKind("eager", asyncio.new_event_loop, asyncio.eager_task_factory))
@@ -104,6 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "undisturbed: does not work with a sanitizer or a tracer, because it measures memory, say",
     )
     config.addinivalue_line("markers", "one_engine: the other engine would add nothing")
+    config.addinivalue_line("markers", "every_loop: run with every parameter on every kind of loop")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -112,22 +119,52 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
         pytest.mark.usefixtures("engine", "loop_kind", "loop_errors")(obj)
 
 
+def shared_out(sets: int, others: int, turn: int) -> set[tuple[int, int]]:
+    """Pairs of a set of parameters and one of the other kinds of loops, by their numbers.
+
+    Each set of parameters is in a pair, and so is each kind. `turn` is another number on the other
+    engine and on the next Python, so that five Pythons run all pairs.
+    """
+    if not others:
+        return set()
+    return {(number % sets, (number + turn) % others) for number in range(max(sets, others))}
+
+
+@pytest.hookimpl(trylast=True)  # when the test's own parameters are known
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker
+    names: list[str] = []
     if "engine" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("engine")
         names = list(ENGINES) if chosen == "both" else [chosen]
-        if metafunc.definition.get_closest_marker("one_engine"):
+        if marked("one_engine"):
             names = names[-1:]
-        metafunc.parametrize("engine", names, indirect=True)
-    if "loop_kind" in metafunc.fixturenames:
-        kinds = LOOP_KINDS
-        for mark in metafunc.definition.iter_markers("loop_kinds"):
-            kinds = [kind for kind in kinds if kind.name in mark.args]
-        if metafunc.definition.get_closest_marker("virtual_clock"):
-            kinds = [
-                replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
-            ]
-        metafunc.parametrize("loop_kind", kinds, ids=lambda kind: kind.name, indirect=True)
+    if "loop_kind" not in metafunc.fixturenames:
+        if names:
+            metafunc.parametrize("engine", names, indirect=True)
+        return
+    kinds = [kind for kind in LOOP_KINDS if kind.name != "debug"]
+    for number, mark in enumerate(metafunc.definition.iter_markers("loop_kinds")):
+        kinds = [kind for kind in (kinds if number else LOOP_KINDS) if kind.name in mark.args]
+    if marked("virtual_clock"):
+        kinds = [
+            replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
+        ]
+    sets = len(metafunc._calls) or 1
+    metafunc.parametrize("engine", names, indirect=True)
+    metafunc.parametrize("loop_kind", kinds, ids=lambda kind: kind.name, indirect=True)
+    if not (marked("every_loop") or os.environ.get("SDAX_THOROUGH")):
+        pairs = [
+            shared_out(sets, len(kinds) - 1, sys.version_info.minor + engine)
+            for engine in range(len(names))
+        ]
+        # The product of all, of which pytest has no other way to leave out a part.
+        cells = product(range(sets), range(len(names)), range(len(kinds)))
+        metafunc._calls = [
+            call
+            for call, (number, engine, kind) in zip(metafunc._calls, cells, strict=True)
+            if kind == 0 or (number, kind - 1) in pairs[engine]
+        ]
 
 
 @settings(max_examples=1, database=None)

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from helpers import one_loop
 from sdax import RetryableException, RetryBudget, TaskFunction
 from sdax.clients import retry_after
 from sdax.engine.attempts import Next, after_failure, after_timeout, settle_with_budget
+
+pytestmark = one_loop
 
 FACTOR = 0.75  # in place of what lies between 0.5 and 1.0
 
