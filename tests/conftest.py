@@ -4,7 +4,8 @@ A plain `async def test_...` needs no mark. The kinds are asyncio's own loop, th
 factory and in debug mode, with asyncio's eager task factory, and uvloop. Marks choose others:
 
 - `virtual_clock`: loops whose time jumps to the next timer, for tests of timeouts and delays;
-- `loop_kinds("asyncio", ...)`: only these. "debug" is debug mode without a task factory.
+- `loop_kinds("asyncio", ...)`: only these. "debug" is debug mode without a task factory, and
+  "factory" is then without debug mode.
 
 A test with parameters does not run with every parameter on every kind: see `shared_out`. All of
 them run with `every_loop`, and with SDAX_THOROUGH=1 in the environment.
@@ -81,7 +82,7 @@ def _kinds() -> list[LoopKind]:
     kinds = [
         LoopKind("asyncio", asyncio.new_event_loop),
         LoopKind("debug", asyncio.new_event_loop, debug=True),
-        LoopKind("factory", asyncio.new_event_loop, _plain_factory, debug=True),
+        LoopKind("factory", asyncio.new_event_loop, _plain_factory),
     ]
     if sys.version_info >= (3, 12):
         kinds.append(LoopKind("eager", asyncio.new_event_loop, asyncio.eager_task_factory))
@@ -110,6 +111,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "undisturbed: does not work with a sanitizer or a tracer, because it measures memory, say",
     )
     config.addinivalue_line("markers", "one_engine: the other engine would add nothing")
+    config.addinivalue_line(
+        "markers", "one_python: another Python would add nothing; .ci/run runs it on one alone"
+    )
     config.addinivalue_line("markers", "every_loop: run with every parameter on every kind of loop")
 
 
@@ -143,9 +147,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if names:
             metafunc.parametrize("engine", names, indirect=True)
         return
-    kinds = [kind for kind in LOOP_KINDS if kind.name != "debug"]
-    for number, mark in enumerate(metafunc.definition.iter_markers("loop_kinds")):
-        kinds = [kind for kind in (kinds if number else LOOP_KINDS) if kind.name in mark.args]
+    marks = [*metafunc.definition.iter_markers("loop_kinds")]
+    kinds = [kind for kind in LOOP_KINDS if all(kind.name in mark.args for mark in marks)]
+    if not marks:
+        # No engine looks at debug mode, so a kind of its own would show nothing more.
+        kinds = [replace(kind, debug=kind.name == "factory") for kind in kinds if not kind.debug]
     if marked("virtual_clock"):
         kinds = [
             replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
@@ -153,7 +159,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     sets = len(metafunc._calls) or 1
     metafunc.parametrize("engine", names, indirect=True)
     metafunc.parametrize("loop_kind", kinds, ids=lambda kind: kind.name, indirect=True)
-    if not (marked("every_loop") or os.environ.get("SDAX_THOROUGH")):
+    if len(kinds) > 1 and not (marked("every_loop") or os.environ.get("SDAX_THOROUGH")):
         pairs = [
             shared_out(sets, len(kinds) - 1, sys.version_info.minor + engine)
             for engine in range(len(names))

@@ -21,7 +21,7 @@ def test_every_point_of_small_workflows(engine: Implementation) -> None:
     for line in explore_sets(quick_sets(), {engine.module: tally}):
         print(line)
     assert not tally.found, "\n\n".join(map(str, tally.found[:3]))
-    assert tally.schedules.total() > 3000
+    assert tally.schedules.total() > 1000
 
 
 @pytest.mark.parametrize(
