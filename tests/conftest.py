@@ -1,7 +1,8 @@
 """Every async test runs on each engine, and on each kind of event loop that users may have.
 
 A plain `async def test_...` needs no mark. The kinds are asyncio's own loop, the same with a task
-factory and in debug mode, with asyncio's eager task factory, and uvloop. Marks choose others:
+factory (see `is_in_debug_mode`), with asyncio's eager task factory, and uvloop. Marks choose
+others:
 
 - `virtual_clock`: loops whose time jumps to the next timer, for tests of timeouts and delays;
 - `loop_kinds("asyncio", ...)`: only these. "debug" is debug mode without a task factory, and
@@ -150,8 +151,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = [*metafunc.definition.iter_markers("loop_kinds")]
     kinds = [kind for kind in LOOP_KINDS if all(kind.name in mark.args for mark in marks)]
     if not marks:
-        # No engine looks at debug mode, so a kind of its own would show nothing more.
-        kinds = [replace(kind, debug=kind.name == "factory") for kind in kinds if not kind.debug]
+        kinds = [kind for kind in kinds if not kind.debug]  # but see `is_in_debug_mode`
     if marked("virtual_clock"):
         kinds = [
             replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
@@ -198,20 +198,25 @@ def _no_engine(*_: Any) -> NoReturn:
     pytest.fail("a test that runs a processor must use the fixture 'engine'")
 
 
-@pytest.fixture(autouse=True)
-def _engine_is_chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+# Fixtures that every test uses have the widest scope that they can have: ten thousand tests make
+# them otherwise.
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _engine_is_chosen() -> Iterator[None]:
     """No test may run on whatever engine happens to be installed."""
-    if "engine" not in request.fixturenames:
-        monkeypatch.setattr("sdax.processor.Run", _no_engine)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sdax.processor.Run", _no_engine)
+        yield
 
 
-@pytest.fixture(autouse=True)
-def _summary_is_of_examples(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _summary_is_of_examples(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
-    if request.module.__name__ not in ("test_deploy", "test_explored_examples"):
-        monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
+    with pytest.MonkeyPatch.context() as patched:
+        if request.module.__name__ not in ("test_deploy", "test_explored_examples"):
+            patched.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
+        yield
 
 
 @pytest.fixture
@@ -286,6 +291,21 @@ def loop_errors() -> Iterator[list[dict[str, Any]]]:
     assert errors == []
 
 
+def is_in_debug_mode(item: pytest.Function) -> bool:
+    """Return True for loops with a task factory, on one engine, unless a mark names the kinds.
+
+    No engine looks at debug mode, and it makes a test twice as slow: asyncio notes where each
+    callback and each Task comes from. On the next Python it is the other engine.
+    """
+    on = [*ENGINES][sys.version_info.minor % 2]
+    callspec = item.callspec.params
+    return (
+        callspec["loop_kind"].name == "factory"
+        and callspec["engine"] == on
+        and item.get_closest_marker("loop_kinds") is None
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = pyfuncitem.obj
@@ -295,7 +315,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: fixtures[name] for name in inspect.signature(test).parameters}
     kind, errors = fixtures["loop_kind"], fixtures["loop_errors"]
 
-    runner = asyncio.Runner(loop_factory=kind.make, debug=kind.debug or None)
+    runner = asyncio.Runner(
+        loop_factory=kind.make, debug=kind.debug or is_in_debug_mode(pyfuncitem) or None
+    )
     loop = runner.get_loop()
     watchdog = None
     hangs = False
