@@ -1,6 +1,6 @@
 """Every point at which a small workflow can be disturbed, on the engines and on the model.
 
-    python -m tests.crash_points --engine both          # the quick set, of which the suite runs a half on each
+    python -m tests.crash_points --engine both          # the quick set: half of it is in the suite
     python -m tests.crash_points --engine both --full   # all of it: make proof
 
 Each *schedule* is one run of one workflow with one set of disturbances: the caller is cancelled
