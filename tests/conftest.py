@@ -211,6 +211,17 @@ def _engine_is_chosen() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
+def _collections_are_quick() -> None:
+    """Leave what other modules have made out of garbage collections, of which some tests make many.
+
+    Else each of them takes half a second towards the end of the session.
+    """
+    if CAN_FREEZE:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
 def _summary_is_of_examples(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
     with pytest.MonkeyPatch.context() as patched:
