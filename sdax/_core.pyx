@@ -110,6 +110,9 @@ cdef object AbstractEventLoop = asyncio.AbstractEventLoop
 cdef object add_to_awaited_by = None
 cdef object discard_from_awaited_by = None
 cdef dict current_tasks = None  # by loop
+# Of the last loop that could do without its `call_soon`, on 3.11.
+cdef object loop_type = None
+cdef object loop_method = None
 
 if AWAITED_BY:
     add_to_awaited_by = asyncio.future_add_to_awaited_by  # pragma: no cover (3.14)
@@ -1388,11 +1391,13 @@ cdef int set_deadline(Driver driver) except -1:
     cdef Run run = driver.run
     cdef tuple work = <tuple>run.work[driver.index]
     cdef double now = now_of(run)
+    cdef double seconds
     driver.started = now
     if driver.history is None:
         driver.began = now
         if work[5] is not None:
-            driver.deadline = now + <double>work[5] if work[5] else -INFINITY
+            seconds = work[5]
+            driver.deadline = now + seconds if seconds > 0 else -INFINITY
             driver.wants_timer = True
         if work[7] is not True:
             return 0
@@ -1498,7 +1503,7 @@ cdef int start_ready_early(Run run) except -1:
     cdef Driver driver
     cdef dict arguments = EARLY_TASK.copy()
     loop = run.loop
-    if not can_catch_first_steps(loop):
+    if not can_catch(loop):
         return start_ready_by_factory(run)
     current = current_tasks.pop(loop, None)
     arguments["loop"] = loop
@@ -1511,6 +1516,18 @@ cdef int start_ready_early(Run run) except -1:
         if current is not None:
             current_tasks[loop] = current
     return 0
+
+
+cdef bint can_catch(loop) except -1:
+    """Do what `can_catch_first_steps` does, with less work for the class of the last loop."""
+    global loop_type, loop_method
+    method = getattr(type(loop), "call_soon", None)
+    if type(loop) is loop_type and method is loop_method:
+        return loop.call_soon == method.__get__(loop)
+    if not can_catch_first_steps(loop):
+        return False
+    loop_type, loop_method = type(loop), method
+    return True
 
 
 cdef int start_early(Run run, Driver driver, dict arguments) except -1:

@@ -25,7 +25,7 @@ from itertools import chain as one_after_another
 from sys import exception as handled
 from sys import getrecursionlimit, setrecursionlimit
 from types import CodeType, CoroutineType, FrameType, coroutine
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import getweakrefcount
 
 from .common.order import PHASES, POST, PRE
@@ -59,9 +59,11 @@ from .engine.run import RunBase
 from .engine.sharing import may_share
 from .engine.stack import DEEPEST, ROOM, refuse_endless
 from .engine.variables import Contexts
-from .engine.watch import Watch
 from .finish import Finish
 from .tasks import TaskFunction
+
+if TYPE_CHECKING:
+    from .engine.watch import Watch
 
 if sys.version_info < (3, 12):
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
 from .common.checks import checked_limit, checked_number
 from .common.frozen import Frozen
 from .common.text import nearest, shown
-from .events import Observer, Observers, checked_observers
+
+if TYPE_CHECKING:
+    from .events import Observer, Observers
 
 LevelOrder: TypeAlias = Literal["at once", "level"]
 ExecuteOrder: TypeAlias = Literal["at once", "dependency"]
@@ -110,10 +112,17 @@ def checked_options(in_order: str, given: Any) -> Options:
     return Options(
         _checked_order(options.execute_order, in_order),
         checked_limit("max_concurrency", options.max_concurrency),
-        None if observer is None else checked_observers(observer),
+        None if observer is None else checked_observer(observer),
         _checked_on_failure(options.on_failure),
         _checked_seconds("cleanup_timeout", options.cleanup_timeout),
     )
+
+
+def checked_observer(observer: Observers) -> tuple[Observer, ...]:
+    """Return a tuple of the observers. Without observers, nothing imports their events."""
+    from .events import checked_observers
+
+    return checked_observers(observer)
 
 
 def rechecked(options: Any, in_order: str) -> Options:

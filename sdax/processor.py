@@ -12,6 +12,7 @@ from typing import (
     NamedTuple,
     NoReturn,
     Self,
+    TypeAlias,
     Unpack,
     cast,
 )
@@ -23,8 +24,6 @@ from .common.text import counted, nearest, shown
 from .engine.graph import plan_graph
 from .engine.outcome import add_lost, conclude, new_waiter, see_through
 from .engine.plan import Plan, plan_levels
-from .engine.watch import Watch
-from .events import ObservedRun, Observer, Observers, TaskInfo, checked_observers
 from .options import (
     NO_OPTIONS,
     ExecuteOrder,
@@ -33,6 +32,7 @@ from .options import (
     LevelOrder,
     OnFailure,
     Options,
+    checked_observer,
     checked_options,
     rechecked,
 )
@@ -43,6 +43,11 @@ from .tasks import AsyncTask
 
 if TYPE_CHECKING:
     from frozendict import frozendict
+
+    from .events import Observer, Observers, TaskInfo
+
+# The fields of a `TaskInfo`.
+Description: TypeAlias = "tuple[Hashable, int | None, tuple[Hashable, ...] | None, bool]"
 
 # Wrong names for methods of a processor, and for methods that a builder does not have.
 _MEANT: Final = dict.fromkeys(
@@ -56,13 +61,11 @@ _LEVELS: Final = "; for levels use AsyncTaskProcessor.builder()"
 class TaskProcessor(KeyedByDefault, Generic[T, K]):
     """The base of all processors: a plan that is ready to run. Immutable."""
 
-    __slots__ = ("_added", "_infos", "_observer", "_options", "_plain_report", "_plan")
+    __slots__ = ("_added", "_infos", "_options", "_shared")
 
     _added: tuple[tuple[AsyncTask[T, K], Any], ...]  # each with its level or its dependencies
     _options: Options
-    _observer: tuple[Observer, ...] | None
-    _plan: Plan
-    _plain_report: RunReport[K]  # of every run with successes only, and without values
+    _shared: Shared[K]  # in one, because each attribute of a class with `__getattr__` takes time
     _infos: tuple[TaskInfo, ...] | None  # made for the first observed run
 
     def _set_up(
@@ -71,9 +74,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         self._set_once(
             _added=added,
             _options=options,
-            _observer=options.observer,  # a copy, because each run reads it
-            _plan=plan,
-            _plain_report=RunReport(plan, None, None),
+            _shared=Shared(plan, RunReport(plan, None, None), options.observer),
             _infos=None,
         )
 
@@ -109,8 +110,10 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
         >>> report = await processor.process_tasks(RequestContext(user_id=7))
         """
-        observers = self._observer if observer is None else checked_observers(observer)
-        run = self._observed_run(ctx, observers) if observers else Run(self._plan, ctx)
+        plan, plain_report, observers = self._shared
+        if observer is not None:
+            observers = checked_observer(observer)
+        run = self._observed_run(ctx, observers) if observers else Run(plan, ctx)
         del observer, observers  # they may keep the exception, which leads here
         interruption: BaseException | None = None
         try:
@@ -125,7 +128,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
                     await see_through(run, interruption)
             if run.record is None and interruption is None and run.fatal is None:
                 values = run.values
-                return self._plain_report if values is None else RunReport(self._plan, values, None)
+                return plain_report if values is None else RunReport(plan, values, None)
             try:
                 return conclude(run, interruption)
             except BaseException as raised:
@@ -145,9 +148,9 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         ...     while await run.run_next():
         ...         print(run.last_phase_id(), "is done")
         """
-        observers = self._observer if observer is None else checked_observers(observer)
+        observers = self._observers(observer)
         if not observers:
-            return AsyncPhaseRunner(ctx, lambda: Run(self._plan, ctx))
+            return AsyncPhaseRunner(ctx, lambda: Run(self._shared.plan, ctx))
         return AsyncPhaseRunner(ctx, lambda: self._observed_run(ctx, observers))
 
     def replaced(self, stubs: Mapping[K, Stub]) -> Self:
@@ -174,20 +177,28 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         same: Self = make(tuple(zip(tasks, (place for _, place in added), strict=True)), *rest)
         return same
 
+    def _observers(self, observer: Observers | None) -> tuple[Observer, ...] | None:
+        return self._shared.observers if observer is None else checked_observer(observer)
+
     def _parts(self, observer: Observers | None) -> Parts:
-        observers = self._observer if observer is None else checked_observers(observer)
+        plan, report, _ = self._shared
+        observers = self._observers(observer)
         if observers:
             observed = partial(self._observed_run, observers=observers)
-            return Parts(observed, self._plain_report, observers)
-        return Parts(partial(Run, self._plan), self._plain_report, ())
+            return Parts(observed, report, observers)
+        return Parts(partial(Run, plan), report, ())
 
     def _observed_run(self, ctx: T, observers: tuple[Observer, ...]) -> Run:
+        # Runs that nobody observes do without these imports.
+        from .engine.watch import Watch
+        from .events import ObservedRun, TaskInfo
+
         if self._infos is None:
-            self._set_once(_infos=tuple(self._describe_tasks()))
+            self._set_once(_infos=tuple(TaskInfo(*each) for each in self._describe_tasks()))
         assert self._infos is not None
         watch = Watch(ObservedRun(self, ctx, self._infos), self._infos, observers)
         watch.run_started()
-        return Run(self._plan.observed, ctx, watch)
+        return Run(self._shared.plan.observed, ctx, watch)
 
     def _set_once(self, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -204,8 +215,8 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         def __getattr__(self, name: str) -> NoReturn:
             raise no_attribute(self, name, _MEANT)
 
-    def _describe_tasks(self) -> Iterator[TaskInfo]:
-        """Yield the `TaskInfo` of each task, in the order in which they were added."""
+    def _describe_tasks(self) -> Iterator[Description]:
+        """Yield the fields of each `TaskInfo`, in the order in which the tasks were added."""
         raise NotImplementedError
 
     def _identity(self) -> tuple[Any, ...]:
@@ -222,6 +233,14 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
     def __hash__(self) -> int:
         return hash(self._identity())
+
+
+class Shared(NamedTuple, Generic[K]):
+    """What every run of a processor reads."""
+
+    plan: Plan
+    plain_report: RunReport[K]  # of every run with successes only, and without values
+    observers: tuple[Observer, ...] | None
 
 
 class Parts(NamedTuple):
@@ -297,9 +316,9 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
         """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
         return AsyncDagTaskProcessorBuilder(**options)
 
-    def _describe_tasks(self) -> Iterator[TaskInfo]:
+    def _describe_tasks(self) -> Iterator[Description]:
         for task, level in self._added:
-            yield TaskInfo(task.name, level, None, task.required)
+            yield task.name, level, None, task.required
 
     def __repr__(self) -> str:
         counts = f"{counted(len(self._added), 'task')}, {counted(len(self.levels), 'level')}"
@@ -387,9 +406,9 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
         """Return an empty builder for tasks in a graph (see `AsyncDagTaskProcessorBuilder`)."""
         return AsyncDagTaskProcessorBuilder(**options)
 
-    def _describe_tasks(self) -> Iterator[TaskInfo]:
+    def _describe_tasks(self) -> Iterator[Description]:
         for task, depends_on in self._added:
-            yield TaskInfo(task.name, None, depends_on, task.required)
+            yield task.name, None, depends_on, task.required
 
     def __repr__(self) -> str:
         edges = sum(map(len, self.dependencies.values()))

@@ -30,7 +30,7 @@ A = make_task("a", execute=function)
 LEVELS: Any = AsyncTaskProcessor.builder()
 GRAPH: Any = AsyncDagTaskProcessor.builder()
 PROCESSOR: Any = LEVELS.add_task(A, level=1).build()
-REPORT: Any = PROCESSOR._plain_report
+REPORT: Any = PROCESSOR._shared.plain_report
 MADE_BY_HAND: Any = TaskReport(*[PhaseReport(State.ABSENT)] * 3)
 ANY_TASK: Any = task
 ANY_FUNC: Any = task_func

@@ -6,7 +6,7 @@ import logging
 from asyncio import AbstractEventLoop
 from collections.abc import Collection, Hashable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..common.order import EXECUTE, PHASES, POST
 from ..common.text import counted, one_line, shown
@@ -15,7 +15,9 @@ from ..states import FAILURES, PhaseReport, State, TaskFailure
 from .attempts import History
 from .exceptions import add_note, is_cancellation, is_exception, set_cause
 from .plan import Plan
-from .watch import Causes, Watch
+
+if TYPE_CHECKING:
+    from .watch import Causes, Watch
 
 _logger: Final = logging.getLogger("sdax")
 

@@ -33,7 +33,9 @@ from .record import Record
 from .resources import Resource, hold
 from .shelter import is_ending
 from .variables import Contexts
-from .watch import Watch
+
+if TYPE_CHECKING:
+    from .watch import Watch
 
 
 class RunBase:
@@ -151,6 +153,11 @@ class RunBase:
         `pausing` is for a function that waited for its next attempt.
         """
         number = self.number
+        if self.aborted and type(error) is CancelledError and history is None:
+            # The usual end of what runs beside a failure, which may be thousands of functions.
+            self.write("cancelled", number, index, attempts)
+            self.finished_one()
+            return
         required, stops = True, True
         if pausing and history is not None and history.is_due:
             self.cancel_retry(index, attempts)
