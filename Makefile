@@ -6,7 +6,7 @@ BUILT := $(VENV)/.built
 VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-debug proof asan cov lint format types check docs bench bench-service bench-tail results dist test-dist clean
+.PHONY: help install build test test-debug proof mutants asan cov lint format types check docs bench bench-service bench-tail results dist test-dist clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,10 @@ proof: $(BUILT) ## disturb small workflows at every point, on both engines (minu
 		tests/test_load.py tests/test_resource_runs.py tests/test_critical_path.py \
 		tests/test_max_concurrency.py tests/test_bad_input.py tests/test_diagram.py
 	SDAX_DEPLOY_SCHEDULES=1000 $(BIN)/python -m pytest -q tests/test_deploy.py -k real_processes
+
+MUTANTS ?= --count 200
+mutants: $(BUILT) ## change sdax in 200 places, and look which tests notice (20 minutes)
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 # In a copy, because an extension with AddressSanitizer is of no use to anything else. Some tests
 # cannot run: the sanitizer keeps freed memory, and browsers inherit it.

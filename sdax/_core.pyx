@@ -735,7 +735,7 @@ cdef class Driver:
                     return None
                 if not run.is_held(self.index):
                     break
-                run.clean_up(self.index)
+                clean_up(run, None, self.index, False)
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[2]) < 0:
                 self.taken = True
                 raise sdax_take_error()
@@ -1112,6 +1112,7 @@ cdef class Driver:
     cdef object hold(self, Run run, value):
         """Hold a resource that is set up: go on with what that opens, and wait for its turn."""
         resource = self.resource
+        resource.driver = self  # without a call: from here on it is cleaned up, whatever breaks
         if not self.shared:
             self.count_out()
         self.shared = False
@@ -1130,10 +1131,16 @@ cdef class Driver:
         cdef Run run = self.run
         resource = self.resource
         if how == THROW:
-            if run.passes_by(resource):
-                self.task.uncancel()
-                return resource.wait_on()
-            hide_engine(exception)
+            try:
+                if run.passes_by(resource):
+                    self.task.uncancel()
+                    how = SEND
+            except BaseException as error:
+                run.break_down(error)
+                how = SEND
+            if how == SEND:
+                resource._asyncio_future_blocking = True
+                return resource
             resource.broken = True
             resource.thrown = exception
         self.holding = False
@@ -1161,15 +1168,21 @@ cdef class Driver:
             Py_XDECREF(outcome)
             return value
         error = sdax_take_error()  # it never returns
-        is_due = not run.has_held(self)
-        self.release()
-        if is_due:
-            run.failed(index, error)
-        else:
-            run.broke(index, error)
-        if not run.pumping and run.is_ready():
-            run.pump()
+        try:
+            is_due = not run.has_held(self)
+            self.release()
+            if is_due:
+                run.failed(index, error)
+            else:
+                run.broke(index, error)
+            if not run.pumping and run.is_ready():
+                run.pump()
+        except BaseException as broken:
+            self.resource.driver = None
+            chain(broken, error)
+            raise
         return None
+
     cdef object take_history(self):
         """Return what came before the last attempt, and forget the attempts."""
         history, self.history = self.history, None
@@ -1473,7 +1486,7 @@ cdef int start_ready_eagerly(Run run) except -1:
 cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver, False)
+        return clean_up(run, driver, driver.index, False)
     driver.taken = True
     driver.context = PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1484,12 +1497,17 @@ cdef int start_eagerly(Run run, Driver driver, dict arguments) except -1:
     return 0
 
 
-cdef int clean_up(Run run, Driver driver, bint soon) except -1:
-    """Have a resource go on in its own `asyncio.Task`."""
-    cdef Py_ssize_t index = driver.index
-    driver.index = -1
-    driver.release()
-    run.clean_up(index, soon)
+cdef int clean_up(Run run, Driver driver, Py_ssize_t index, bint soon) except -1:
+    """Have a resource go on in its own `asyncio.Task`: not in that of this driver, if there is
+    one."""
+    if driver is not None:
+        driver.index = -1
+        driver.release()
+    try:
+        run.clean_up(index, soon)
+    except BaseException as error:  # it was not even called
+        run.break_down(error)
+        run.clean_up(index, soon)
     return 0
 
 
@@ -1533,7 +1551,7 @@ cdef bint can_catch(loop) except -1:
 cdef int start_early(Run run, Driver driver, dict arguments) except -1:
     driver.index = run.take()
     if run.is_held(driver.index):
-        return clean_up(run, driver, False)
+        return clean_up(run, driver, driver.index, False)
     driver.taken = True
     loop, context = run.loop, PyContext_Copy(
         run.context if run.contexts is None else run.contexts.of(run.number, driver.index)
@@ -1575,7 +1593,7 @@ cdef int start_ready_by_factory(Run run) except -1:
         driver = new_driver(run)
         driver.index = index = run.take()
         if run.is_held(index):
-            clean_up(run, driver, run.is_lazy)
+            clean_up(run, driver, index, run.is_lazy)
             continue
         driver.taken = True
         driver.shared = False

@@ -457,7 +457,7 @@ class Driver(DriverBase):
             tasks, drivers, contexts, weakly = run.untouched
         called = False
         waits = True  # for its first call
-        error = None
+        error = kind = None
         try:
             if self.task is None:
                 self.task = current_task(run.loop)
@@ -541,9 +541,13 @@ class Driver(DriverBase):
                 if attempts is not None:
                     self.attempts = None
                 if kind and self.holding is not None:
-                    self.shared = False
-                    self.__next__ = self.body.__next__
-                    run.hold_resource(index, self.holding, self)
+                    yield from self.hold(work, attempts, value, error)
+                    if self.run is None:
+                        return
+                    work = run.phase.work[index]
+                    called = False  # in this phase
+                    attempts = None
+                    continue
                 shared = self.shared
                 if not shared:
                     run.suspended.pop(self, None)
@@ -551,8 +555,7 @@ class Driver(DriverBase):
                         asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
                             self.task, run.parent
                         )
-                    if self.holding is None:
-                        self.release()
+                    self.release()
                 if error is not None:
                     if self.coroutine is not None and issubclass(type(error), RecursionError):
                         self.coroutine.close()  # it may not even have begun
@@ -577,15 +580,7 @@ class Driver(DriverBase):
                                 run.ends_early(
                                     index, value, attempts.number, attempts.take_history()
                                 )
-                            if self.holding is not None:
-                                if run.ready is not NONE_READY and not run.pumping:
-                                    run.pump()
-                                yield from self.hold()
-                                if self.run is None:
-                                    return
-                                work = run.phase.work[index]
-                                called = False  # in this phase
-                            elif not shared:
+                            if not shared:
                                 return
                             attempts = None
                             continue
@@ -606,13 +601,7 @@ class Driver(DriverBase):
                 if not shared:
                     if run.ready is not NONE_READY and not run.pumping:
                         run.pump()
-                    if self.holding is None:
-                        return
-                    yield from self.hold()
-                    if self.run is None:
-                        return
-                    work = run.phase.work[index]
-                    called = False  # in this phase
+                    return
                 attempts = None
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
@@ -623,6 +612,8 @@ class Driver(DriverBase):
         try:
             if error is not None:
                 put_after(broken, error)
+            if kind and self.is_left():
+                yield from self.end_resource(broken)
             self.broken(run, broken)
             if waits:
                 run.hold(index)
@@ -650,8 +641,13 @@ class Driver(DriverBase):
         while True:
             try:
                 yielded = step(argument)
-            finally:
+            except BaseException as exception:
                 argument = None
+                if not self.is_left():
+                    raise
+                step, argument = self.coroutine.throw, exception  # it was not even stepped
+                continue
+            argument = None
             if type(yielded) is Resource:
                 self.holding = yielded
                 return yielded.value
@@ -666,54 +662,118 @@ class Driver(DriverBase):
         return True
 
     @coroutine
-    def hold(self) -> Generator[Any, None, None]:
-        """Wait, with a resource that is set up, until its cleanup is due.
+    def hold(
+        self, work: Work, attempts: Attempts | None, value: Any, error: BaseException | None
+    ) -> Generator[Any, None, None]:
+        """Go on with what a resource opens that is set up. Hold it until its cleanup is due.
 
         If it breaks before, clean it up, and let go of the run.
         """
         run, index, resource = self.run, self.index, self.holding
         assert resource is not None
-        came = error = None
-        waits_for = resource
+        resource.driver = self  # without a call: from here on it is cleaned up, whatever breaks
+        try:
+            self.shared = False
+            self.__next__ = self.body.__next__
+            if error is not None:
+                run.break_down(error)
+            self.set_up_ended(work, attempts, value)
+        except BaseException as broken:
+            run.break_down(broken)
+            run.suspended.pop(self, None)
+        attempts = value = error = None
+        came = None
         while True:
             try:
-                yield waits_for
+                yield resource
             except BaseException as exception:
                 if type(exception) is GeneratorExit and not self.is_stepped():
                     raise
                 came = exception
-            if came is None or not run.passes_by(resource):
-                break
+            try:
+                if came is None or not run.passes_by(resource):
+                    break
+                self.task.uncancel()
+            except BaseException as broken:
+                run.break_down(broken)
             came = None
-            self.task.uncancel()
-            waits_for = resource.wait_on()
+            resource._asyncio_future_blocking = True
         self.holding = None
         if came is not None:
-            hide_engine(came)
             resource.broken = True
             resource.thrown, came = came, None
-        if self in run.suspended:
-            return  # its turn has come
-        resource.limit = run.plan.phases[POST].work[index][5]
+        if self not in run.suspended:  # else its turn has come
+            resource.limit = run.plan.phases[POST].work[index][5]
+            yield from self.end_broken(resource)
+
+    def set_up_ended(self, work: Work, attempts: Attempts | None, value: Any) -> None:
+        """Take note of a resource that is set up, and go on with what that opens."""
+        run, index = self.run, self.index
+        run.suspended.pop(self, None)
+        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+            asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                self.task, run.parent
+            )
+        run.hold_resource(index, self.holding, self)
+        number = 1 if attempts is None else attempts.number
+        history = None if attempts is None else attempts.take_history()
+        if type(value) is Finish:
+            run.ends_early(index, value, number, history)
+        else:
+            if value is not None:
+                run.keep(index, value)
+            if number > 1 or run.watch is not None:
+                run.write("succeeded", run.number, index, number, value, history)
+            if work[3] and not run.aborted:
+                run.feed(work[3])
+            run.finished_one()
+        if run.ready is not NONE_READY and not run.pumping:
+            run.pump()
+
+    @coroutine
+    def end_broken(self, resource: Resource) -> Generator[Any, None, None]:
+        """Clean up a resource that has broken while it was held."""
+        run, index = self.run, self.index
+        error: Any = None
         try:
             yield from self.coroutine
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
                 raise
             error = exception
-        is_due = not run.has_held(self)
-        run.suspended.pop(self, None)
-        self.release()
-        assert error is not None
         try:
+            is_due = not run.has_held(self)
+            run.suspended.pop(self, None)
+            self.release()
             if is_due:
                 run.failed(index, error)
             else:
                 run.broke(index, error)
+            if run.ready is not NONE_READY and not run.pumping:
+                run.pump()
+        except BaseException as broken:
+            resource.driver = None
+            put_after(broken, error)
+            self.broken(run, broken)
         finally:
             error = None
-        if run.ready is not NONE_READY and not run.pumping:
-            run.pump()
+
+    @coroutine
+    def end_resource(self, broken: BaseException) -> Generator[Any, None, None]:
+        """Go on with the cleanup of a resource, although a call of the engine has failed."""
+        try:
+            yield from self.coroutine
+        except BaseException as exception:
+            if type(exception) is GeneratorExit and not self.is_stepped():
+                raise
+            put_after(broken, exception)
+        finally:
+            del broken
+
+    def is_left(self) -> bool:
+        """Return True if the coroutine of a resource can go on."""
+        left = self.coroutine
+        return left is not None and left.cr_frame is not None and not left.cr_running
 
     def begin(self) -> Any:
         """Take the first step, where it matters to an attempt whether it has suspended."""
@@ -1441,7 +1501,11 @@ def start_ready_eagerly(run: Run) -> None:
         driver: Driver | None = None
         work = run.phase.work[index]
         if work[4] is RESOURCE and run.number == POST:
-            run.clean_up(index)
+            try:
+                run.clean_up(index)
+            except BaseException as error:  # it was not even called
+                run.break_down(error)
+                run.hold(index)
             if len(run.suspended) >= run.places or run.deferred:
                 break
             continue
@@ -1486,7 +1550,11 @@ def start_ready_early(run: Run) -> None:
             driver: EarlyDriver | None = None
             work = run.phase.work[index]
             if work[4] is RESOURCE and run.number == POST:
-                run.clean_up(index)
+                try:
+                    run.clean_up(index)
+                except BaseException as error:  # it was not even called
+                    run.break_down(error)
+                    run.hold(index)
                 if len(run.suspended) >= run.places or run.deferred:
                     break
                 continue
@@ -1532,7 +1600,7 @@ def raise_error_of(task: Task[Any]) -> NoReturn:
 def start_failed(run: Run, driver: Driver | None, error: BaseException) -> None:
     """See to a function whose `asyncio.Task` could not be made, or not be looked after."""
     run.break_down(error)
-    if driver is not None:
+    if driver is not None and driver.holding is None:
         if driver.body.gi_suspended and driver.task is not None and not driver.task.done():
             driver.shared = False
             run.suspended[driver] = None
@@ -1546,7 +1614,11 @@ def start_ready_by_factory(run: Run) -> None:
     for index in run.ready:
         work = run.phase.work[index]
         if work[4] is RESOURCE and run.number == POST:
-            run.clean_up(index, run.is_lazy)
+            try:
+                run.clean_up(index, run.is_lazy)
+            except BaseException as broken:  # it was not even called
+                run.break_down(broken)
+                run.hold(index)
             if len(run.suspended) >= run.places or run.deferred:
                 break
             continue

@@ -235,9 +235,8 @@ class _Race:
         self.stopped = True
         if self.timer is not None:
             self.timer.cancel()
-        if self.running:
-            for task in self.running.values():
-                task.cancel()
+        for task in self.running.values():
+            task.cancel()
 
     def raise_what_failed(self, interruption: BaseException | None) -> NoReturn:
         fatal, self.fatal = self.fatal, None

@@ -236,7 +236,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
 
 class Shared(NamedTuple, Generic[K]):
-    """What every run of a processor reads."""
+    """The parts of a processor that every run reads."""
 
     plan: Plan
     plain_report: RunReport[K]  # of every run with successes only, and without values

@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, settings, strategies
 
-from helpers import CAN_FREEZE
+from helpers import can_freeze
 from sdax.testing import VirtualClockLoop
 
 HANGS_AFTER = 60  # seconds, of which a busy machine may need many
@@ -184,13 +184,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Hypothesis warns of a generator that nobody refers to, and what is frozen does not count.
     _search_for_nothing()
     gc.collect()
-    if CAN_FREEZE:
+    if can_freeze():
         gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let pytest's last garbage collection find whatever was left open, however long ago."""
-    if CAN_FREEZE:
+    if can_freeze():
         gc.unfreeze()
 
 
@@ -216,7 +216,7 @@ def _collections_are_quick() -> None:
 
     Else each of them takes half a second towards the end of the session.
     """
-    if CAN_FREEZE:
+    if can_freeze():
         gc.collect()
         gc.freeze()
 

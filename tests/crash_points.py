@@ -60,7 +60,7 @@ from small_workflows import (
 )
 from verdicts import broken_promises, contracted
 from virtual_clock import SteppingLoop, watchdog
-from workflows import Arrangement, Disturbance, Factory, Workflow
+from workflows import WILLING, Arrangement, Disturbance, Factory, Workflow
 
 Outcome = dict[str, Hashable]
 Point = frozenset[Event]  # what has happened so far
@@ -296,9 +296,9 @@ def quick_sets() -> list[Set]:
 def full_sets() -> list[Set]:
     """What `make proof` goes through."""
     return [
-        Set("1 task", in_levels(1, ALL_PHASES), PACES, list(Factory), faults_cancelled=True),
+        Set("1 task", in_levels(1, ALL_PHASES), PACES, WILLING, faults_cancelled=True),
         Set("2 tasks in levels", in_levels(2, ALL_PHASES), PACES),
-        Set("1 resource", in_levels(1, RESOURCES), PACES, list(Factory), faults_cancelled=True),
+        Set("1 resource", in_levels(1, RESOURCES), PACES, WILLING, faults_cancelled=True),
         Set("2 tasks, resources", in_levels(2, (*RESOURCES, "pep")), MIXED, FACTORIES),
         Set(
             "2 tasks, resources, two faults",
@@ -321,7 +321,7 @@ def full_sets() -> list[Set]:
         ),
         Set("2 tasks, two faults", in_levels(2, MOST_UNLIKE), PACES, twice=False, two_faults=True),
         Set("3 tasks, two faults", in_levels(3, ("pep",)), MIXED, twice=False, two_faults=True),
-        Set("1 task, the zoo", in_levels(1, ALL_PHASES), PACES, list(Factory), zoo=True),
+        Set("1 task, the zoo", in_levels(1, ALL_PHASES), PACES, WILLING, zoo=True),
         Set("2 tasks, the zoo", in_levels(2, MOST_UNLIKE), MIXED, twice=False, zoo=True),
         Set(
             "graphs of 3, two faults",

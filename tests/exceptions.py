@@ -20,6 +20,14 @@ class FatalError(BaseException):
     """No `Exception`, and unknown to everybody."""
 
 
+class StubbornError(OSError):
+    """What a future raises that cannot be cancelled."""
+
+
+class RefusedError(Exception):
+    """What a task factory raises that makes no `asyncio.Task`."""
+
+
 class Withdrawal(CancelledError):
     """A cancellation of somebody's own."""
 

@@ -17,6 +17,8 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 from unittest import mock
 
+from sdax.engine import resources
+from sdax.engine.resources import Resource
 from virtual_clock import PassCountingLoop
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -32,6 +34,16 @@ _ENTRIES = ("_fire", "_release", "_settle", "_when_over", "go_on", "task_ended",
 _HALFWAY = PassCountingLoop.call_soon.__code__
 # What the constructor of asyncio.Task alone calls: one that is made by half complains when it goes.
 _IN_CONSTRUCTOR = asyncio.BaseEventLoop.is_running.__code__
+
+# What an `asyncio.Task` asks, in C, of the resource that it waits for, as of any future: were that
+# to fail, it would wait without an end, and whoever cancels it would hear of that.
+_ASKED = {
+    each.__code__ for each in (Resource.get_loop, Resource.add_done_callback, Resource.cancel)
+}
+# Where a resource has its `asyncio.Task` stepped by a function in C: what that calls is as out of
+# reach.
+_STEPS = Resource.go_on.__code__
+_TAKES_CURRENT = resources.take_current_task.__code__
 
 _LOOP_TURN = asyncio.Handle._run.__code__
 
@@ -148,7 +160,7 @@ class Calls:
 
     def _hear(self, frame: FrameType, event: str, called: Any) -> None:
         if event == "c_call":
-            counts = self._is_ours(frame) and not _lets_go(called)
+            counts = self._is_ours(frame) and not (_lets_go(called) or _is_asked(frame))
         elif event == "call":
             counts = self._counts(frame)
         else:
@@ -165,6 +177,8 @@ class Calls:
     def _counts(self, frame: FrameType) -> bool:
         code, caller = frame.f_code, frame.f_back
         if code.co_flags & _STEPPED or code is _IN_CONSTRUCTOR or caller is None:
+            return False
+        if _is_asked(frame) or (caller.f_code is _STEPS and code is not _TAKES_CURRENT):
             return False
         if code is _HALFWAY and "call_soon(" not in getline(
             caller.f_code.co_filename, caller.f_lineno
@@ -218,6 +232,15 @@ class Places(Calls):
         self._note_place(frame, event, called)
         self.all.append(self.place)
         self.place = ""
+
+
+def _is_asked(frame: FrameType) -> bool:
+    """Tell whether a call is one of these, or is made within one of them."""
+    each: FrameType | None = frame
+    for _ in range(3):
+        if each is not None and each.f_code not in _ASKED:
+            each = each.f_back
+    return each is not None and each.f_code in _ASKED
 
 
 def _lets_go(called: Any) -> bool:

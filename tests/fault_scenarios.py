@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
@@ -19,12 +19,14 @@ from sdax import (
     RetryBudget,
     SdaxTaskGroup,
     TaskFunction,
+    resource,
     task_sync_func,
 )
 
 PRE, EXECUTE, POST = PHASES
 
 Act: TypeAlias = Callable[[], Awaitable[Any]]
+Error: TypeAlias = BaseException | None
 Caller: TypeAlias = Callable[[], Awaitable[Any]]
 Factory: TypeAlias = Callable[..., Any]
 
@@ -81,6 +83,24 @@ class Journal:
             elif phase == POST:
                 self.cleanups[name] = 1 + limits.get("retries", 0)
         return AsyncTask(name, **functions)
+
+    def resource(
+        self, name: str, set_up: Act | None = None, clean_up: Act | None = None, **limits: Any
+    ) -> AsyncTask[Any, Any]:
+        """Make a resource: what its two halves do, otherwise a pass each."""
+        begin = self.function(name, PRE, set_up or a_pass)
+        end = self.function(name, POST, self.uncut(name, clean_up or a_pass))
+        self.acquires.add(name)
+        self.cleanups[name] = 1
+
+        async def hold(ctx: object) -> AsyncIterator[str]:
+            try:
+                await begin(ctx)
+                yield name
+            finally:
+                await end(ctx)
+
+        return resource(name, hold, **limits)
 
     def uncut(self, name: str, act: Act) -> Act:
         """Do something that nothing may cut short."""
@@ -559,6 +579,49 @@ def finishes(phase: str, first: Act) -> Callable[[Journal], Runs]:
     return prepare
 
 
+def with_resources(
+    set_up: Act | None = None, clean_up: Error = None, execute: Error = None
+) -> Callable[[Journal], Runs]:
+    """Each resource has a level of its own: one that fails cleans up beside its siblings."""
+
+    def prepare(journal: Journal) -> Runs:
+        ends = journal.fails(clean_up, a_pass) if clean_up else a_pass
+        works = journal.fails(execute, a_pass) if execute else a_pass
+        return Runs(
+            build(
+                [journal.resource("A", at_once, at_once, timeout=60.0)],
+                [journal.resource("B", set_up, ends, cleanup_timeout=60.0)],
+                [journal.task("C", execute=works), journal.task("D", "pe.", execute=sleeps(1))],
+            )
+        )
+
+    return prepare
+
+
+def resource_breaks(journal: Journal) -> Runs:
+    """A scope of the resource expires while it is held."""
+
+    async def hold(ctx: object) -> AsyncIterator[None]:
+        async with asyncio.timeout(1):
+            yield
+
+    return Runs(
+        build(
+            [journal.resource("A")],
+            [resource("B", hold)],
+            [journal.task("C", execute=sleeps(2))],
+        )
+    )
+
+
+def resources_cancelled_at(when: float) -> Callable[[Journal], Runs]:
+    def prepare(journal: Journal) -> Runs:
+        journal.at(when, journal.cancel)
+        return with_resources(sleeps(1))(journal)
+
+    return prepare
+
+
 def observed(prepare: Callable[[Journal], Runs]) -> Callable[[Journal], Runs]:
     """Let an observer hear of what another scenario does."""
     return lambda journal: replace(prepare(journal), observer=journal.observer())
@@ -749,6 +812,7 @@ def _with_factories() -> Iterable[Scenario]:
         "a failure": fails_in(EXECUTE, a_pass),
         "a failure before siblings begin": fails_in(PRE, None),
         "a cancellation": cancelled_at(1.5),
+        "resources": with_resources(),
     }
     for factory_name, factory in factories:
         for name, prepare in prepared.items():
@@ -816,6 +880,14 @@ SCENARIOS = {
         Scenario("observed, a fallback", observed(falls_back)),
         Scenario("observed, all attempts take too long", observed(runs_out_of_time)),
         Scenario("observed, a cancellation", observed(cancelled_at(1.5, fails=True))),
+        Scenario("resources", with_resources()),
+        Scenario("resources, a failure", with_resources(execute=ValueError("C"))),
+        Scenario("resources, a cleanup that fails", with_resources(clean_up=OSError("B"))),
+        Scenario("resources, Ctrl-C in a cleanup", with_resources(clean_up=KeyboardInterrupt("B"))),
+        Scenario("resources, one that breaks while it is held", resource_breaks),
+        Scenario("resources, a cancellation of a set-up", resources_cancelled_at(0.5)),
+        Scenario("resources, a cancellation", resources_cancelled_at(1.5)),
+        Scenario("observed, resources", observed(with_resources())),
         Scenario("phase by phase", phase_by_phase),
         Scenario("phase by phase, left after one", left_early(1, None)),
         Scenario("phase by phase, left after two", left_early(2, None)),

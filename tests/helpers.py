@@ -36,11 +36,16 @@ one_loop = pytest.mark.loop_kinds("asyncio")
 
 COUNTS_REFERENCES = hasattr(sys, "getrefcount")
 
-# PyPy has no gc.freeze(). Free-threaded builds of Python 3.13.0 crash after it
-# (https://github.com/python/cpython/issues/126312).
-CAN_FREEZE = hasattr(gc, "freeze") and not (
-    sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 13, 1)
-)
+
+def can_freeze() -> bool:
+    """Whether `gc.freeze()` may be called.
+
+    PyPy has none. Free-threaded builds of Python 3.13.0 crash after it
+    (https://github.com/python/cpython/issues/126312).
+    """
+    is_free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    return hasattr(gc, "freeze") and not (is_free_threaded and sys.version_info < (3, 13, 1))
+
 
 # For tests of what is gone as soon as nobody refers to it, and of what a reference counts for.
 counts_references = pytest.mark.skipif(
@@ -143,7 +148,7 @@ def current() -> asyncio.Task[Any]:
 def without_collector() -> Iterator[None]:
     """Switch the garbage collector off, when it has taken what there is: cycles stay."""
     gc.collect()
-    if CAN_FREEZE:
+    if can_freeze():
         gc.freeze()  # so that the collections that follow need not look through it again
     gc.disable()
     try:

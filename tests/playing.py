@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import count
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 from unittest import mock
 from weakref import WeakSet
 
 import anyio
 
 import sdax.processor
-from exceptions import make_exception
+from exceptions import RefusedError, StubbornError, make_exception
 from helpers import COUNTS_REFERENCES
 from reference import Reference
 from sdax import (
@@ -72,6 +72,7 @@ from workflows import (
     Shape,
     Sleep,
     Step,
+    Stubborn,
     Wait,
     Watcher,
     Within,
@@ -136,6 +137,7 @@ class Observation:
     progress: list[int]  # how many events there were before each pass
     heard_by: int | None  # the pass in which the caller hears of a cancellation, in its turn
     broken: set[str] = field(default_factory=set)  # resources, while they were held
+    refused: bool = False  # an asyncio.Task, by the factory
     problems: list[str] = field(default_factory=list)
     gave_up: bool = False  # for it does not end
 
@@ -291,6 +293,7 @@ class Player:
         self.progress: list[int] = []
         self.heard_by: int | None = None
         self.gave_up = False
+        self.refused = False
         self.semaphore = asyncio.Semaphore(1)
         self.shared_error = make_exception(Error.SHARED, "")
         self.unchecked: list[tuple[Place, asyncio.Task[Any]]] = []  # have begun to suspend
@@ -333,6 +336,7 @@ class Player:
             progress=self.progress,
             heard_by=self.heard_by,
             broken=self.broken,
+            refused=self.refused,
             problems=[*self.problems, problem],
             gave_up=True,
         )
@@ -421,6 +425,7 @@ class Player:
             progress=self.progress,
             heard_by=self.heard_by,
             broken=self.broken,
+            refused=self.refused,
             **seen,
         )
         # What was raised leads here by its traceback, and shall not find itself here.
@@ -439,6 +444,16 @@ class Player:
             self.made.add(task)
             return task
 
+        makes = count(1)
+
+        def refuse(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+            if next(makes) == 3:
+                self.refused = True
+                if inspect.iscoroutine(coroutine):
+                    coroutine.close()  # which would complain
+                raise RefusedError
+            return make(loop, coroutine, **options)
+
         def wrap(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
             async def await_it() -> Any:
                 return await coroutine
@@ -449,6 +464,8 @@ class Player:
 
         if self.workflow.factory is Factory.WRAPPING:
             self.loop.set_task_factory(wrap)
+        elif self.workflow.factory is Factory.REFUSING:
+            self.loop.set_task_factory(refuse)
         elif self.workflow.factory is Factory.PLAIN:
             self.loop.set_task_factory(make)
         elif self.workflow.factory is Factory.EAGER:
@@ -682,7 +699,7 @@ class Player:
                         continue
                     if own_task and self.will_suspend(step):
                         self.check_owner(place)
-                    await self.take(step)
+                    await self.take(place, attempt, step)
                     if id(asyncio.current_task()) != own:
                         self.problems.append(f"{place} was moved to another asyncio.Task")
                     self.note(place, attempt, "resume")
@@ -719,7 +736,21 @@ class Player:
                 self.problems.append(f"{place} is not in all_tasks()")
         self.unchecked.clear()
 
-    async def take(self, step: Step) -> None:
+    async def wait_stubbornly(self, place: Place, attempt: int, seconds: float) -> None:
+        error = StubbornError(f"{place.name}.{place.phase}#{attempt}")
+
+        def refuse() -> NoReturn:
+            self.raised.append(Raised(place, attempt, error))
+            raise error
+
+        future = _StubbornFuture(refuse, self.loop)
+        timer = self.loop.call_later(seconds, future.set_result, None)
+        try:
+            await future
+        finally:
+            timer.cancel()
+
+    async def take(self, place: Place, attempt: int, step: Step) -> None:
         match step:
             case Yield(times):
                 for _ in range(times):
@@ -730,6 +761,8 @@ class Player:
                 await self.events[event].wait()
             case Within(scope, seconds):
                 await _wait_within(scope, seconds)
+            case Stubborn(seconds):
+                await self.wait_stubbornly(place, attempt, seconds)
 
     def take_instantly(self, place: Place, step: Step) -> None:
         match step:
@@ -747,7 +780,8 @@ class Player:
                     if owner == wanted:
                         if self.held.get(name) is other:
                             self.broken.add(name)
-                        other.cancel()
+                        with suppress(StubbornError):
+                            other.cancel()
             case CancelCaller():
                 self.caller_was_cancelled = True
                 self.caller.cancel()
@@ -840,6 +874,15 @@ def _meddle(by_await: bool) -> None:
         else:
             coroutine.send(None)
         raise AssertionError("a coroutine that runs was stepped")
+
+
+class _StubbornFuture(asyncio.Future[None]):
+    def __init__(self, refuse: Callable[[], NoReturn], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.refuse = refuse
+
+    def cancel(self, msg: Any = None) -> bool:
+        self.refuse()
 
 
 class _Door:

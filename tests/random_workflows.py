@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from workflows import (
     PHASES,
     SHARED,
+    WILLING,
     Arrangement,
     Behaviour,
     CancelCaller,
@@ -38,6 +39,7 @@ from workflows import (
     Shape,
     Sleep,
     Step,
+    Stubborn,
     Wait,
     Watcher,
     Within,
@@ -110,7 +112,9 @@ class _Author:
             nodes = tuple(self.node(name, self.choose.choice(levels)) for name in self.names)
         else:
             nodes = self.graph()
-        factory = self.choose.choice((Factory.NONE, *Factory)) if self.one_in(3) else Factory.NONE
+        # The model makes no tasks, so that none is refused in a settled workflow.
+        factories = (Factory.NONE, *(WILLING if self.settled else Factory))
+        factory = self.choose.choice(factories) if self.one_in(3) else Factory.NONE
         disturbance, debug = self.disturbance(), self.one_in(30)
         places = self.choose.randint(1, 3) if not self.settled and self.one_in(4) else None
         watcher = self.choose.choice(tuple(Watcher)) if self.one_in(3) else Watcher.NONE
@@ -275,6 +279,9 @@ class _Author:
             return Script(instants, self.ending(shape))
         ending = self.ending(shape)
         steps = self.steps(self.choose.randint(0, 3))
+        # A group of asyncio's does not survive such a future.
+        if not self.settled and shape in (Shape.ASYNC_DEF, Shape.AWAITABLE) and self.one_in(40):
+            steps += (Stubborn(self.seconds()),)
         if self.settled:
             at_once = shape not in (Shape.GROUP, Shape.TASK)
             steps = self.settle(steps, ending, at_once=at_once)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import pytest
@@ -14,6 +16,7 @@ from helpers import (
     Broken,
     Trace,
     build,
+    counts_references,
     error_of,
     failure_of,
     forever,
@@ -23,6 +26,7 @@ from helpers import (
     spawn,
     states,
     task,
+    without_collector,
 )
 from sdax import SdaxExecutionError, TaskFunction
 
@@ -54,10 +58,20 @@ class Disguised(Exception):
         raise RuntimeError("none of your business")
 
 
-KINDS: list[Any] = [lambda: Frozen("NoSuchKey"), Shy, Disguised]
+class _NoInstances(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        raise RuntimeError("ask somebody else")
 
 
-@pytest.mark.parametrize("make", KINDS, ids=["frozen", "shy", "disguised"])
+class Untested(Exception, metaclass=_NoInstances):
+    """An exception whose class does not say what its instances are."""
+
+
+KINDS: list[Any] = [lambda: Frozen("NoSuchKey"), Shy, Disguised, Untested]
+KIND_NAMES = ["frozen", "shy", "disguised", "untested"]
+
+
+@pytest.mark.parametrize("make", KINDS, ids=KIND_NAMES)
 @pytest.mark.parametrize("phase", ["pre", "execute", "post"])
 @soon_or_late
 async def test_it_comes_out(make: Any, phase: str, number: int) -> None:
@@ -73,7 +87,7 @@ async def test_it_comes_out(make: Any, phase: str, number: int) -> None:
     assert states(error.report)["A"].count("F") == 1
 
 
-@pytest.mark.parametrize("make", KINDS, ids=["frozen", "shy", "disguised"])
+@pytest.mark.parametrize("make", KINDS, ids=KIND_NAMES)
 @soon_or_late
 async def test_it_is_retried(make: Any, number: int) -> None:
     originals = [make(), make()]
@@ -83,7 +97,16 @@ async def test_it_is_retried(make: Any, number: int) -> None:
     assert report["A"].execute.attempts == 3
 
 
-@pytest.mark.parametrize("make", KINDS, ids=["frozen", "shy", "disguised"])
+async def test_a_class_to_retry_that_does_not_say_what_its_instances_are() -> None:
+    """As a predicate that raises: that is the failure, and what was asked about is its context."""
+    raised = Broken()
+    limits = {"retries": 1, "initial_delay": 0, "retryable_exceptions": (Untested,)}
+    error = await failure_of(solo(None, TaskFunction(Flaky(raised), **limits)))
+    assert str(error.exceptions[0]) == "ask somebody else"
+    assert error.exceptions[0].__context__ is raised
+
+
+@pytest.mark.parametrize("make", KINDS, ids=KIND_NAMES)
 async def test_it_leaves_a_block(make: Any) -> None:
     trace = Trace()
     original = make()
@@ -232,3 +255,36 @@ async def test_a_failure_that_the_block_raises_again() -> None:
     group = error.__context__
     assert isinstance(group, SdaxExecutionError)
     assert group.exceptions == (second,)
+
+
+@counts_references
+@pytest.mark.parametrize("how", ["first", "each"])
+async def test_a_failure_that_the_block_raises_again_closes_no_circle(how: str) -> None:
+    """Neither what was raised nor the run leads to itself: no garbage is left to collect."""
+
+    async def fail(ctx: Any) -> None:
+        raise Broken
+
+    processor = build([task("A", None, fail), task("B", None, None, fail)])
+
+    async def block() -> None:
+        failure: Any = None
+        try:
+            async with processor.open(None) as run:
+                while await run.run_next():
+                    pass
+                if how == "first":
+                    raise run.failures()[0]
+                for failure in run.failures():
+                    raise failure
+        finally:
+            del failure  # or its own traceback would lead to it
+
+    async def call() -> None:
+        with suppress(Broken):
+            await block()
+
+    await call()
+    with without_collector():
+        await call()
+        assert gc.collect() == 0

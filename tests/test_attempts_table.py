@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,14 @@ import pytest
 from helpers import one_loop
 from sdax import RetryableException, RetryBudget, TaskFunction
 from sdax.clients import retry_after
-from sdax.engine.attempts import Next, after_failure, after_timeout, settle_with_budget
+from sdax.engine.attempts import (
+    Next,
+    after_failure,
+    after_timeout,
+    limit_of,
+    settle_with_budget,
+    time_left,
+)
 
 pytestmark = one_loop
 
@@ -86,6 +94,12 @@ JITTER = 1.0 * (FACTOR - 0.5)
         # A group: the largest of its leaves.
         (
             ExceptionGroup("", [TooManyError(3), ExceptionGroup("", [TooManyError(7)])]),
+            {"retry_after": says},
+            7 + JITTER,
+            0,
+        ),
+        (
+            ExceptionGroup("", [TooManyError(0), TooManyError(0.5), TooManyError(7)]),
             {"retry_after": says},
             7 + JITTER,
             0,
@@ -253,6 +267,8 @@ def test_what_a_function_that_is_asked_raises(
     error = ConnectionError()
     following = decide(error, **limits)
     assert following == Next(following.error)
+    frames = traceback.extract_tb(following.error.__traceback__)
+    assert [frame.name for frame in frames] in ([], ["fails"])  # none of the engine's
     with pytest.raises(kind, match=message):
         raise following.error
     assert following.error.__context__ is error
@@ -319,3 +335,29 @@ async def test_an_attempt_that_is_cut_off(cut: Cut) -> None:
         assert left.__context__ is before
         notes = [] if before is None else [f"the attempt before it raised {before!r}"]
         assert getattr(left, "__notes__", []) == notes
+
+
+@pytest.mark.parametrize(
+    ("started", "deadline", "covers", "seconds", "message"),
+    [
+        (100.0, 101.0, False, 1.0, "timed out after 1.0 s"),
+        (100.0, 100 + 4 / 3, False, 4 / 3, f"timed out after total_timeout={4 / 3} s"),
+        (101.0, 100 + 4 / 3, False, 0.333333, f"timed out after total_timeout={4 / 3} s"),
+        (101.0, 102.0, True, 1.0, "the fallback timed out after 1.0 s"),
+    ],
+)
+def test_the_limit_that_cuts_off(
+    started: float, deadline: float, covers: bool, seconds: float, message: str
+) -> None:
+    function = TaskFunction(call, timeout=1.0, total_timeout=4 / 3)
+    assert limit_of(function, 100.0, started, deadline, covers) == (seconds, message)
+
+
+@pytest.mark.parametrize(
+    ("now", "cut_off_at", "left"),
+    [(101.0, None, 3.0), (101.0, 101.0, 3.0), (103.75, 104.0, 0.0), (104.5, 104.0, 0.0)],
+)
+def test_the_seconds_that_are_left(now: float, cut_off_at: float | None, left: float) -> None:
+    limits = TaskFunction(call, timeout=1.0, total_timeout=4.0)
+    assert time_left(limits, 100.0, now, cut_off_at) == left  # timers may be early
+    assert time_left(TaskFunction(call, timeout=1.0), 100.0, now, cut_off_at) is None

@@ -136,6 +136,25 @@ def test_a_clock_that_goes_backwards() -> None:
     assert withdrawn(budget) == 2
 
 
+def test_one_retry_is_given_back_at_a_time() -> None:
+    budget, clock = budget_of(1, 0)
+    deposit(budget, 3)
+    assert budget.try_withdraw()
+    clock.now += budget.ttl / 2
+    assert budget.try_withdraw()
+    budget.give_back()
+    assert budget.balance == 2
+
+
+def test_a_thread_that_read_the_clock_earlier() -> None:
+    budget, clock = budget_of(1, 0)
+    deposit(budget, 1)
+    clock.now -= 500
+    deposit(budget, 1)
+    clock.now += 500
+    assert withdrawn(budget) == 2
+
+
 class Model:
     """The same, in the simplest way: a list of what was done, and when."""
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from helpers import Trace, build, error_of, forever, passes, solo, task
-from sdax import TaskFunction
+from helpers import Trace, build, error_of, failure_of, forever, passes, solo, task
+from sdax import State, TaskFunction
 from sdax.engine.deadlines import FEWEST, Deadlines
 
 
@@ -38,6 +38,30 @@ def test_moments_that_nobody_waits_for_are_forgotten() -> None:
         deadlines.close()
 
     asyncio.run(main())
+
+
+class OldDeadlines(Deadlines):
+    """Those of a run that has set more timers than 32 bits can count."""
+
+    __slots__ = ()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._serial = 2**32
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.virtual_clock
+async def test_timers_are_counted_without_an_end(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiled engine keeps the number in an integer of C, which has 64 bits everywhere."""
+    monkeypatch.setattr(engine.module, "Deadlines", OldDeadlines)
+    trace = Trace()
+    limited = TaskFunction(trace.waiting("A"), timeout=1.0, retries=2)
+    error = await failure_of(solo(None, limited))
+    assert trace == ["A", "A cancelled"] * 3
+    assert error.report["A"].execute.state is State.TIMED_OUT
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):

@@ -7,9 +7,10 @@ are faster. `monte_carlo` goes on for as long as one likes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from random import Random
 from types import ModuleType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,10 +24,18 @@ from workflows import (
     Arrangement,
     Behaviour,
     CancelCaller,
+    Disturbance,
+    Ending,
     Error,
+    Factory,
     Node,
     Raise,
+    Retryable,
+    Scope,
     Script,
+    Shape,
+    Step,
+    Watcher,
     Workflow,
     Yield,
 )
@@ -41,6 +50,24 @@ quick = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_everything_is_drawn() -> None:
+    """Each exception, scope, factory and watcher, each step and each disturbance."""
+    drawn = "".join(
+        repr(random_workflow(Random(seed), settled=settled))
+        for seed in SEEDS
+        for settled in (True, False)
+    )
+    values = [*Error, *Scope, *Factory, *Watcher, *Shape, *Retryable, *Arrangement]
+    classes = [*get_args(Step), *get_args(Ending)]
+    names = [*map(str, values), *(f"{each.__name__}(" for each in classes)]
+    names += [f"{each.name}=" for each in (*fields(Disturbance), *fields(Behaviour))]
+    # What is as usual is not shown, nor are the names of first fields. One is for `crash_points`.
+    usual = {str(Factory.NONE), str(Watcher.NONE), str(Shape.ASYNC_DEF), str(Retryable.DEFAULT)}
+    usual |= {str(Arrangement.LEVELS), "scripts=", "shape=", "cancel_at=", "heard_at_once="}
+    names.append("Disturbance((")
+    assert [name for name in names if name not in drawn and name not in usual] == []
 
 
 class _Drawn:

@@ -40,6 +40,7 @@ from sdax.testing import (
     explorations,
     explore,
 )
+from sdax.testing.explore import Explorer
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -833,6 +834,33 @@ def test_a_time_limit() -> None:
     exploration = explore(pooled(), context=Context, check=all_back, seconds=0)
     assert exploration.schedules == 1
     assert not exploration.exhaustive
+
+
+def test_a_seed_where_everything_is_within_the_limit() -> None:
+    exploration = explore(pooled(), context=Context, check=all_back, seed=1)
+    assert exploration.exhaustive
+
+
+def test_an_exploration_with_findings() -> None:
+    explorer = Explorer(pooled(), Context, never, {"faults": CANCEL})
+    findings = list(explorer.findings())
+    exploration = explorer.exploration()
+    assert exploration.findings == len(findings) > 1
+    assert not exploration.exhaustive
+    assert f", {len(findings)} findings" in str(exploration)
+
+
+def test_what_is_known_of_two_disturbances_when_they_are_cut_off() -> None:
+    everything = len(schedules(pooled(), faults=("cancel", "fail"), disturbances=2)) + 1
+    exploration = explore(
+        pooled(),
+        context=Context,
+        check=all_back,
+        faults=("cancel", "fail"),
+        disturbances=2,
+        max_schedules=everything - 1,
+    )
+    assert f"of at least {everything}: NOT exhaustive" in str(exploration)
 
 
 def sample(seed: int, most: int) -> list[str]:

@@ -88,6 +88,13 @@ def test_a_first_step_that_ctrl_c_keeps_from_being_taken(engine: Implementation)
     assert findings_of(engine, "observed, a failure", "KeyboardInterrupt", numbers) == []
 
 
+def test_a_resource_is_cleaned_up_although_a_call_fails_after_its_set_up(
+    engine: Implementation,
+) -> None:
+    numbers = {"python": range(44, 64), "compiled": range(18, 30)}[engine.name]
+    assert findings_of(engine, "resources", "MemoryError", numbers) == []
+
+
 Misdeed = Callable[[Journal], Awaitable[Any]]
 
 

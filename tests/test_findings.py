@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,6 +22,7 @@ from exploring import (
 from helpers import build, nothing, solo, task
 from sdax import task_func
 from sdax.testing import NotReachedError, ScheduleFailed, explore
+from sdax.testing.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -233,3 +234,25 @@ class Pooless(Context):
 
     def __init__(self) -> None:
         super().__init__(Pool())
+
+
+class OneTest(NamedTuple):
+    nodeid: str
+
+
+@pytest.mark.parametrize(
+    ("settings", "repeated"),
+    [
+        (Settings(), "explore(..., replay='A@1')"),
+        (Settings(command="sdax explore app"), "sdax explore app --replay=A@1"),
+        (Settings(test=OneTest("t.py::t")), "pytest t.py::t --sdax-replay=A@1"),
+        (Settings(test=OneTest("t.py::t"), number=2), "pytest t.py::t --sdax-replay='[2] A@1'"),
+    ],
+)
+def test_how_a_schedule_is_repeated(settings: Settings, repeated: str) -> None:
+    assert settings.repeating("A@1") == repeated
+
+
+def test_how_an_undisturbed_run_is_repeated() -> None:
+    assert Settings(command="sdax explore app").repeating("") == "sdax explore app"
+    assert Settings(test=OneTest("t.py::t")).repeating("") == "pytest t.py::t"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from helpers import build, current, error_of, nothing, spawn, task, until
+from helpers import build, current, error_of, nothing, passes, solo, spawn, task, until
 from sdax import TaskFunction, task_group_func, task_sync_func, task_thread_func
 
 
@@ -139,6 +139,29 @@ async def test_a_plain_function_is_not_shown_as_the_one_before() -> None:
     await processor.process_tasks(shown)
     assert "plain_function" in shown[0]
     assert "nothing" not in shown[0]
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.loop_kinds("asyncio")
+async def test_a_pause_is_not_shown_as_the_attempt_before() -> None:
+    attempts: list[asyncio.Task[Any]] = []
+
+    async def fail_once(ctx: Any) -> None:
+        attempts.append(current())
+        await asyncio.sleep(0)
+        if len(attempts) == 1:
+            raise ConnectionError
+
+    run = spawn(solo(None, TaskFunction(fail_once, retries=1)))
+    await until(lambda: attempts)
+    assert "fail_once() running at" in repr(attempts[0])
+    await passes(3)  # and the pause has begun
+    shown: Any = attempts[0].get_coro()
+    assert (shown.cr_frame, shown.cr_await) == (None, None)
+    assert "running at" not in repr(attempts[0])
+    assert attempts[0].get_stack() == []
+    await run
+    assert len(attempts) == 2
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="call graphs are new in 3.14")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import weakref
 from collections.abc import Awaitable, Callable
@@ -235,6 +236,7 @@ async def test_cancelling_the_caller_cancels_all_calls_and_waits_for_them() -> N
     waits.cancel("again")  # which makes nothing end earlier, and nothing be cancelled twice
     error = await error_of(waits)
     assert isinstance(error, asyncio.CancelledError)
+    assert error.__context__ is None  # but not those that the calls were cancelled with
     assert sorted(calls.events[2:]) == [(1.5, "0 cancelled"), (1.5, "1 cancelled")]
     assert len(asyncio.all_tasks()) == 1
 
@@ -253,6 +255,43 @@ async def test_cancelling_a_run() -> None:
     running.cancel()
     assert isinstance(await error_of(running), asyncio.CancelledError)
     assert {*cleaned_up} >= {"0 cancelled", "1 cancelled"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_call_that_ends_just_as_the_caller_is_cancelled(fails: bool) -> None:
+    gate = asyncio.Event()
+    started: list[None] = []
+
+    async def function(ctx: Any) -> None:
+        started.append(None)
+        await gate.wait()
+        if fails:
+            raise Broken
+
+    waits = asyncio.ensure_future(hedged(function, 60.0, attempts=3)(None))
+    await until(lambda: started)
+    await passes(2)
+    gate.set()
+    waits.cancel()
+    assert isinstance(await error_of(waits), asyncio.CancelledError)
+    assert len(started) == 1
+    gc.collect()  # which would find an asyncio.Task whose exception nobody has retrieved
+
+
+async def test_the_first_of_two_interrupts_is_raised() -> None:
+    first, second = KeyboardInterrupt("first"), KeyboardInterrupt("second")
+    calls: list[None] = []
+
+    async def function(ctx: Any) -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            raise first
+        try:
+            await forever()
+        finally:
+            raise second
+
+    assert await error_of(hedged(function, 0.0)(None)) is first
 
 
 @virtual_clock

@@ -206,6 +206,21 @@ async def test_a_timeout_of_nothing_begins_inside() -> None:
 
 
 @virtual_clock
+async def test_the_wait_of_a_retry_is_not_part_of_the_timeout() -> None:
+    slots = asyncio.Semaphore(1)
+
+    async def hold(ctx: Any) -> None:
+        await asyncio.sleep(10)
+
+    function = TaskFunction(Flaky(ConnectionError()), timeout=4, retries=1, limiter=slots)
+    report = await build(
+        [task("A", function), task("B", TaskFunction(hold, limiter=slots))]
+    ).process_tasks(None)
+    assert report["A"].pre_execute[:2] == (State.SUCCEEDED, 2)
+    assert now() == 10
+
+
+@virtual_clock
 async def test_the_wait_is_part_of_the_total_timeout() -> None:
     lock = asyncio.Lock()
     await lock.acquire()

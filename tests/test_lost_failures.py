@@ -17,6 +17,7 @@ from helpers import (
     task,
 )
 from sdax import SdaxExecutionError
+from sdax.engine import outcome
 
 
 def contexts(error: BaseException | None) -> list[BaseException]:
@@ -115,6 +116,26 @@ async def test_failures_after_the_caller_is_closed(
     assert raised is error or raised.exceptions == (error,)
 
 
+async def test_all_failures_after_the_caller_is_closed(loop_errors: list[dict[str, Any]]) -> None:
+    trace = Trace()
+    broken, out = Broken("cleanup failed"), SystemExit("out")
+    processor = build(
+        [
+            task("A", trace.waiting("A"), None, trace.failing("A.post", broken)),
+            task("B", None, None, trace.failing("B.post", out)),
+        ]
+    )
+    coroutine: Any = processor.process_tasks(None)
+    coroutine.send(None)
+    await passes(1)
+    coroutine.close()
+    await passes(5)
+    first, second = contexts(loop_errors.pop()["exception"])
+    assert first is out
+    assert isinstance(second, SdaxExecutionError)
+    assert second.exceptions == (broken,)
+
+
 async def test_success_after_the_caller_is_closed() -> None:
     trace = Trace()
     coroutine: Any = build(
@@ -186,3 +207,63 @@ async def test_failures_of_a_cancelled_run_are_told_to_the_loop(
     assert found[0] is stop
     assert any(isinstance(each, asyncio.CancelledError) for each in found)
     assert any(isinstance(each, SdaxExecutionError) for each in found)
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_failures_of_a_run_whose_error_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    trace = Trace()
+    broken, full = Broken("cleanup failed"), MemoryError()
+
+    def no_room(*arguments: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(outcome, "_failures", no_room)
+    processor = build([task("A", trace.pausing("A"), None, trace.failing("post", broken))])
+    run = asyncio.ensure_future(error_of(processor.process_tasks(None)))
+    await passes(2)
+    if cancelled:
+        run.cancel()
+    first, *others = contexts(await run)
+    assert first is full
+    assert [type(each) for each in others] == [
+        ExceptionGroup,
+        *[asyncio.CancelledError] * cancelled,
+    ]
+    assert others[0].exceptions == (broken,)  # type: ignore[attr-defined]
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_failures_of_a_run_whose_error_cannot_be_raised(
+    monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    trace = Trace()
+    broken, first, second = Broken("cleanup failed"), MemoryError("first"), MemoryError("second")
+    see_through = outcome._see_through
+
+    def no_room_at_first(*arguments: Any) -> None:
+        monkeypatch.setattr(outcome, "_see_through", see_through)
+        raise first
+
+    def no_room(*arguments: Any) -> None:
+        raise second
+
+    monkeypatch.setattr(outcome, "raise_with_context", no_room)
+    if breaks:
+        monkeypatch.setattr(outcome, "_see_through", no_room_at_first)
+    cleanup = trace.quick("post") if breaks else trace.failing("post", broken)
+    processor = build([task("A", trace.pausing("A"), None, cleanup)])
+    run = asyncio.ensure_future(error_of(processor.process_tasks(None)))
+    await passes(1)
+    if breaks:
+        run.cancel()
+    found = contexts(await run)
+    assert found[0] is second
+    if breaks:
+        assert first in found
+    else:
+        assert isinstance(found[1], SdaxExecutionError)
+        assert found[1].exceptions == (broken,)

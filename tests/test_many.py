@@ -812,6 +812,25 @@ async def test_it_stops_everything_while_the_block_does_something_else() -> None
     assert caught.value is error
 
 
+async def test_an_interrupt_that_comes_after_another_one_is_its_context() -> None:
+    errors = [KeyboardInterrupt("first"), SystemExit("second")]
+    met = asyncio.Barrier(2)
+
+    async def execute(ctx: int) -> None:
+        await met.wait()
+        await passes(1)
+        raise errors[ctx]
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
+        async with run_many(solo(None, execute), range(2), concurrency=2) as outcomes:
+            await anext(outcomes)
+    (second,) = (error for error in errors if error is not caught.value)
+    found: list[Any] = [caught.value]
+    while found[-1] is not None:
+        found.append(found[-1].__context__)
+    assert second in found
+
+
 # Who takes them.
 
 

@@ -183,7 +183,11 @@ async def test_async_inputs_do_not_wait_for_a_full_batch(threads: Executor) -> N
 @one_loop
 @pytest.mark.one_engine
 @pytest.mark.parametrize("kind", ["plain", "async"])
-async def test_an_error_of_the_inputs_comes_after_the_batches(threads: Executor, kind: str) -> None:
+async def test_an_error_of_the_inputs_comes_after_the_batches(
+    threads: Executor, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdax.many.batches.LINGER", 1000.0)  # the last batch does not wait for more
+
     def plain() -> Iterator[int]:
         yield from range(7)
         raise Broken("inputs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,11 +21,13 @@ from helpers import (
     nothing,
     passes,
     soon_or_late,
+    spawn,
     states,
     task,
     without_factory,
 )
 from sdax import AsyncTask, SdaxExecutionError, TaskFunction
+from sdax.engine import outcome
 
 asyncio_alone = pytest.mark.loop_kinds("asyncio")
 
@@ -387,3 +389,24 @@ async def test_what_an_observer_stops() -> None:
         assert trace.count("A") == trace.count("A.post"), kinds[-1]
         assert trace.count("B") <= trace.count("B.post"), kinds[-1]
     assert set(kinds) >= {"RunStarted", "TaskStarted", "AttemptResumed", "RunFinished"}
+
+
+@asyncio_alone
+@pytest.mark.parametrize("called", ["_see_through", "new_waiter"])
+async def test_a_cancellation_for_which_there_is_no_room(
+    called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Trace()
+    full = MemoryError()
+    original = getattr(outcome, called)
+
+    def no_room_at_first(*arguments: Any) -> NoReturn:
+        monkeypatch.setattr(outcome, called, original)
+        raise full
+
+    monkeypatch.setattr(outcome, called, no_room_at_first)
+    run = spawn(build([task("A", None, trace.waiting("A"), trace.pausing("post"))]))
+    await passes(2)
+    run.cancel()
+    assert await error_of(run) is full
+    assert trace == ["A", "A cancelled", "post", "post done"]

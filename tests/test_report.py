@@ -113,6 +113,13 @@ async def test_values_are_the_very_objects() -> None:
     assert report["A"].execute.value is value
 
 
+async def test_a_plain_success_takes_no_memory_in_a_report() -> None:
+    processor = solo(nothing, nothing, nothing)
+    for observer in ((), lambda event: None):
+        report = await processor.process_tasks(None, observer=observer)
+        assert not report._phases
+
+
 async def test_each_run_has_a_report_of_its_own() -> None:
     async def echo(ctx: Any) -> Any:
         await asyncio.sleep(0)

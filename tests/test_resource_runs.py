@@ -469,6 +469,21 @@ async def test_other_code_closes_its_coroutine_while_it_is_held() -> None:
     assert error.report["R"].post_execute.state is State.FAILED
 
 
+async def test_other_code_throws_into_its_coroutine_while_it_is_held() -> None:
+    trace = Trace()
+
+    async def throw(ctx: Any) -> None:
+        (own,) = (each for each in asyncio.all_tasks() if each.get_name() == "sdax:R:resource")
+        coroutine: Any = own.get_coro()
+        with suppress(Broken):
+            coroutine.throw(Broken())
+        await forever()
+
+    error = await failure_of(build([resource("R", trace.holding("R"))], [task("A", None, throw)]))
+    assert [type(each) for each in error.exceptions] == [RuntimeError]
+    assert trace == ["R up", "R Broken", "R down"]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
 @pytest.mark.loop_kinds("eager")
 async def test_under_the_eager_factory() -> None:

@@ -27,6 +27,7 @@ from helpers import (
     var,
 )
 from sdax import AsyncTaskProcessor, RetryableException, resource
+from sdax.engine import variables
 from sdax.events import AttemptStarted, Event
 
 other: ContextVar[Any] = ContextVar("other", default=None)
@@ -138,6 +139,35 @@ async def test_the_order_of_completion_does_not_matter(delays: tuple[int, int]) 
         **{f"B.{phase}": "R's" for phase in ("pre", "post")},
         "B.execute": "Q's",
     }
+
+
+async def test_the_order_of_adding_does_not_matter() -> None:
+    seen = Seen()
+    await graph(
+        (resource("Q", setting("Q's")), ["R"]),
+        resource("R", setting("R's")),
+        (seen.task("A"), ["Q", "R"]),
+    ).process_tasks(None)
+    assert set(seen.values()) == {"Q's"}
+
+
+async def test_functions_of_a_level_get_copies_of_one_context(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[None] = []
+    with_changes = variables.with_changes
+
+    def count(*arguments: Any) -> Any:
+        made.append(None)
+        return with_changes(*arguments)
+
+    monkeypatch.setattr(variables, "with_changes", count)
+    seen = Seen()
+    await build(
+        [resource("R", setting("R's"))], [seen.task(str(number)) for number in range(10)]
+    ).process_tasks(None)
+    assert set(seen.values()) == {"R's"}
+    assert len(made) == 2  # for the level, and for `execute`
 
 
 async def test_a_context_manager_may_set_it() -> None:

@@ -577,6 +577,7 @@ async def test_a_second_yield_is_a_failure(number: int, fails: bool) -> None:
             await passes(number)
             yield
         finally:
+            await passes(3)  # of the loop, which the run waits for
             trace.append("closed")
 
     last = [task("A", trace.failing("A", Broken()) if fails else nothing)]
@@ -965,6 +966,32 @@ async def test_a_cleanup_that_takes_the_outcome(number: int) -> None:
     assert isinstance(failed.exception, SdaxExecutionError)
     assert (cancelled.failed, cancelled.cancelled, cancelled.failures) == (False, True, ())
     assert isinstance(cancelled.exception, asyncio.CancelledError)
+
+
+async def test_cleanups_that_take_the_same_outcome_share_what_is_noted() -> None:
+    # A copy for each would make a level of them take quadratic time and memory.
+    noted: list[Any] = []
+
+    async def finish(ctx: Any, outcome: Any) -> None:
+        noted.append(outcome.exception.report._phases)
+
+    asks = task_outcome_func(finish)
+    trace = Trace()
+    later = Broken()
+    await failure_of(
+        build(
+            [task("last", None, None, asks)],
+            [
+                task("A", None, trace.failing("A", Broken()), asks),
+                task("B", None, None, asks),
+                task("C", None, None, trace.failing("C.post", later)),
+            ],
+        )
+    )
+    first, second, last = noted
+    assert first is second
+    assert last is not first
+    assert len(last) == len(first) + 1
 
 
 async def test_a_function_of_the_outcome_must_return_an_awaitable() -> None:

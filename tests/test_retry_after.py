@@ -22,7 +22,7 @@ def busy(*seconds: float | None) -> list[BaseException]:
 
 
 @virtual_clock
-async def test_at_least_so_long_and_then_the_backoff_anew() -> None:
+async def test_at_least_so_long_and_then_the_backoff_anew(factors: list[Any]) -> None:
     events = Recorder()
     flaky = Flaky(*busy(None, None, 10, None, None))
     function = TaskFunction(flaky, retries=9)
@@ -31,6 +31,7 @@ async def test_at_least_so_long_and_then_the_backoff_anew() -> None:
     delays = [event.delay for event in events if isinstance(event, RetryScheduled)]
     # Backoffs of 1 and 2; 10 and half of initial_delay; and 1 and 2 again.
     assert delays == [1, 2, 10.5, 1, 2]
+    assert factors == [(0.5, 1.0)] * 5
     assert now() == sum(delays)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from helpers import (
-    CAN_FREEZE,
     PHASES,
     Trace,
     amount,
     build,
+    can_freeze,
     counts_references,
     error_of,
     forever,
@@ -311,7 +311,7 @@ class Left(list[Any]):
 
     def __enter__(self) -> Left:
         gc.disable()
-        if CAN_FREEZE:
+        if can_freeze():
             gc.freeze()  # what there was before is none of our business, and slow to look through
         gc.set_debug(gc.DEBUG_SAVEALL)
         return self
@@ -478,3 +478,20 @@ async def test_objects_do_not_add_up() -> None:
     await run(50)
     before = await run(5)
     assert await run(100) - before < 50
+
+
+@pytest.mark.parametrize(
+    ("is_free_threaded", "version", "can"),
+    [
+        (None, (3, 11, 0), True),
+        (0, (3, 13, 0), True),
+        (1, (3, 13, 0), False),
+        (1, (3, 13, 1), True),
+    ],
+)
+def test_no_freezing_where_that_crashes(
+    is_free_threaded: int | None, version: Any, can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysconfig.get_config_var", {"Py_GIL_DISABLED": is_free_threaded}.get)
+    monkeypatch.setattr(sys, "version_info", version)
+    assert can_freeze() == (can and hasattr(gc, "freeze"))

@@ -45,6 +45,10 @@ def seconds(error: Exception) -> float:
     return 1.0
 
 
+def half_of_a_manager(method: str) -> Any:
+    return type("Half", (), {method: nothing})()
+
+
 def cover(*_: Any) -> str:
     return "in its place"
 
@@ -125,7 +129,9 @@ def cover(*_: Any) -> str:
         ),
         ({"retry_after": 2.0}, TypeError, "retry_after must be a function .* got 2.0"),
         ({"retry_after": nothing}, TypeError, "retry_after must be a plain function"),
-        ({"limiter": 5}, TypeError, "limiter must be an async context manager.* got 5"),
+        ({"limiter": half_of_a_manager("__aenter__")}, TypeError, "limiter must be an async"),
+        ({"limiter": half_of_a_manager("__aexit__")}, TypeError, "limiter must be an async"),
+        ({"limiter": 5}, TypeError, "limiter must be an async context manager.* got 5$"),
         (
             {"limiter": threading.Lock()},
             TypeError,

@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction, ta
 from sdax.common.text import cells
 from sdax.observe import Timeline
 from sdax.observe.critical_path import divided
+from sdax.observe.gantt import can_show_unicode
+from sdax.observe.times import seconds
 
 pytestmark = one_loop
 
@@ -308,9 +311,35 @@ async def test_a_chart_in_text(engine: Any) -> None:
     assert all(mark in text for mark in "▒█✗◷⊘")
     assert "execute cancelled, because Failing.execute failed" in text
     assert "Flaky.pre_execute, attempt 1: failed: ConnectionError('reset'); again in" in text
+    assert "Flaky.pre_execute, attempt 2: timed out after 10.0 ms" in text
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("level")] == ["level 1", "level 2"]
     assert timeline.to_text(100, ascii=True).isascii()
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (0.0, "0 s"),
+        (1234.0, "1,234 s"),
+        (100.4, "100 s"),
+        (99.94, "99.9 s"),
+        (9.996, "10.0 s"),
+        (9.994, "9.99 s"),
+        (0.0123, "12.3 ms"),
+        (1e-9, "0.00 µs"),
+    ],
+)
+def test_a_time_in_text(time: float, text: str) -> None:
+    assert seconds(time) == text
+
+
+@pytest.mark.parametrize(("encoding", "can"), [("utf-8", True), ("ascii", False), ("odd", False)])
+def test_whether_standard_output_can_show_the_marks(
+    encoding: str, can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(encoding=encoding))
+    assert can_show_unicode() is can
 
 
 @pytest.mark.parametrize("width", [0, 41, 60, 79, 100, 200])
@@ -428,6 +457,11 @@ async def test_a_trace(engine: Any) -> None:
     events = check_trace(timeline.to_chrome_trace())["traceEvents"]
     names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert names == {"phases", "Steady", "Flaky", "Failing"}
+    orders = [e for e in events if e["name"] == "thread_sort_index"]
+    assert len(orders) == 4
+    assert all(e["args"]["sort_index"] == e["tid"] for e in orders)
+    (run,) = (e for e in events if e.get("cat") == "run")
+    assert run["dur"] == pytest.approx(timeline.runs[-1].duration * 1e6, abs=0.01)
     attempts = [e for e in events if e["ph"] == "X" and e["cat"] == "attempt"]
     assert len(attempts) == 7
     (failed,) = (e for e in events if e.get("cat") == "task" and e.get("cname") == "terrible")
@@ -495,7 +529,9 @@ async def test_a_page(engine: Any, tmp_path: Path) -> None:
     assert "execute cancelled, because Failing.execute failed" in tags.text
     assert "ValueError('no such <user> & co')" in tags.text
     assert "Critical path" in tags.text
+    assert "held the run" in tags.text
     assert all(tags.classes[name] for name in ("failed", "timed-out", "cancelled", "pause"))
+    assert tags.classes["badge"] > 3
 
 
 async def test_many_runs_in_every_format(engine: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from exceptions import describe, is_cancellation, outline
+from exceptions import RefusedError, StubbornError, describe, is_cancellation, outline
 from playing import Event, Observation, Place, Raised
 from sdax import (
     SdaxExecutionError,
@@ -188,6 +188,8 @@ def _raised(seen: Observation) -> Iterator[str]:
 
 def _interruption(seen: Observation) -> Iterator[str]:
     error = seen.error
+    if isinstance(error, StubbornError):
+        return  # what breaks the engine comes before everything else
     if seen.interrupted and (error is None or isinstance(error, Exception)):
         yield f"the caller was cancelled, and the outcome was {describe(error)}"
     if isinstance(error, CancelledError) and error.__context__ is not None:
@@ -258,7 +260,7 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 for other in workflow.nodes
                 if other.name in ancestors[node.name] and other.pre_execute is not None
             )
-            due = cleaned and called
+            due = cleaned and (called or seen.refused)
         elif reached is not None and node.level <= reached:
             due = True
         else:
@@ -352,7 +354,7 @@ def _graph_order(workflow: Workflow, seen: Observation) -> Iterator[str]:
                     early, late = late, early
                 if early in last and late in first and last[early] > first[late]:
                     yield f"{late} began before {early} had ended"
-                missing = early in behaviours and early not in last
+                missing = early in behaviours and early not in last and not seen.refused
                 if phase == EXECUTE and workflow.survives(*early):
                     continue  # its pre_execute may have failed
                 if missing and workflow.survives(*early) and behaviours[early].limiter is not None:
@@ -468,6 +470,8 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
     for (name, phase), reported in report.items():
         state, attempts, value, exception, attempts_failed, fell_back = reported
         place = Place(name, phase)
+        if seen.refused and (place not in calls or isinstance(exception, RefusedError)):
+            continue  # it may be what the factory has refused
         limited = place in behaviours and behaviours[place].limiter is not None
         made = calls[place] - fell_back
         # An attempt that waits for its limiter has not yet called the function.

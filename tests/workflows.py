@@ -73,6 +73,13 @@ class Within(_Brief):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Stubborn(_Brief):
+    """Suspend for so many seconds, for a future whose `cancel()` raises."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Set(_Brief):
     """Set an event."""
 
@@ -111,7 +118,7 @@ class Meddle(_Brief):
 
 
 Instant: TypeAlias = Set | SetVariable | CancelSelf | CancelOther | CancelCaller | Meddle
-Step: TypeAlias = Yield | Sleep | Wait | Within | Instant
+Step: TypeAlias = Yield | Sleep | Wait | Within | Stubborn | Instant
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -280,6 +287,10 @@ class Factory(Enum):
     PLAIN = "one that makes an asyncio.Task"
     EAGER = "asyncio's eager one, where there is one"
     WRAPPING = "one that makes an asyncio.Task of a coroutine which awaits the one it is given"
+    REFUSING = "one that makes each asyncio.Task but the third"
+
+
+WILLING = tuple(each for each in Factory if each is not Factory.REFUSING)
 
 
 class Watcher(Enum):

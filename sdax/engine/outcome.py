@@ -257,7 +257,11 @@ def _give_failures(error: BaseException, failures: SdaxExecutionError) -> bool:
     if put_before(error, failures):
         return True
     others = [each for each in failures.exceptions if each is not error]
-    return not others or put_before(error, failures.derive(others))
+    if not others:
+        return True
+    context = failures.derive(others)
+    vars(context)["_report"] = None  # it has the error, so the error would lead to itself
+    return put_before(error, context)
 
 
 def _message_about(failures: Sequence[TaskFailure]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from ..common.groups import iter_leaves
 from ..common.text import class_name, shown
 from ..resources import TWO_FORMS
-from .exceptions import chain, hide_engine
+from .exceptions import chain, hide_engine, put_after
 from .variables import Changes, changes_between, with_changes
 
 if sys.version_info >= (3, 12):
@@ -125,23 +125,24 @@ class Resource:
         try:
             current = take_current_task(self._loop)
             context.run(callback, self)
-        except BaseException:
+        except BaseException as error:
             if self._callback is not callback:
                 raise
-            self._step_soon()  # it was not even called: no room, or somebody else is in its context
+            self._step_soon()  # it was not even called
+            if type(error) is not RuntimeError:  # which somebody else in its context leads to
+                raise
         finally:
             if current is not None:
-                put_current_task(self._loop, current)
+                try:
+                    put_current_task(self._loop, current)
+                except BaseException:
+                    put_current_task(self._loop, current)
+                    raise
             del current  # whose result may be an error that leads here
 
     def is_waiting(self) -> bool:
         """Return True if its `asyncio.Task` can be stepped."""
         return self._callback is not None
-
-    def wait_on(self) -> Resource:
-        """Return what to wait for once more."""
-        self._asyncio_future_blocking = True
-        return self
 
     def _step_soon(self) -> None:
         assert self._callback is not None
@@ -222,7 +223,13 @@ async def hold(resource: Resource, ctx: Any) -> None:
             thrown = exception
         try:
             if resource.limit is None:
-                await (body.__anext__() if thrown is None else body.athrow(thrown))
+                try:
+                    following = body.__anext__() if thrown is None else body.athrow(thrown)
+                except BaseException as broken:  # it was not even called
+                    resource.broken = True
+                    thrown = broken
+                    following = body.athrow(broken)
+                await following
             else:
                 assert thrown is not None  # by what has broken it
                 await _throw_within(resource.limit, body, thrown)
@@ -230,17 +237,22 @@ async def hold(resource: Resource, ctx: Any) -> None:
             has_ended = True
         except BaseException as exception:
             raised = exception
-        if thrown is not None:
-            hide_engine(thrown)
-        if raised is not None:
-            hide_engine(raised)
-            if thrown is None or resource.broken or not _has_all_of(thrown, raised):
-                raise raised
-        elif not has_ended:
-            await _refuse_another(resource, body, thrown)
-        elif resource.broken:
-            assert thrown is not None
-            raise thrown
+        try:
+            if thrown is not None:
+                hide_engine(thrown)
+            if raised is not None:
+                hide_engine(raised)
+                if thrown is None or resource.broken or not _has_all_of(thrown, raised):
+                    raise raised
+            elif not has_ended:
+                await _refuse_another(resource, body, thrown)
+            elif resource.broken:
+                assert thrown is not None
+                raise thrown
+        except BaseException as error:
+            if raised is not None and error is not raised:
+                put_after(error, raised)  # a call of the engine has failed
+            raise
     finally:
         # The traceback of the exception leads here, so no name may lead back to it.
         del raised, thrown

@@ -438,7 +438,6 @@ class RunBase:
         Its driver is not among the suspended ones meanwhile: it takes no place, and nothing of
         the run cancels it.
         """
-        resource.driver = driver
         try:
             driver.task.set_name(self.plan.phases[PRE].work[index][0].held_name)
             if driver.may_have_set_variables() and (changes := resource.changes()):
@@ -453,33 +452,42 @@ class RunBase:
         """Have a resource go on from its `yield`, if it is held: now, or in its turn of the loop,
         after others that have not begun."""
         resource = (self.resources or {}).get(index)
+        driver = None if resource is None else resource.driver
+        postponed = resource is not None and resource.postponed
         try:
-            if resource is None or resource.driver is None:
+            if resource is None or driver is None or driver.run is None:
                 self.leave_out(index)
                 return
             if not (resource.is_waiting() or resource.postponed):
-                resource.postponed = True
-                self.postpone(index)
+                self.postpone(index, resource)
                 return
-            driver, resource.driver = resource.driver, None
             self.count_in(driver)
-            if resource.broken:
-                return  # it is being cleaned up already
-            resource.ask = self.to_throw
+            resource.driver = None
+        except BaseException as error:
+            self.break_down(error)
+            if resource is not None and driver is not None and resource.postponed == postponed:
+                self.hold(index)
+            return
+        if resource.broken:
+            return  # it is being cleaned up already
+        resource.ask = self.to_throw
+        try:
             driver.task.set_name(self.plan.phases[POST].work[index][2])
         except BaseException as error:
             self.break_down(error)
-        if resource is not None:
-            try:
-                resource.go_on(soon)
-            except BaseException as error:
-                self.break_down(error)
+        try:
+            resource.go_on(soon)
+        except BaseException as error:
+            self.break_down(error)
+            if resource.is_waiting():
+                resource.go_on(soon)  # it was not even called
 
-    def postpone(self, index: int) -> None:
+    def postpone(self, index: int, resource: Resource) -> None:
         """Clean up a resource in the next pass of the loop, because the step that has set it up is
         not over. Later functions must not overtake it."""
         left = [index]
         self.loop.call_soon(self.call_postponed, left, context=self.context.copy())
+        resource.postponed = True
         left += self.take_left()
         self.stop_calling()
         self.deferred = True
