@@ -39,7 +39,8 @@ proof: $(BUILT) ## disturb small workflows at every point, on both engines (minu
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.resource_points
 	SDAX_THOROUGH=1 $(BIN)/python -m pytest -q tests/test_size.py tests/test_graph_size.py \
-		tests/test_load.py tests/test_resource_runs.py tests/test_critical_path.py
+		tests/test_load.py tests/test_resource_runs.py tests/test_critical_path.py \
+		tests/test_max_concurrency.py tests/test_bad_input.py tests/test_diagram.py
 	SDAX_DEPLOY_SCHEDULES=1000 $(BIN)/python -m pytest -q tests/test_deploy.py -k real_processes
 
 MUTANTS ?= --count 200

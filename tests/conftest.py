@@ -1,9 +1,15 @@
 """Every async test runs on each engine, and on each kind of event loop that users may have.
 
-A plain `async def test_...` needs no mark. Marks narrow the kinds of loops:
+A plain `async def test_...` needs no mark. The kinds are asyncio's own loop, the same with a task
+factory (see `is_in_debug_mode`), with asyncio's eager task factory, and uvloop. Marks choose
+others:
 
 - `virtual_clock`: loops whose time jumps to the next timer, for tests of timeouts and delays;
-- `loop_kinds("asyncio", ...)`: only these.
+- `loop_kinds("asyncio", ...)`: only these. "debug" is debug mode without a task factory, and
+  "factory" is then without debug mode.
+
+A test with parameters does not run with every parameter on every kind: see `shared_out`. All of
+them run with `every_loop`, and with SDAX_THOROUGH=1 in the environment.
 
 `one_engine` marks a test to which the other engine would add nothing but time: it runs on the
 compiled engine, or on the one that `--engine` names.
@@ -17,9 +23,11 @@ import asyncio
 import gc
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, NoReturn
@@ -104,6 +112,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "undisturbed: does not work with a sanitizer or a tracer, because it measures memory, say",
     )
     config.addinivalue_line("markers", "one_engine: the other engine would add nothing")
+    config.addinivalue_line(
+        "markers", "one_python: another Python would add nothing; .ci/run runs it on one alone"
+    )
+    config.addinivalue_line("markers", "every_loop: run with every parameter on every kind of loop")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -112,22 +124,53 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
         pytest.mark.usefixtures("engine", "loop_kind", "loop_errors")(obj)
 
 
+def shared_out(sets: int, others: int, turn: int) -> set[tuple[int, int]]:
+    """Pairs of a set of parameters and one of the other kinds of loops, by their numbers.
+
+    Each set of parameters is in a pair, and so is each kind. `turn` is another number on the other
+    engine and on the next Python, so that five Pythons run all pairs.
+    """
+    if not others:
+        return set()
+    return {(number % sets, (number + turn) % others) for number in range(max(sets, others))}
+
+
+@pytest.hookimpl(trylast=True)  # when the test's own parameters are known
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker
+    names: list[str] = []
     if "engine" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("engine")
         names = list(ENGINES) if chosen == "both" else [chosen]
-        if metafunc.definition.get_closest_marker("one_engine"):
+        if marked("one_engine"):
             names = names[-1:]
-        metafunc.parametrize("engine", names, indirect=True)
-    if "loop_kind" in metafunc.fixturenames:
-        kinds = LOOP_KINDS
-        for mark in metafunc.definition.iter_markers("loop_kinds"):
-            kinds = [kind for kind in kinds if kind.name in mark.args]
-        if metafunc.definition.get_closest_marker("virtual_clock"):
-            kinds = [
-                replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
-            ]
-        metafunc.parametrize("loop_kind", kinds, ids=lambda kind: kind.name, indirect=True)
+    if "loop_kind" not in metafunc.fixturenames:
+        if names:
+            metafunc.parametrize("engine", names, indirect=True)
+        return
+    marks = [*metafunc.definition.iter_markers("loop_kinds")]
+    kinds = [kind for kind in LOOP_KINDS if all(kind.name in mark.args for mark in marks)]
+    if not marks:
+        kinds = [kind for kind in kinds if not kind.debug]  # but see `is_in_debug_mode`
+    if marked("virtual_clock"):
+        kinds = [
+            replace(kind, new_loop=VirtualClockLoop) for kind in kinds if kind.name != "uvloop"
+        ]
+    sets = len(metafunc._calls) or 1
+    metafunc.parametrize("engine", names, indirect=True)
+    metafunc.parametrize("loop_kind", kinds, ids=lambda kind: kind.name, indirect=True)
+    if len(kinds) > 1 and not (marked("every_loop") or os.environ.get("SDAX_THOROUGH")):
+        pairs = [
+            shared_out(sets, len(kinds) - 1, sys.version_info.minor + engine)
+            for engine in range(len(names))
+        ]
+        # The product of all, of which pytest has no other way to leave out a part.
+        cells = product(range(sets), range(len(names)), range(len(kinds)))
+        metafunc._calls = [
+            call
+            for call, (number, engine, kind) in zip(metafunc._calls, cells, strict=True)
+            if kind == 0 or (number, kind - 1) in pairs[engine]
+        ]
 
 
 @settings(max_examples=1, database=None)
@@ -155,20 +198,36 @@ def _no_engine(*_: Any) -> NoReturn:
     pytest.fail("a test that runs a processor must use the fixture 'engine'")
 
 
-@pytest.fixture(autouse=True)
-def _engine_is_chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+# Fixtures that every test uses have the widest scope that they can have: ten thousand tests make
+# them otherwise.
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _engine_is_chosen() -> Iterator[None]:
     """No test may run on whatever engine happens to be installed."""
-    if "engine" not in request.fixturenames:
-        monkeypatch.setattr("sdax.processor.Run", _no_engine)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sdax.processor.Run", _no_engine)
+        yield
 
 
-@pytest.fixture(autouse=True)
-def _summary_is_of_examples(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _collections_are_quick() -> None:
+    """Leave what other modules have made out of garbage collections, of which some tests make many.
+
+    Else each of them takes half a second towards the end of the session.
+    """
+    if can_freeze():
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _summary_is_of_examples(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests of `sdax.testing` itself explore much that nobody wants to read of."""
-    if request.module.__name__ not in ("test_deploy", "test_explored_examples"):
-        monkeypatch.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
+    with pytest.MonkeyPatch.context() as patched:
+        if request.module.__name__ not in ("test_deploy", "test_explored_examples"):
+            patched.setattr("_sdax_pytest.Test.tell", lambda self, line: None)
+        yield
 
 
 @pytest.fixture
@@ -243,6 +302,21 @@ def loop_errors() -> Iterator[list[dict[str, Any]]]:
     assert errors == []
 
 
+def is_in_debug_mode(item: pytest.Function) -> bool:
+    """Return True for loops with a task factory, on one engine, unless a mark names the kinds.
+
+    No engine looks at debug mode, and it makes a test twice as slow: asyncio notes where each
+    callback and each Task comes from. On the next Python it is the other engine.
+    """
+    on = [*ENGINES][sys.version_info.minor % 2]
+    callspec = item.callspec.params
+    return (
+        callspec["loop_kind"].name == "factory"
+        and callspec["engine"] == on
+        and item.get_closest_marker("loop_kinds") is None
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = pyfuncitem.obj
@@ -252,7 +326,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: fixtures[name] for name in inspect.signature(test).parameters}
     kind, errors = fixtures["loop_kind"], fixtures["loop_errors"]
 
-    runner = asyncio.Runner(loop_factory=kind.make, debug=kind.debug or None)
+    runner = asyncio.Runner(
+        loop_factory=kind.make, debug=kind.debug or is_in_debug_mode(pyfuncitem) or None
+    )
     loop = runner.get_loop()
     watchdog = None
     hangs = False

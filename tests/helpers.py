@@ -67,6 +67,10 @@ def amount(quick: int, thorough: int) -> int:
     return thorough if os.environ.get("SDAX_THOROUGH") else quick
 
 
+# Which part of a search the suite makes here. Each Python makes another.
+TURN = sys.version_info.minor
+
+
 PHASES = ("pre_execute", "execute", "post_execute")
 
 var: ContextVar[str] = ContextVar("var", default="unset")
@@ -144,6 +148,8 @@ def current() -> asyncio.Task[Any]:
 def without_collector() -> Iterator[None]:
     """Switch the garbage collector off, when it has taken what there is: cycles stay."""
     gc.collect()
+    if can_freeze():
+        gc.freeze()  # so that the collections that follow need not look through it again
     gc.disable()
     try:
         yield

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from helpers import one_loop
 from sdax import RetryableException, RetryBudget, TaskFunction
 from sdax.clients import retry_after
 from sdax.engine.attempts import (
@@ -21,6 +22,8 @@ from sdax.engine.attempts import (
     settle_with_budget,
     time_left,
 )
+
+pytestmark = one_loop
 
 FACTOR = 0.75  # in place of what lies between 0.5 and 1.0
 

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sdax
-from helpers import error_of, failure_of, nothing, solo, spawn, until
+from helpers import amount, error_of, failure_of, nothing, solo, spawn, until
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncDagTaskProcessorBuilder,
@@ -46,7 +46,7 @@ from sdax.testing import VirtualClockLoop
 
 EXAMPLES = int(os.environ.get("BAD_INPUT_EXAMPLES", "0"))
 search = settings(
-    max_examples=EXAMPLES or 25,
+    max_examples=EXAMPLES or amount(10, 25),
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,

@@ -31,6 +31,8 @@ from sdax.bench.contestants import BASELINE, Contestant, contestants
 from sdax.bench.work import EXECUTE, POST, PRE, Function, Job, Once, Work
 from sdax.testing import VirtualClockLoop
 
+pytestmark = pytest.mark.one_python
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WORKS = [
     Work("one phase", (3, 2, 2)),

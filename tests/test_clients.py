@@ -17,10 +17,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from helpers import Broken, failure_of, solo
+from helpers import Broken, failure_of, one_loop, solo
 from loopback import HOST, answering, refusing_port, response, serving
 from sdax import RetryableException, TaskFunction
 from sdax.clients import is_temporary, retry_after
+
+pytestmark = one_loop
 
 
 class Asks(RetryableException):

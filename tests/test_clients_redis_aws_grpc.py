@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -102,13 +103,21 @@ def test_redis_certificates() -> None:
 # AWS.
 
 
+@cache
+def aws_session() -> Any:
+    """One for all: each reads botocore's descriptions of the services anew."""
+    import botocore.session
+
+    return botocore.session.Session()
+
+
 def aws_call(use: Callable[[Any], object], scheme: str = "http", **options: Any) -> Call:
     config = pytest.importorskip("botocore.config")
-    session = pytest.importorskip("botocore.session")
+    pytest.importorskip("botocore.session")
     options = {"retries": {"total_max_attempts": 1}, "proxies": {}, **options}
 
     def call(port: int) -> None:
-        client = session.Session().create_client(
+        client = aws_session().create_client(
             "s3" if use is read_object else "dynamodb",
             region_name="us-east-1",
             endpoint_url=f"{scheme}://{HOST}:{port}",

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from conftest import Implementation
+from conftest import ENGINES, Implementation
 from crash_points import Set, Tally, explore_sets, main, quick_sets
+from helpers import TURN
 from playing import observe, on_engine, using
 from sdax import _core_py
 from small_workflows import Pace, in_graphs, in_levels
@@ -18,10 +19,12 @@ from workflows import Arrangement, Workflow
 
 def test_every_point_of_small_workflows(engine: Implementation) -> None:
     tally = Tally(engine.name)
-    for line in explore_sets(quick_sets(), {engine.module: tally}):
+    # Each engine goes through every second set, and on other Pythons through the others.
+    turn = TURN // 2 + [*ENGINES].index(engine.name)
+    for line in explore_sets(quick_sets()[turn % 2 :: 2], {engine.module: tally}):
         print(line)
     assert not tally.found, "\n\n".join(map(str, tally.found[:3]))
-    assert tally.schedules.total() > 3000
+    assert tally.schedules.total() > 500
 
 
 @pytest.mark.parametrize(

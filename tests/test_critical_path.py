@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 import sdax.processor
-from helpers import amount
+from helpers import amount, one_loop
 from playing import RANDOM_FACTOR, Added, Start, observe
 from random_workflows import random_workflow
 from sdax import (
@@ -28,6 +28,8 @@ from sdax import (
 from sdax.observe import CriticalPath, RunSpan, Timeline
 from sdax.testing import VirtualClockLoop
 from workflows import PHASES, Workflow
+
+pytestmark = one_loop
 
 Place = tuple[str, str]  # a task and a phase
 

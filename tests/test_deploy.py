@@ -28,7 +28,7 @@ from test_documentation import ROOT
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has no signals")
 
 STEPS = ("Build", "Check", "Unpack", "Server", "Health", "Switch", "Verify")
-SOME_STEPS = STEPS if amount(0, 1) else ("Check", "Server", "Verify")
+SOME_STEPS = STEPS if amount(0, 1) else ("Check", "Verify")
 SCRIPT = ROOT / "examples" / "deploy.py"
 HANGS_AFTER = 120
 
@@ -187,6 +187,7 @@ def test_a_deploy(script: Script) -> None:
 
 
 @pytest.mark.one_engine
+@pytest.mark.one_python
 def test_a_temporary_site(engine: Implementation, tmp_path: Path) -> None:
     script = Script(engine, tmp_path)
     done = subprocess.run(
@@ -204,6 +205,7 @@ def test_a_temporary_site(engine: Implementation, tmp_path: Path) -> None:
 
 @pytest.mark.one_engine
 @pytest.mark.parametrize("step", SOME_STEPS)
+@pytest.mark.one_python
 def test_a_step_that_fails(script: Script, step: str) -> None:
     status, lines, err = script.run("--fail", step)
     assert status == 1
@@ -230,8 +232,8 @@ def test_ctrl_c(script: Script, step: str) -> None:
 
 
 @pytest.mark.one_engine
-@pytest.mark.parametrize("step", ["Build", "Verify"])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(("step", "name"), [("Build", "SIGTERM"), ("Verify", "SIGHUP")])
+@pytest.mark.one_python
 def test_other_signals(script: Script, step: str, name: str) -> None:
     number = getattr(signal, name)
     with script.started("--hang", step) as begun:
@@ -245,6 +247,7 @@ def test_other_signals(script: Script, step: str, name: str) -> None:
 
 @pytest.mark.one_engine
 @pytest.mark.parametrize("further", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+@pytest.mark.one_python
 def test_further_signals_during_cleanup(script: Script, further: signal.Signals) -> None:
     program = PROGRAMS / "deploy_with_slow_cleanup.py"
     with script.started("--hang", "Verify", path=program) as begun:
@@ -275,6 +278,7 @@ def test_ctrl_c_twice_at_once(script: Script) -> None:
 
 
 @pytest.mark.one_engine
+@pytest.mark.one_python
 def test_nohup(script: Script) -> None:
     """Who ignores a signal goes on ignoring it."""
     with script.started("--hang", "Build", before="signal.SIGHUP, signal.SIG_IGN") as begun:
@@ -286,6 +290,7 @@ def test_nohup(script: Script) -> None:
 
 
 @pytest.mark.one_engine
+@pytest.mark.one_python
 def test_one_deploy_at_a_time(script: Script) -> None:
     with script.started("--hang", "Build") as begun:
         begun.until("hangs")
@@ -298,6 +303,7 @@ def test_one_deploy_at_a_time(script: Script) -> None:
 
 
 @pytest.mark.one_engine
+@pytest.mark.one_python
 def test_after_a_deploy_that_was_killed(script: Script) -> None:
     with script.started("--hang", "Unpack") as begun:
         begun.until("hangs")
@@ -311,6 +317,7 @@ def test_after_a_deploy_that_was_killed(script: Script) -> None:
 
 
 @pytest.mark.one_engine
+@pytest.mark.one_python
 def test_an_old_server_that_has_crashed(script: Script) -> None:
     os.kill(json.loads((script.site / "live.json").read_text())["pid"], signal.SIGKILL)
     assert script.run()[0] == 0
@@ -319,6 +326,7 @@ def test_an_old_server_that_has_crashed(script: Script) -> None:
 
 @pytest.mark.one_engine
 @pytest.mark.parametrize("arguments", [("--fail", "Nothing"), ("--hang",)])
+@pytest.mark.one_python
 def test_wrong_arguments(engine: Implementation, tmp_path: Path, arguments: tuple[str]) -> None:
     status, _, err = Script(engine, tmp_path).run(*arguments)
     assert status == 2

@@ -399,6 +399,7 @@ def as_read(label: str) -> str:
     return html.unescape(re.sub("ﬂ°°([0-9]+)¶ß", r"&#\1;", name))
 
 
+@pytest.mark.one_python
 def test_mermaid_itself_reads_every_diagram(mermaid: Mermaid) -> None:
     cases = [[], *([name] for name in NASTY_NAMES), NASTY_NAMES, *drawn_names()]
     graphs = mermaid.parse([in_graph(names).to_mermaid() for names in cases])
@@ -411,11 +412,13 @@ def test_mermaid_itself_reads_every_diagram(mermaid: Mermaid) -> None:
         assert len(found["edges"]) == len(expected)
 
 
+@pytest.mark.one_python
 def test_mermaid_itself_reads_a_title(mermaid: Mermaid) -> None:
     (found,) = mermaid.parse([small_graph(execute_order="dependency").to_mermaid()])
     assert len(found["labels"]) == len(found["edges"]) == 4
 
 
+@pytest.mark.one_python
 def test_mermaid_itself_reads_every_diagram_of_levels(mermaid: Mermaid) -> None:
     cases = [[], *([name] for name in NASTY_NAMES), NASTY_NAMES, *drawn_names()]
     for names, found in zip(
@@ -432,6 +435,7 @@ def test_mermaid_itself_reads_every_diagram_of_levels(mermaid: Mermaid) -> None:
         assert [tuple(edge) for edge in found["edges"]] == steps
 
 
+@pytest.mark.one_python
 def test_mermaid_itself_reads_the_order_of_execute(mermaid: Mermaid) -> None:
     levels = AsyncTaskProcessor.builder(execute_order="level")
     levels.add_task(AsyncTask("A", execute=PLAIN), 1).add_task(AsyncTask("B", execute=PLAIN), 2)
@@ -447,6 +451,7 @@ def test_mermaid_itself_reads_the_order_of_execute(mermaid: Mermaid) -> None:
 
 
 @pytest.mark.one_engine
+@pytest.mark.one_python
 def test_mermaid_itself_reads_every_gantt(mermaid: Mermaid, engine: Any) -> None:
     texts: list[str] = []
     cases = [*([name] for name in NASTY_NAMES), NASTY_NAMES]
@@ -460,6 +465,7 @@ def test_mermaid_itself_reads_every_gantt(mermaid: Mermaid, engine: Any) -> None
         assert sorted(bars) == sorted(f"pre_execute {as_shown(name)}".strip() for name in names)
 
 
+@pytest.mark.one_python
 def test_mermaid_itself_refuses_what_is_wrong(mermaid: Mermaid) -> None:
     """The check itself: a name that is not escaped does not pass."""
     unescaped = ['t0["a"]b"]', "t0[a (b)]", "end --> t0"]

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from rich.console import Console
 
 from exceptions import ZOO, Frozen, Nameless
-from helpers import Broken, Trace, build, failure_of, solo, task
+from helpers import Broken, Trace, build, failure_of, one_loop, solo, task
 from sdax import (
     PhaseReport,
     RunReport,
@@ -30,6 +30,8 @@ from sdax.observe import AttemptFinished, EventLogger, RetryScheduled, TaskFinis
 from sdax.observe.otel import OpenTelemetryObserver
 from sdax.observe.progress import ProgressDisplay
 from sdax.table import table_of
+
+pytestmark = one_loop
 
 
 @pytest.fixture(params=ZOO)
@@ -82,6 +84,7 @@ async def failure_of_observed(observer: Any) -> SdaxExecutionError:
     return caught.value
 
 
+@pytest.mark.one_engine
 async def test_the_log(difficult: Exception, caplog: Any) -> None:
     caplog.set_level(logging.DEBUG, "sdax")
     await observe(EventLogger(), difficult, caplog)
@@ -90,6 +93,7 @@ async def test_the_log(difficult: Exception, caplog: Any) -> None:
     assert all(line.isprintable() for line in lines)
 
 
+@pytest.mark.one_engine
 async def test_the_timeline(difficult: Exception, caplog: Any, tmp_path: Path) -> None:
     timeline = Timeline()
     await observe(timeline, difficult, caplog)
@@ -100,10 +104,12 @@ async def test_the_timeline(difficult: Exception, caplog: Any, tmp_path: Path) -
     assert "A.pre_execute" in json.dumps(timeline.to_chrome_trace())
 
 
+@pytest.mark.one_engine
 async def test_spans(difficult: Exception, caplog: Any) -> None:
     await check_spans(difficult, caplog)
 
 
+@pytest.mark.one_engine
 async def test_spans_of_an_exception_without_a_name(caplog: Any) -> None:
     await check_spans(Nameless(), caplog)
 
@@ -122,6 +128,7 @@ async def check_spans(difficult: Exception, caplog: Any) -> None:
     assert {event.name for span in failed for event in span.events} == {"exception", "sdax.retry"}
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("terminal", [True, False])
 async def test_progress(difficult: Exception, terminal: bool, caplog: Any) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
@@ -142,6 +149,7 @@ def test_the_table_of_a_report(difficult: Exception) -> None:
     assert repr(failed).startswith("TaskReport(pre_execute=PhaseReport(state=<State.ABSENT")
 
 
+@pytest.mark.one_engine
 async def test_an_error(difficult: Exception) -> None:
     failure = TaskFailure("A", "execute", 1, difficult)
     report: RunReport[Any] = await solo(Trace().quick("")).process_tasks(None)
@@ -166,6 +174,7 @@ async def test_an_error(difficult: Exception) -> None:
 ZOO_KINDS = tuple(ZOO.values())
 
 
+@pytest.mark.one_engine
 async def test_events(difficult: Exception) -> None:
     seen: list[Any] = []
     await failure_of_observed(Replacing(seen.append, difficult))

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from exploring import Context, pause
-from helpers import graph, nothing, solo, spawn, task, until
+from helpers import graph, nothing, one_loop, solo, spawn, task, until
 from sdax import AsyncTaskProcessor, Done, SdaxExecutionError, task_func, task_sync_func
 from sdax.testing import InjectedError, NotReachedError, disturbed, explore, run
+
+pytestmark = one_loop
 
 
 def flags(kind: str = "levels") -> Any:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from helpers import build, error_of, forever, nothing, solo, task, without_factory
+from helpers import build, error_of, forever, nothing, one_loop, solo, task, without_factory
 from observing import Recorder
 from sdax import AsyncTaskProcessor, TaskFunction, task_sync_func, task_thread_func
 from sdax.observe import EventLogger, RunStarted
+
+pytestmark = one_loop
 
 
 class Kept(logging.Handler):

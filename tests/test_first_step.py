@@ -32,6 +32,8 @@ from helpers import (
 )
 from sdax import SdaxExecutionError, TaskCancelledError, TaskFunction
 
+pytestmark = pytest.mark.every_loop
+
 
 class Window:
     """Functions that wait, each for a future of a certain kind, and how to end the waiting."""

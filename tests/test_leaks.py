@@ -1,4 +1,4 @@
-"""Memory and references over many runs, each path in a process of its own."""
+"""Memory and references over many runs, with a few paths in a process."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ PATHS = [
 
 
 @counts_references
-@pytest.mark.parametrize("path", PATHS)
-def test_a_thousand_runs_leave_nothing(engine: Implementation, path: str) -> None:
-    printed = run_program("leaks", path, engine=engine)
-    cycles, blocks, contexts, messages, kilobytes = map(int, printed.split())
-    assert cycles == 0  # the garbage collector was off, and has found nothing
-    assert contexts == 0
-    assert messages == 0
-    assert blocks < 500  # a block for every second run would be a leak; caches grow by less
-    assert kilobytes < 1024  # likewise a kilobyte for each run
+@pytest.mark.parametrize("paths", [PATHS[:6], PATHS[6:12], PATHS[12:]], ids=lambda some: some[0])
+def test_a_thousand_runs_leave_nothing(engine: Implementation, paths: list[str]) -> None:
+    printed = run_program("leaks", *paths, engine=engine)
+    for path, line in zip(paths, printed.splitlines(), strict=True):
+        cycles, blocks, contexts, messages, kilobytes = map(int, line.split())
+        assert cycles == 0, path  # the garbage collector was off, and has found nothing
+        assert contexts == 0, path
+        assert messages == 0, path
+        assert blocks < 500, path  # one for every second run would be a leak; caches grow by less
+        assert kilobytes < 1024, path  # likewise a kilobyte for each run

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from attempts import Flaky
-from helpers import build, task
+from helpers import build, one_loop, task
 from sdax import RetryBudget, RunReport, TaskFunction
 from sdax.observe import Timeline
 
-pytestmark = pytest.mark.usefixtures("factors")
+pytestmark = [one_loop, pytest.mark.usefixtures("factors")]
 
 
 def cached(ctx: Any, error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers import amount, build, counts_references, forever, passes, task
+from helpers import amount, build, counts_references, forever, one_loop, passes, task
 from sdax import RunReport, SdaxExecutionError, TaskFunction
 
 pytestmark = pytest.mark.undisturbed
@@ -146,7 +146,7 @@ async def test_very_many_runs_at_once(loop_errors: list[Any]) -> None:
 
 
 @counts_references
-@pytest.mark.loop_kinds("asyncio", "uvloop")
+@one_loop
 async def test_memory_is_back_where_it_was(loop_errors: list[Any]) -> None:
     async def blocks_after(number: int) -> int:
         await Load().run(number)

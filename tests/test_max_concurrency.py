@@ -11,6 +11,7 @@ import pytest
 from helpers import (
     PHASES,
     Trace,
+    amount,
     error_of,
     failure_of,
     graph,
@@ -22,6 +23,8 @@ from helpers import (
     until,
 )
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction, task_sync_func
+
+MANY = amount(2_000, 10_000)
 
 
 def limited(limit: int | None, *levels: Iterable[AsyncTask[Any, Any]]) -> Any:
@@ -312,32 +315,32 @@ async def test_what_is_no_exception() -> None:
 
 @pytest.mark.loop_kinds("asyncio")
 @pytest.mark.parametrize("phase", PHASES)
-async def test_ten_thousand_with_ten_places(phase: str) -> None:
+async def test_thousands_with_ten_places(phase: str) -> None:
     crowd = Crowd()
     function = TaskFunction(crowd.member("all"))
-    processor = limited(10, [AsyncTask(n, **{phase: function}) for n in range(10_000)])
+    processor = limited(10, [AsyncTask(n, **{phase: function}) for n in range(MANY)])
     await processor.process_tasks(None)
     assert crowd.most == 10
-    assert crowd.calls == 10_000
+    assert crowd.calls == MANY
 
 
-async def test_ten_thousand_that_never_suspend_with_one_place() -> None:
+async def test_thousands_that_never_suspend_with_one_place() -> None:
     calls = []
     function = task_sync_func(calls.append)
-    processor = limited(1, [task(n, function, function) for n in range(10_000)])
+    processor = limited(1, [task(n, function, function) for n in range(MANY)])
     await processor.process_tasks(None)
-    assert len(calls) == 20_000
+    assert len(calls) == 2 * MANY
 
 
 async def test_every_second_one_suspends() -> None:
     """Who goes on in the loop calls those that do not suspend, without piling up calls."""
     crowd = Crowd()
     functions = [TaskFunction(crowd.member("slow")), TaskFunction(nothing)]
-    processor = limited(3, [task(n, None, functions[n % 2]) for n in range(5000)])
+    processor = limited(3, [task(n, None, functions[n % 2]) for n in range(MANY)])
     await processor.process_tasks(None)
     # Under a task factory also who is yet to take a first step has a place.
     assert crowd.most in (2, 3)
-    assert crowd.calls == 2500
+    assert crowd.calls == MANY // 2
 
 
 async def test_phase_by_phase() -> None:

@@ -14,12 +14,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from rich.console import Console
 
-from helpers import Trace, build, graph, nothing, task
+from helpers import Trace, build, graph, nothing, one_loop, task
 from sdax import Finish
 from sdax.commands.processor_page import processor_page
 from sdax.observe import EventLogger, Timeline
 from sdax.observe.otel import OpenTelemetryObserver
 from sdax.observe.progress import ProgressDisplay
+
+pytestmark = one_loop
 
 DOWN = ConnectionError("down")
 

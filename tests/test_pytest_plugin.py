@@ -77,7 +77,6 @@ def python(
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]),
-            "PYTHONDONTWRITEBYTECODE": "1",
             **SWITCHES[engine.name],
             **environment,
         },
@@ -119,6 +118,7 @@ def test_a_finding_and_the_summary(folder: Path, engine: Implementation, plugins
     assert "test_shop.py::test_good: 15 schedules, every single disturbance, " in summary
 
 
+@pytest.mark.one_python
 def test_the_last_line_repeats_it(folder: Path, engine: Implementation) -> None:
     printed = run_pytest(folder, engine)
     (line,) = re.findall(r"E +pytest (.*)", printed)
@@ -134,6 +134,7 @@ def test_the_last_line_repeats_it(folder: Path, engine: Implementation) -> None:
     assert "1 passed" in good
 
 
+@pytest.mark.one_python
 def test_each_exploration_of_a_test_has_its_replay(folder: Path, engine: Implementation) -> None:
     (folder / "test_shop.py").write_text(
         TESTS + "    explore(shop.wrong, context=shop.Request, check=shop.gives_back)\n",
@@ -147,11 +148,13 @@ def test_each_exploration_of_a_test_has_its_replay(folder: Path, engine: Impleme
     assert "test_good: Database.pre_execute#1@1:cancel replayed, 1 finding, " in again
 
 
+@pytest.mark.one_python
 def test_a_name_that_does_not_exist(folder: Path, engine: Implementation) -> None:
     printed = run_pytest(folder, engine, "--sdax-replay=Dtabase.pre_execute#1@1:cancel")
     assert "ValueError: there is no function 'Dtabase.pre_execute'; did you mean 'Da" in printed
 
 
+@pytest.mark.one_python
 def test_options_of_the_command_line(folder: Path, engine: Implementation) -> None:
     printed = run_pytest(folder, engine, "-k", "good", "--sdax-schedules=5")
     assert "test_good: cut off at 5 of at least 12: NOT exhaustive, " in printed
@@ -184,6 +187,7 @@ def test_mistaken():
 """
 
 
+@pytest.mark.one_python
 def test_a_mark_gives_options(folder: Path, engine: Implementation) -> None:
     (folder / "test_shop.py").write_text(MARKED, encoding="utf-8")
     printed = run_pytest(folder, engine, "--strict-markers")
@@ -194,6 +198,7 @@ def test_a_mark_gives_options(folder: Path, engine: Implementation) -> None:
     assert printed.count("cut off at 4 of at least ") == 2
 
 
+@pytest.mark.one_python
 def test_a_mark_takes_names(folder: Path, engine: Implementation) -> None:
     (folder / "test_shop.py").write_text(
         TESTS.replace("def test_good", "@pytest.mark.sdax(3)\ndef test_good"), encoding="utf-8"
@@ -203,13 +208,15 @@ def test_a_mark_takes_names(folder: Path, engine: Implementation) -> None:
 
 
 def test_under_xdist(folder: Path, engine: Implementation) -> None:
-    printed = run_pytest(folder, engine, "-n", "2", "--sdax-schedules=10", plugins=WITH_OTHERS)
+    plugins = "-p sdax -p xdist"
+    printed = run_pytest(folder, engine, "-n", "2", "--sdax-schedules=10", plugins=plugins)
     assert "1 failed, 1 passed" in printed
     *_, summary = printed.split("= sdax explorations =")
     assert "test_shop.py::test_wrong: 4 schedules, 1 finding, " in summary
     assert "test_shop.py::test_good: cut off at 10 of at least " in summary
 
 
+@pytest.mark.one_python
 def test_in_a_fixture_of_a_test(folder: Path, engine: Implementation) -> None:
     (folder / "test_shop.py").write_text(
         TESTS.replace("def test_good():\n    ", "@pytest.fixture\ndef explored():\n    ")
@@ -322,7 +329,7 @@ def pytest_asyncio_loop_factories(config, item):
 def test_the_clock_with_anyio(folder: Path, engine: Implementation) -> None:
     text = ASYNCIO.format(fixture=ANYIO, mark="anyio")
     (folder / "test_shop.py").write_text(text, encoding="utf-8")
-    assert "3 passed" in run_pytest(folder, engine, plugins=WITH_OTHERS)
+    assert "3 passed" in run_pytest(folder, engine, plugins="-p sdax -p anyio")
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
@@ -330,15 +337,18 @@ def test_the_clock_with_pytest_asyncio(folder: Path, engine: Implementation, mod
     text = ASYNCIO.format(fixture="", mark="asyncio")
     (folder / "test_shop.py").write_text(text, encoding="utf-8")
     (folder / "conftest.py").write_text(PYTEST_ASYNCIO, encoding="utf-8")
-    printed = run_pytest(folder, engine, f"--asyncio-mode={mode}", plugins=WITH_OTHERS)
+    options = f"-o asyncio_default_fixture_loop_scope=function --asyncio-mode={mode}"
+    printed = run_pytest(folder, engine, *options.split(), plugins="-p sdax -p asyncio")
     assert "3 passed" in printed
 
 
+@pytest.mark.one_python
 def test_junit_has_the_count(folder: Path, engine: Implementation) -> None:
     run_pytest(folder, engine, "-k", "good", "--junit-xml=out.xml")
     assert 'name="sdax" value="15 schedules, every' in (folder / "out.xml").read_text()
 
 
+@pytest.mark.one_python
 def test_assertions_in_checks_are_explained(folder: Path, engine: Implementation) -> None:
     (folder / "test_shop.py").write_text(
         TESTS.replace("check=shop.gives_back", "check=check", 1)

@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from conftest import Implementation
-from helpers import failure_of, graph, nothing
+from helpers import failure_of, graph, nothing, one_loop
 from sdax import (
     AsyncTask,
     AsyncTaskProcessor,
@@ -25,6 +25,8 @@ from sdax import (
     task_thread_func,
 )
 from sdax.testing import run
+
+pytestmark = one_loop
 
 
 async def load_user(ctx: Any) -> str:

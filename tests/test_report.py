@@ -20,6 +20,7 @@ from helpers import (
     failure_of,
     forever,
     nothing,
+    one_loop,
     solo,
     spawn,
     states,
@@ -39,6 +40,8 @@ from sdax import (
     join,
 )
 from sdax.observe import RunFinished
+
+pytestmark = one_loop
 
 ABSENT = PhaseReport(State.ABSENT)
 

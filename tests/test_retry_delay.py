@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import product
 from typing import Any
 
 import pytest
@@ -67,26 +68,25 @@ async def test_the_factor_is_really_random(engine: Any, monkeypatch: pytest.Monk
     assert len({round(gap, 6) for gap in gaps}) > 25
 
 
-@pytest.mark.parametrize("retry", [0, 1, 10, 1023, 1024, 10**6, 10**18])
-@pytest.mark.parametrize("initial_delay", [0, 1, 2.5])
-@pytest.mark.parametrize("backoff_factor", [1, 2, 1.5, 0.5, 1e300, 1e-300, 10**30])
 @pytest.mark.parametrize("max_delay", [None, 0, 60])
-def test_the_backoff_never_overflows(
-    retry: int, initial_delay: float, backoff_factor: float, max_delay: float | None
-) -> None:
-    function = TaskFunction(
-        nothing, initial_delay=initial_delay, backoff_factor=backoff_factor, max_delay=max_delay
-    )
-    delay = function.backoff(retry)
-    assert not math.isnan(delay)
-    assert 0 <= delay <= (math.inf if max_delay is None else max_delay)
-    if retry < 10 and backoff_factor < 10:
-        expected = initial_delay * backoff_factor**retry
-        assert delay == (expected if max_delay is None else min(max_delay, expected))
-    if retry >= 10**6 and backoff_factor > 1 and initial_delay:
-        assert delay == (math.inf if max_delay is None else max_delay)
-    if retry >= 10**6 and backoff_factor < 1:
-        assert delay == 0
+def test_the_backoff_never_overflows(max_delay: float | None) -> None:
+    retries = [0, 1, 10, 1023, 1024, 10**6, 10**18]
+    factors = [1, 2, 1.5, 0.5, 1e300, 1e-300, 10**30]
+    for retry, initial_delay, backoff_factor in product(retries, [0, 1, 2.5], factors):
+        function = TaskFunction(
+            nothing, initial_delay=initial_delay, backoff_factor=backoff_factor, max_delay=max_delay
+        )
+        case = f"retry {retry} of {function}"
+        delay = function.backoff(retry)
+        assert not math.isnan(delay), case
+        assert 0 <= delay <= (math.inf if max_delay is None else max_delay), case
+        if retry < 10 and backoff_factor < 10:
+            expected = initial_delay * backoff_factor**retry
+            assert delay == (expected if max_delay is None else min(max_delay, expected)), case
+        if retry >= 10**6 and backoff_factor > 1 and initial_delay:
+            assert delay == (math.inf if max_delay is None else max_delay), case
+        if retry >= 10**6 and backoff_factor < 1:
+            assert delay == 0, case
 
 
 @pytest.mark.parametrize("backoff_factor", [1, 1e308])

@@ -18,6 +18,8 @@ from helpers import build
 from sdax import AsyncTaskProcessor, TaskFunction, task
 from sdax.engine import sharing
 
+pytestmark = pytest.mark.every_loop
+
 VARIABLE: ContextVar[int] = ContextVar("variable")
 
 by_loop = pytest.mark.loop_kinds("asyncio", "debug", "eager")  # no factory, and not in C

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import pytest
 
 import sdax
-from helpers import PHASES, build, nothing, solo, states, task_in
+from helpers import PHASES, build, nothing, one_loop, solo, states, task_in
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncTask,
@@ -24,6 +24,8 @@ from sdax import (
     task_sync_func,
     task_thread_func,
 )
+
+pytestmark = one_loop
 
 LIMITS = {
     "timeout": 2.5,

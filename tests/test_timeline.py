@@ -19,13 +19,15 @@ from typing import Any
 
 import pytest
 
-from helpers import Trace, build, error_of, forever, nothing, passes, solo, task, until
+from helpers import Trace, build, error_of, forever, nothing, one_loop, passes, solo, task, until
 from sdax import AsyncTaskProcessor, SdaxExecutionError, State, TaskFunction, task_sync_func
 from sdax.common.text import cells
 from sdax.observe import Timeline
 from sdax.observe.critical_path import divided
 from sdax.observe.gantt import can_show_unicode
 from sdax.observe.times import seconds
+
+pytestmark = one_loop
 
 NASTY = [
     "<script>alert('x')</script>",

@@ -14,6 +14,8 @@ import pytest
 import sdax
 from test_documentation import PYTHON, chain_of
 
+pytestmark = pytest.mark.one_python
+
 SNIPPETS = Path(__file__).with_name("typing_snippets.py")
 
 

@@ -1,4 +1,4 @@
-"""A thousand runs of one path, then what is left of them: allocated blocks, references to the
+"""A thousand runs of each path, then what is left of them: allocated blocks, references to the
 context and to a value, what only the garbage collector could take away, and resident memory.
 
 What a run of a path ends with is of no interest here, so long as it is what the path is for.
@@ -200,6 +200,8 @@ async def main(path: str) -> None:
     await run_often(processor, path, 1000)
     cycles = gc.collect()  # what this could take away counts as left; free lists do not
     print(cycles, *(late - early for late, early in zip(measure(), before, strict=True)))
+    gc.enable()
 
 
-asyncio.run(main(sys.argv[1]))
+for path in sys.argv[1:]:
+    asyncio.run(main(path))
