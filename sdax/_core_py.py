@@ -387,7 +387,8 @@ class Run(RunBase):
     def count_in(self, driver: Driver) -> None:
         """Count the driver of a resource among the suspended ones: its cleanup begins."""
         self.suspended[driver] = None
-        if self.watch is not None or self.plan.has_timeouts or self.interrupted:
+        by_step = self.watch is not None or self.plan.has_timeouts or self.interrupted
+        if by_step and driver.resource is not None:  # else it has broken, and cleans up already
             driver.__next__ = driver.begin
 
     def stop_calling(self) -> None:
@@ -721,6 +722,9 @@ class Driver(DriverBase):
             resource.thrown, came = came, None
         if self not in run.suspended:  # else its turn has come
             resource.limit = run.plan.phases[POST].work[index][TIMEOUT]
+            if run.interrupted:
+                self.spared = False
+                self.__next__ = self.resume_sheltered
             yield from self.end_broken(resource)
 
     def set_up_ended(self, work: Work, attempts: Attempts | None, value: Any) -> None:
