@@ -1083,6 +1083,7 @@ cdef class Driver:
             self.state_now = BREAKING
             return self.shelter_surely(value) if self.in_shelter else value
         error = sdax_take_error()  # it never returns
+        self.resource.thrown = None  # nobody takes it from a coroutine that other code has ended
         try:
             self.has_broken(error)
         except BaseException as broken:

@@ -762,6 +762,7 @@ class Driver(DriverBase):
             if type(exception) is GeneratorExit and not self.is_stepped():
                 raise
             error = exception
+        resource.thrown = None  # nobody takes it from a coroutine that other code has ended
         try:
             self.has_broken(error)
         except BaseException as broken:

@@ -551,3 +551,37 @@ async def test_a_factory_whose_task_gives_up_while_it_is_held() -> None:
         assert trace[:4] == ["R up", "gave up", "R GeneratorExit", "R down"]
     finally:
         loop.set_task_factory(None)
+
+
+@counts_references
+@soon_or_late
+async def test_nothing_is_left_of_one_whose_coroutine_other_code_ends(number: int) -> None:
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await passes(number)
+
+    def close(coroutine: Any) -> None:
+        with suppress(RuntimeError):  # it awaits all the same
+            coroutine.close()
+
+    def throw(coroutine: Any) -> None:
+        with suppress(Broken):
+            coroutine.throw(Broken())
+
+    def held_coroutine() -> Any:
+        (own,) = (each for each in asyncio.all_tasks() if each.get_name() == "sdax:R:resource")
+        return own.get_coro()
+
+    with without_collector():
+        for end in (close, throw):
+            trace = Trace()
+            run = spawn(build([resource("R", held)], [task("A", None, trace.waiting("A"))]))
+            await until(lambda trace=trace: "A" in trace)
+            end(held_coroutine())
+            await asyncio.wait([run])
+            assert run.exception()
+            del run
+            await passes(2)
+            assert gc.collect() == 0, end
