@@ -1060,8 +1060,9 @@ cdef class Driver:
                 resource._asyncio_future_blocking = True
                 self.state_now = HOLDING
                 return resource
+            if not resource.broken:  # by other code, which has thrown into the coroutine
+                resource.thrown = exception
             resource.broken = True
-            resource.thrown = exception
         self.spared = False
         self.in_shelter = run.interrupted
         if not self.linked:
@@ -1083,7 +1084,6 @@ cdef class Driver:
             self.state_now = BREAKING
             return self.shelter_surely(value) if self.in_shelter else value
         error = sdax_take_error()  # it never returns
-        self.resource.thrown = None  # nobody takes it from a coroutine that other code has ended
         try:
             self.has_broken(error)
         except BaseException as broken:

@@ -718,8 +718,10 @@ class Driver(DriverBase):
             resource._asyncio_future_blocking = True
         self.resource = None
         if came is not None:
+            if not resource.broken:  # by other code, which has thrown into the coroutine
+                resource.thrown = came
             resource.broken = True
-            resource.thrown, came = came, None
+            came = None
         if self not in run.suspended:  # else its turn has come
             resource.limit = run.plan.phases[POST].work[index][TIMEOUT]
             if run.interrupted:
@@ -762,7 +764,6 @@ class Driver(DriverBase):
             if type(exception) is GeneratorExit and not self.is_stepped():
                 raise
             error = exception
-        resource.thrown = None  # nobody takes it from a coroutine that other code has ended
         try:
             self.has_broken(error)
         except BaseException as broken:

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -555,6 +556,8 @@ async def test_a_factory_whose_task_gives_up_while_it_is_held() -> None:
 
 @counts_references
 @soon_or_late
+@pytest.mark.loop_kinds("asyncio", "factory")
+@pytest.mark.every_loop
 async def test_nothing_is_left_of_one_whose_coroutine_other_code_ends(number: int) -> None:
     async def held(ctx: Any) -> AsyncIterator[None]:
         try:
@@ -570,18 +573,17 @@ async def test_nothing_is_left_of_one_whose_coroutine_other_code_ends(number: in
         with suppress(Broken):
             coroutine.throw(Broken())
 
-    def held_coroutine() -> Any:
-        (own,) = (each for each in asyncio.all_tasks() if each.get_name() == "sdax:R:resource")
-        return own.get_coro()
+    async def disturb(end: Any) -> None:
+        (own,) = (each for each in asyncio.all_tasks() if each.get_name().startswith("sdax:R:"))
+        end(own.get_coro())
 
+    # In the cleanup a task factory starts it later, and its turn has come before that.
     with without_collector():
-        for end in (close, throw):
-            trace = Trace()
-            run = spawn(build([resource("R", held)], [task("A", None, trace.waiting("A"))]))
-            await until(lambda trace=trace: "A" in trace)
-            end(held_coroutine())
+        for end, phase in product((close, throw), ("execute", "post")):
+            other = task("A", **{phase: disturb})
+            run = spawn(build([other, resource("R", held)]), end)
             await asyncio.wait([run])
             assert run.exception()
             del run
             await passes(2)
-            assert gc.collect() == 0, end
+            assert gc.collect() == 0, (end, phase)
