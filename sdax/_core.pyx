@@ -577,7 +577,7 @@ cdef class Driver:
     covers = AttemptsBase.covers
     begin_special = AttemptsBase.begin_special
     other_call = AttemptsBase.other_call
-    begin_timeout = AttemptsBase.begin_timeout
+    let_in = AttemptsBase.let_in
     late_deadline = AttemptsBase.late_deadline
     expire = AttemptsBase.expire
     time_out = AttemptsBase.time_out
