@@ -386,7 +386,11 @@ class Run(RunBase):
 
     def count_in(self, driver: Driver) -> None:
         """Count the driver of a resource among the suspended ones: its cleanup begins."""
-        self.suspended[driver] = None
+        if AWAITED_BY and self.parent is not None:  # pragma: no cover (3.14)
+            asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
+                driver.task, self.parent
+            )
+        self.suspended[driver] = None  # no call from here on: it is counted in, or it is not
         by_step = self.watch is not None or self.plan.has_timeouts or self.interrupted
         if by_step and driver.resource is not None:  # else it has broken, and cleans up already
             driver.__next__ = driver.begin
@@ -909,7 +913,12 @@ class Driver(DriverBase):
 
     def discard(self) -> None:
         """Let go of everything, and be suspended no more."""
-        self.run.suspended.pop(self, None)
+        run = self.run
+        run.suspended.pop(self, None)
+        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+            asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                self.task, run.parent
+            )
         self.release()
 
     @property
@@ -929,7 +938,7 @@ class Driver(DriverBase):
         return SUSPENDED if self in self.run.suspended else BREAKING
 
     def is_new(self) -> bool:
-        """Return True until the first step, and during it."""
+        """Return True until the first step, and during each step."""
         return not self.body.gi_suspended and self.body.gi_frame is not None
 
     def broken(self, run: Run, error: BaseException) -> None:
