@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from conftest import Implementation
-from helpers import Trace, build, passes, task
+from helpers import Trace, build, current, passes, task, until
 from processes import PROGRAMS, SWITCHES
 from sdax import TaskFunction, resource
 
@@ -156,6 +157,31 @@ def test_the_cleanups_of_all_runs_go_on(engine: Any, uv: bool) -> None:
         runner.run(server())
     assert trace.count("A.post done") == 3
     assert trace.count("A.post cut short") == 0
+
+
+@pytest.mark.parametrize("caller_first", [True, False])
+async def test_a_cleanup_of_a_run_phase_by_phase_goes_on(caller_first: bool) -> None:
+    """The end of the loop cancels tasks in any order."""
+    trace = Trace()
+    processor = build([task("A", trace.waiting("A"), None, closing(trace, "A.post"))])
+
+    async def by_phase() -> None:
+        async with processor.open(None) as run:
+            await run.run_next()
+
+    request = asyncio.ensure_future(by_phase())
+    await until(lambda: "A" in trace)
+    request.cancel()
+    await until(lambda: "A.post" in trace)
+    (own,) = (each for each in asyncio.all_tasks() if each.get_name().startswith("sdax:"))
+    us = [each for each in asyncio.all_tasks() if each not in (request, own)]
+    for each in [*us, *((request, own) if caller_first else (own, request))]:
+        each.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    current().uncancel()
+    await asyncio.wait([request])
+    assert trace[2:] == ["A.post", "A.post done"]
 
 
 @pytest.mark.parametrize("observer", [None, lambda event: None], ids=["bare", "observed"])

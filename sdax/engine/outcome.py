@@ -67,6 +67,8 @@ async def see_through(run: Run, came: BaseException) -> None:
 async def _see_through(run: Run, came: BaseException) -> None:
     another: BaseException | None = None
     try:
+        if run.interrupted:  # in an earlier phase
+            _shake(run)
         run.cancel()
         _let_go(run, came)
         with shield():
@@ -89,13 +91,18 @@ async def _see_through(run: Run, came: BaseException) -> None:
                 if another is not None:
                     if type(another) is GeneratorExit and not is_cancellation(came):
                         run.break_down(came)  # nobody is left to raise it
-                    run.shaken = True
-                    run.loop.call_soon(_settle, run)
+                    _shake(run)
                     _let_go(run, another)
     finally:
         # It may be raised again, and then leads here by its traceback.
         another = None
         del came
+
+
+def _shake(run: Run) -> None:
+    """Have a run know, in this pass of the loop, that its caller was cancelled once more."""
+    run.shaken = True
+    run.loop.call_soon(_settle, run)
 
 
 def _settle(run: Run) -> None:
