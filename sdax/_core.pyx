@@ -577,7 +577,7 @@ cdef class Driver:
     covers = AttemptsBase.covers
     begin_special = AttemptsBase.begin_special
     other_call = AttemptsBase.other_call
-    begin_timeout = AttemptsBase.begin_timeout
+    let_in = AttemptsBase.let_in
     late_deadline = AttemptsBase.late_deadline
     expire = AttemptsBase.expire
     time_out = AttemptsBase.time_out
@@ -1060,13 +1060,14 @@ cdef class Driver:
                 resource._asyncio_future_blocking = True
                 self.state_now = HOLDING
                 return resource
+            if not resource.broken:  # by other code, which has thrown into the coroutine
+                resource.thrown = exception
             resource.broken = True
-            resource.thrown = exception
+        self.spared = False
+        self.in_shelter = run.interrupted
         if not self.linked:
             resource.limit = run.plan.phases[POST].work[self.index][TIMEOUT]
             return self.break_on(SEND, None)
-        self.spared = False
-        self.in_shelter = run.interrupted
         return self.step(CALL, None)
 
     cdef object break_on(self, How how, exception):
@@ -1081,7 +1082,7 @@ cdef class Driver:
             value = <object>outcome
             Py_XDECREF(outcome)
             self.state_now = BREAKING
-            return value
+            return self.shelter_surely(value) if self.in_shelter else value
         error = sdax_take_error()  # it never returns
         try:
             self.has_broken(error)
@@ -1118,13 +1119,13 @@ cdef class Driver:
         """Go on after a suspension, in this state."""
         if was == HOLDING:
             return self.hold_no_more(how, exception)
-        if was == BREAKING:
-            return self.break_on(how, exception)
         if self.in_shelter:
             if how == THROW and self.spare_surely(exception):
                 self.state_now = was
                 return self.shelter_surely(self.sheltered)
             self.sheltered = None
+        if was == BREAKING:
+            return self.break_on(how, exception)
         if self.leftover:
             self.leftover = False
             if how == SEND or not self.run.is_stopping():

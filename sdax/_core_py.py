@@ -386,8 +386,13 @@ class Run(RunBase):
 
     def count_in(self, driver: Driver) -> None:
         """Count the driver of a resource among the suspended ones: its cleanup begins."""
-        self.suspended[driver] = None
-        if self.watch is not None or self.plan.has_timeouts or self.interrupted:
+        if AWAITED_BY and self.parent is not None:  # pragma: no cover (3.14)
+            asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
+                driver.task, self.parent
+            )
+        self.suspended[driver] = None  # no call from here on: it is counted in, or it is not
+        by_step = self.watch is not None or self.plan.has_timeouts or self.interrupted
+        if by_step and driver.resource is not None:  # else it has broken, and cleans up already
             driver.__next__ = driver.begin
 
     def stop_calling(self) -> None:
@@ -717,10 +722,15 @@ class Driver(DriverBase):
             resource._asyncio_future_blocking = True
         self.resource = None
         if came is not None:
+            if not resource.broken:  # by other code, which has thrown into the coroutine
+                resource.thrown = came
             resource.broken = True
-            resource.thrown, came = came, None
+            came = None
         if self not in run.suspended:  # else its turn has come
             resource.limit = run.plan.phases[POST].work[index][TIMEOUT]
+            if run.interrupted:
+                self.spared = False
+                self.__next__ = self.resume_sheltered
             yield from self.end_broken(resource)
 
     def set_up_ended(self, work: Work, attempts: Attempts | None, value: Any) -> None:
@@ -903,7 +913,12 @@ class Driver(DriverBase):
 
     def discard(self) -> None:
         """Let go of everything, and be suspended no more."""
-        self.run.suspended.pop(self, None)
+        run = self.run
+        run.suspended.pop(self, None)
+        if AWAITED_BY and run.parent is not None:  # pragma: no cover (3.14)
+            asyncio.future_discard_from_awaited_by(  # type: ignore[attr-defined]
+                self.task, run.parent
+            )
         self.release()
 
     @property
@@ -923,7 +938,7 @@ class Driver(DriverBase):
         return SUSPENDED if self in self.run.suspended else BREAKING
 
     def is_new(self) -> bool:
-        """Return True until the first step, and during it."""
+        """Return True until the first step, and during each step."""
         return not self.body.gi_suspended and self.body.gi_frame is not None
 
     def broken(self, run: Run, error: BaseException) -> None:

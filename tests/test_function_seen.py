@@ -239,3 +239,28 @@ async def test_call_graphs_show_the_caller_and_the_users_code() -> None:
     gate.set()
     await run
     assert not kept[0]._asyncio_awaited_by  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="call graphs are new in 3.14")
+@pytest.mark.parametrize("limits", [{}, {"cleanup_timeout": 60.0}], ids=["bare", "limited"])
+async def test_call_graphs_show_who_waits_for_a_resource(limits: dict[str, Any]) -> None:
+    """The caller waits for its two halves, and not while it is held."""
+    gates = [asyncio.Event() for _ in range(3)]
+    kept: list[Any] = []
+
+    async def held(ctx: Any) -> Any:
+        kept.append(current())
+        await gates[0].wait()
+        yield
+        await gates[2].wait()
+
+    async def wait(ctx: Any) -> None:
+        await gates[1].wait()
+
+    run = spawn(build([resource("R", held, **limits), task("A", None, wait)]))
+    for gate, awaited_by in zip(gates, ({run}, set(), {run}), strict=True):
+        await passes(3)
+        assert (kept[0]._asyncio_awaited_by or set()) == awaited_by
+        gate.set()
+    await run
+    assert not kept[0]._asyncio_awaited_by

@@ -30,7 +30,16 @@ from helpers import (
     until,
     var,
 )
-from sdax import State, TaskFunction, task_func, task_group_func, task_sync_func, task_thread_func
+from sdax import (
+    Outcome,
+    State,
+    TaskFunction,
+    task_func,
+    task_group_func,
+    task_outcome_func,
+    task_sync_func,
+    task_thread_func,
+)
 from sdax.engine import calls
 
 pytestmark = pytest.mark.usefixtures("factors")
@@ -306,6 +315,31 @@ async def test_what_a_function_must_not_return(
     error = await failure_of(solo(function))
     with pytest.raises(kind, match=f"pre_execute of task 'A' {message}"):
         raise error.exceptions[0]
+
+
+async def test_a_cleanup_that_takes_the_outcome() -> None:
+    """It hears of what has failed while it waited."""
+    limiter = asyncio.Semaphore(0)
+    trace = Trace()
+    broken = Broken(), Broken()
+
+    async def finish(ctx: Any, outcome: Outcome) -> None:
+        assert outcome.exception is not None
+        assert tuple(failure.exception for failure in outcome.failures) == broken
+
+    async def let_it_in(ctx: Any) -> None:
+        try:
+            raise broken[1]
+        finally:
+            limiter.release()
+
+    processor = build(
+        [
+            task("A", None, None, task_outcome_func(finish, limiter=limiter)),
+            task("B", None, trace.failing("B", broken[0]), let_it_in),
+        ]
+    )
+    assert (await failure_of(processor)).exceptions == broken
 
 
 @pytest.mark.parametrize("helper", [task_func, task_sync_func])

@@ -15,7 +15,7 @@ import pytest
 from conftest import Implementation
 from helpers import Trace, build, passes, task
 from processes import PROGRAMS, SWITCHES
-from sdax import TaskFunction
+from sdax import TaskFunction, resource
 
 LOOPS = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 
@@ -156,6 +156,55 @@ def test_the_cleanups_of_all_runs_go_on(engine: Any, uv: bool) -> None:
         runner.run(server())
     assert trace.count("A.post done") == 3
     assert trace.count("A.post cut short") == 0
+
+
+@pytest.mark.parametrize("observer", [None, lambda event: None], ids=["bare", "observed"])
+def test_the_cleanup_of_a_broken_resource_goes_on(engine: Any, observer: Any) -> None:
+    """It goes on if it began after the caller was cancelled, before and after its turn."""
+    for interrupted, due in [(True, False), (True, True), (False, True)]:
+        trace = Trace()
+        assert run_broken(trace, observer, interrupted, due).cancelled()
+        end = "done" if interrupted else "cut short"
+        case = f"{interrupted=}, {due=}, {trace}"
+        assert trace.count("R done") == (end == "done"), case
+        assert trace.count("R cut short") == (end != "done"), case
+
+
+def run_broken(trace: Trace, observer: Any, interrupted: bool, due: bool) -> asyncio.Task[Any]:
+    """Break a resource before or after the caller is cancelled, and end the loop before or after
+    its cleanup is due."""
+
+    async def held(ctx: Any) -> Any:
+        try:
+            yield
+        finally:
+            await closing(trace, "R").function(ctx)
+
+    async def main() -> asyncio.Task[Any]:
+        leave = asyncio.Event()
+
+        async def stay(ctx: Any) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await leave.wait()
+
+        processor = build([resource("R", held)], [task("A", stay)])
+        request = asyncio.ensure_future(processor.process_tasks(None, observer=observer))
+        await passes(3)
+        (own,) = (each for each in asyncio.all_tasks() if each.get_name() == "sdax:R:resource")
+        for each in (request, own) if interrupted else (own, request):
+            each.cancel()
+            await passes(2)
+        assert trace == ["R"]
+        if due:
+            leave.set()
+            await passes(6)
+        return request
+
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: None)
+        return runner.run(main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -551,3 +552,38 @@ async def test_a_factory_whose_task_gives_up_while_it_is_held() -> None:
         assert trace[:4] == ["R up", "gave up", "R GeneratorExit", "R down"]
     finally:
         loop.set_task_factory(None)
+
+
+@counts_references
+@soon_or_late
+@pytest.mark.loop_kinds("asyncio", "factory")
+@pytest.mark.every_loop
+async def test_nothing_is_left_of_one_whose_coroutine_other_code_ends(number: int) -> None:
+    async def held(ctx: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await passes(number)
+
+    def close(coroutine: Any) -> None:
+        with suppress(RuntimeError):  # it awaits all the same
+            coroutine.close()
+
+    def throw(coroutine: Any) -> None:
+        with suppress(Broken):
+            coroutine.throw(Broken())
+
+    async def disturb(end: Any) -> None:
+        (own,) = (each for each in asyncio.all_tasks() if each.get_name().startswith("sdax:R:"))
+        end(own.get_coro())
+
+    # In the cleanup a task factory starts it later, and its turn has come before that.
+    with without_collector():
+        for end, phase in product((close, throw), ("execute", "post")):
+            other = task("A", **{phase: disturb})
+            run = spawn(build([other, resource("R", held)]), end)
+            await asyncio.wait([run])
+            assert run.exception()
+            del run
+            await passes(2)
+            assert gc.collect() == 0, (end, phase)

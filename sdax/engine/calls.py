@@ -44,19 +44,23 @@ def limited_call(
     work: tuple[Any, ...],
     name: Any,
     phase: str,
-    begin_timeout: Callable[..., object],
+    let_in: Callable[..., tuple[Any, ...]],
     ctx: Any,
 ) -> Coroutine[Any, Any, Any]:
-    """Call a function inside its limiter. Its timeout begins when the limiter has let it in."""
+    """Call a function inside its limiter.
+
+    `let_in` is called when the limiter has let it in. It begins the timeout, and returns the
+    arguments of the function.
+    """
     # Looked at here, because what fails inside of the coroutine has failed the attempt. There,
     # nothing of ours is called before the function.
     is_made = is_context_manager(limiter)
-    inside = _call_inside(limiter, is_made, work, name, phase, begin_timeout, ctx)
+    inside = _call_inside(limiter, is_made, work, name, phase, let_in, ctx)
     return _named(inside, work[USERS_NAME])
 
 
 async def _call_inside(
-    limiter: Any, is_made: bool, work: Any, name: Any, phase: str, begin_timeout: Any, ctx: Any
+    limiter: Any, is_made: bool, work: Any, name: Any, phase: str, let_in: Any, ctx: Any
 ) -> Any:
     if not is_made:
         limiter = limiter(ctx)
@@ -67,15 +71,17 @@ async def _call_inside(
             refuse_made_limiter(limiter)
     async with limiter:
         try:
-            begin_timeout()
+            arguments = let_in()
         except BaseException as broken:  # it could not even be called
-            begin_timeout(broken)
-        del begin_timeout  # it leads to the run
+            arguments = let_in(broken)
+        del let_in  # it leads to the run
         try:
-            returned = work[FUNCTION](ctx)
+            returned = work[FUNCTION](*arguments)
         except StopIteration as stop:
             raise StoppedError(stop) from None
-        if work[KIND]:
+        finally:
+            del arguments  # an outcome leads to failures
+        if work[KIND] is True:
             if type(returned) is CoroutineType:
                 refuse_coroutine(returned, name, phase)
             return returned

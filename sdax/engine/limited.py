@@ -21,7 +21,7 @@ from .calls import cancel, fallback_call, limited_call
 from .exceptions import hide_engine, is_cancellation
 from .plan import Work
 from .record import unasked_cancellation
-from .work import TIMEOUT, USERS_NAME
+from .work import KIND, OUTCOME, TIMEOUT, USERS_NAME
 
 UNSET: Final = 0.0  # a deadline, for which there was no clock
 
@@ -82,10 +82,11 @@ class AttemptsBase:
         if limits.limiter is None:
             return None
         name, phase = run.plan.names[self.index], PHASES[run.number]
-        return limited_call(limits.limiter, work, name, phase, self.begin_timeout, run.ctx)
+        return limited_call(limits.limiter, work, name, phase, self.let_in, run.ctx)
 
-    def begin_timeout(self, broken: BaseException | None = None) -> None:
-        """Begin the timeout of an attempt, which its limiter has let in."""
+    def let_in(self, broken: BaseException | None = None) -> tuple[Any, ...]:
+        """Begin the timeout of an attempt, which its limiter has let in. Return the arguments of
+        the function."""
         run = self.run
         try:
             if broken is not None:
@@ -96,6 +97,9 @@ class AttemptsBase:
         except BaseException as error:
             run.break_down(error)
             self.deadline = UNSET
+        if run.plan.phases[run.number].work[self.index][KIND] is OUTCOME:
+            return run.ctx, run.outcome()
+        return (run.ctx,)
 
     # Its timer.
 

@@ -214,6 +214,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
         raise
     thrown: BaseException | None = None
     raised: BaseException | None = None
+    following: Awaitable[Any] | None = None  # which keeps what it throws
     try:
         try:
             await resource
@@ -255,7 +256,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
             raise
     finally:
         # The traceback of the exception leads here, so no name may lead back to it.
-        del raised, thrown
+        del raised, thrown, following
 
 
 def as_generator(returned: Any, name: Any) -> AsyncGenerator[Any, None]:
