@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from exceptions import RefusedError
 from sdax import Finish, State
 from sdax.observe import (
     AttemptFinished,
@@ -210,7 +211,8 @@ def _attempt_rules(events: Iterable[Event]) -> Iterator[str]:
         expired = False
         fell_back = False
         for event in own:
-            if type(event) not in _FOLLOWS[None if before is None else type(before)]:
+            anew = before is None or _is_refused_cleanup(before)
+            if type(event) not in _FOLLOWS[None if anew else type(before)]:
                 yield f"{place}: {line(event)} after {before and line(before)}"
             if isinstance(event, FellBack):
                 if fell_back or event.attempts != attempt:
@@ -275,6 +277,15 @@ def _cause_rules(events: Iterable[Event]) -> Iterator[str]:
                 failure = Cause(event.task, event.phase)
 
 
+def _is_refused_cleanup(event: Any) -> bool:
+    """Return True for the end of a cleanup that a task factory has refused. It is called again."""
+    return (
+        isinstance(event, TaskFinished)
+        and event.phase == "post_execute"
+        and isinstance(event.exception, RefusedError)
+    )
+
+
 def _survives(event: TaskFinished) -> bool:
     """Return True for a failure after which the run goes on."""
     keeps_going = event.run.processor.on_failure == "keep going"
@@ -306,6 +317,7 @@ def _report_rules(events: Sequence[Event]) -> Iterator[str]:
     told: dict[Place, tuple[Any, ...]] = {}
     failed: dict[Place, list[BaseException]] = {}
     covered: dict[Place, BaseException] = {}
+    refused: set[Place] = set()
     for event in events:
         place: Any = _place_of(event)
         if isinstance(event, RetryScheduled):
@@ -319,6 +331,8 @@ def _report_rules(events: Sequence[Event]) -> Iterator[str]:
             kept = event.exception if isinstance(event.exception, Exception) else None
             if event.state not in FAILED and kept is None:
                 kept = covered.get(place)
+            if _is_refused_cleanup(event):
+                refused.add(place)
             earlier = failed.get(place, [])
             if len(earlier) == event.attempts:  # it was cancelled in the pause after that
                 earlier.pop()
@@ -333,5 +347,7 @@ def _report_rules(events: Sequence[Event]) -> Iterator[str]:
     for info in last.run.tasks:
         for phase, reported in zip(PHASES, last.report[info.name], strict=True):
             wanted = told.get((info.name, phase), (State.ABSENT, 0, None, None, (), False))
+            if (info.name, phase) in refused and reported.state is State.FAILED:
+                continue  # the failure counts, whatever the other call did
             if tuple(reported) != wanted:
                 yield f"{info.name} {phase}: the report says {reported}, the events {wanted}"
