@@ -17,6 +17,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+# A crash of the Python engine would be the interpreter's own: Python 3.13.0 has crashed so.
+@pytest.mark.one_engine
 @pytest.mark.parametrize("scenario", ["success", "a failure in execute, suspended", "retries"])
 def test_no_run_crashes(
     engine: Implementation, scenario: str, capsys: pytest.CaptureFixture[str]
