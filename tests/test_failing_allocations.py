@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# A crash of the Python engine would be the interpreter's own: Python 3.13.0 has crashed so.
+# The Python engine has no C that could crash.
 @pytest.mark.one_engine
+@pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0),
+    reason="Python 3.13.0 itself crashes when an allocation fails, also without sdax",
+)
 @pytest.mark.parametrize("scenario", ["success", "a failure in execute, suspended", "retries"])
 def test_no_run_crashes(
     engine: Implementation, scenario: str, capsys: pytest.CaptureFixture[str]
