@@ -434,7 +434,6 @@ class Driver(DriverBase):
         "body",
         "context",
         "coroutine",
-        "first_step",
         "index",
         "resource",
         "run",
@@ -442,6 +441,7 @@ class Driver(DriverBase):
         "sheltered",
         "spared",
         "task",
+        *(() if EAGER_START else ("first_step",)),  # each takes memory of each function that waits
     )
 
     __next__: Callable[[], Any]

@@ -447,10 +447,9 @@ class Player:
         makes = count(1)
 
         def refuse(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
-            if next(makes) == 3:
+            run = getattr(coroutine, "run", None)  # of a driver. Functions make tasks and runs, too
+            if run is not None and run.ctx is self.ctx and next(makes) == 3:
                 self.refused = True
-                if inspect.iscoroutine(coroutine):
-                    coroutine.close()  # which would complain
                 raise RefusedError
             return make(loop, coroutine, **options)
 

@@ -81,6 +81,30 @@ async def test_a_timeout_of_a_future_that_cannot_be_cancelled() -> None:
     assert trace == ["post"]
 
 
+@pytest.mark.virtual_clock
+async def test_a_cleanup_after_a_cancellation_that_waits_for_such_a_future() -> None:
+    """The timeout of the cleanup wakes it up, and the run waits for its end."""
+    trace = Trace()
+    error = OSError("sent already")
+
+    async def stubborn(ctx: Any) -> None:
+        try:
+            await Stubborn(error)
+        except asyncio.CancelledError:
+            trace.append("woken")
+            await asyncio.sleep(1)
+            trace.append("ends")
+            raise
+
+    post = TaskFunction(stubborn, timeout=1.0)
+    processor = build([task("A", None, trace.waiting("A"), post)])
+    run = spawn(processor)
+    await passes(2)
+    run.cancel()
+    assert await error_of(run) is error
+    assert trace == ["A", "A cancelled", "woken", "ends"]
+
+
 @pytest.mark.parametrize("phase", ["execute", "post_execute"])
 async def test_a_loop_handler_that_raises(phase: str, loop_errors: list[dict[str, Any]]) -> None:
     """A second fatal error is told to the handler, which may end the program for it."""

@@ -287,7 +287,7 @@ class Factory(Enum):
     PLAIN = "one that makes an asyncio.Task"
     EAGER = "asyncio's eager one, where there is one"
     WRAPPING = "one that makes an asyncio.Task of a coroutine which awaits the one it is given"
-    REFUSING = "one that makes each asyncio.Task but the third"
+    REFUSING = "one that makes each asyncio.Task of the run but the third"
 
 
 WILLING = tuple(each for each in Factory if each is not Factory.REFUSING)

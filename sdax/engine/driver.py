@@ -98,8 +98,13 @@ class DriverBase:
         ):
             self.task.uncancel()
             self.spared = True
-        elif future is None or not future.cancel() or future.done():
-            return False
+        else:
+            try:
+                if future is None or not future.cancel() or future.done():
+                    return False
+            except BaseException as error:  # the function is woken in its place, as by `cancel`
+                self.run.break_down(error)
+                return False
         if future is not None:  # a task that is cancelled is awaited
             future._asyncio_future_blocking = True
         return True
