@@ -110,10 +110,10 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
 
         >>> report = await processor.process_tasks(RequestContext(user_id=7))
         """
-        plan, plain_report, observers = self._shared
-        if observer is not None:
-            observers = checked_observer(observer)
-        run = self._observed_run(ctx, observers) if observers else Run(plan, ctx)
+        # Each local variable takes memory of each run that waits.
+        shared = self._shared
+        observers = shared.observers if observer is None else checked_observer(observer)
+        run = self._observed_run(ctx, observers) if observers else Run(shared.plan, ctx)
         del observer, observers  # they may keep the exception, which leads here
         interruption: BaseException | None = None
         try:
@@ -127,8 +127,9 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
                 if interruption is not None:
                     await see_through(run, interruption)
             if run.record is None and interruption is None and run.fatal is None:
-                values = run.values
-                return plain_report if values is None else RunReport(plan, values, None)
+                if run.values is None:
+                    return shared.plain_report
+                return RunReport(shared.plan, run.values, None)
             try:
                 return conclude(run, interruption)
             except BaseException as raised:
