@@ -16,8 +16,7 @@ from collections.abc import Hashable, Iterable
 from itertools import count
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from .common.checks import runs_later
-from .common.text import shown, shown_fields
+from .common.text import shown_fields
 from .report import RunReport
 from .states import State
 
@@ -316,29 +315,3 @@ class Observer(Protocol):
 
 
 Observers: TypeAlias = Observer | Iterable[Observer]
-
-
-def checked_observers(observer: Any) -> tuple[Observer, ...]:
-    """Return a tuple of the observers, from one or several.
-
-    Raises `TypeError` for an object that cannot be called with an event.
-    """
-    observers: tuple[Any, ...]
-    if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
-        observers = (observer,)
-    else:
-        observers = tuple(observer)
-    for one in observers:
-        if not callable(one):
-            raise TypeError(f"observer must be callable with an event, got {shown(one)}")
-        if isinstance(one, type):
-            raise TypeError(
-                f"observer must be callable with an event, got the class {shown(one)}, which "
-                f"would create an object for each event; did you mean {one.__name__}()?"
-            )
-        if runs_later(one):
-            raise TypeError(
-                f"observer must be a plain function, because nothing awaits or iterates what it "
-                f"returns, got {shown(one)}; define it with 'def', without 'yield'"
-            )
-    return observers

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from .common.checks import checked_limit, checked_number
+from .common.checks import checked_limit, checked_number, runs_later
 from .common.frozen import Frozen
 from .common.text import nearest, shown
 
@@ -112,17 +113,36 @@ def checked_options(in_order: str, given: Any) -> Options:
     return Options(
         _checked_order(options.execute_order, in_order),
         checked_limit("max_concurrency", options.max_concurrency),
-        None if observer is None else checked_observer(observer),
+        None if observer is None else checked_observers(observer),
         _checked_on_failure(options.on_failure),
         _checked_seconds("cleanup_timeout", options.cleanup_timeout),
     )
 
 
-def checked_observer(observer: Observers) -> tuple[Observer, ...]:
-    """Return a tuple of the observers. Without observers, nothing imports their events."""
-    from .events import checked_observers
+def checked_observers(observer: Any) -> tuple[Observer, ...]:
+    """Return a tuple of the observers, from one or several.
 
-    return checked_observers(observer)
+    Raises `TypeError` for an object that cannot be called with an event.
+    """
+    observers: tuple[Any, ...]
+    if callable(observer) or not isinstance(observer, Iterable) or isinstance(observer, str):
+        observers = (observer,)
+    else:
+        observers = tuple(observer)
+    for one in observers:
+        if not callable(one):
+            raise TypeError(f"observer must be callable with an event, got {shown(one)}")
+        if isinstance(one, type):
+            raise TypeError(
+                f"observer must be callable with an event, got the class {shown(one)}, which "
+                f"would create an object for each event; did you mean {one.__name__}()?"
+            )
+        if runs_later(one):
+            raise TypeError(
+                f"observer must be a plain function, because nothing awaits or iterates what it "
+                f"returns, got {shown(one)}; define it with 'def', without 'yield'"
+            )
+    return observers
 
 
 def rechecked(options: Any, in_order: str) -> Options:

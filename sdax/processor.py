@@ -32,7 +32,7 @@ from .options import (
     LevelOrder,
     OnFailure,
     Options,
-    checked_observer,
+    checked_observers,
     checked_options,
     rechecked,
 )
@@ -112,7 +112,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         """
         # Each local variable takes memory of each run that waits.
         shared = self._shared
-        observers = shared.observers if observer is None else checked_observer(observer)
+        observers = shared.observers if observer is None else checked_observers(observer)
         run = self._observed_run(ctx, observers) if observers else Run(shared.plan, ctx)
         del observer, observers  # they may keep the exception, which leads here
         interruption: BaseException | None = None
@@ -179,7 +179,7 @@ class TaskProcessor(KeyedByDefault, Generic[T, K]):
         return same
 
     def _observers(self, observer: Observers | None) -> tuple[Observer, ...] | None:
-        return self._shared.observers if observer is None else checked_observer(observer)
+        return self._shared.observers if observer is None else checked_observers(observer)
 
     def _parts(self, observer: Observers | None) -> Parts:
         plan, report, _ = self._shared

@@ -235,7 +235,7 @@ class Places(Calls):
 
 
 def _is_asked(frame: FrameType) -> bool:
-    """Tell whether a call is one of these, or is made within one of them."""
+    """Return True for a call of one of these, and for a call that one of them makes."""
     each: FrameType | None = frame
     for _ in range(3):
         if each is not None and each.f_code not in _ASKED:

@@ -74,7 +74,7 @@ class Within(_Brief):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Stubborn(_Brief):
-    """Suspend for so many seconds, for a future whose `cancel()` raises."""
+    """Wait so many seconds for a future whose `cancel()` raises."""
 
     seconds: float
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, overlo
 
 from ..common.checks import checked_limit, runs_later
 from ..common.text import shown
-from ..events import Observers, checked_observers
+from ..events import Observers
+from ..options import checked_observers
 from ..processor import TaskProcessor
 from ..report import RunReport
 from .local import LocalOutcomes
