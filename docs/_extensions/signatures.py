@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.typing import stringify_annotation
 
-from sdax import TaskFunction
+from sdax import TaskFunction, events
 from sdax.options import GraphOptions, LevelOptions, Options
 from sdax.tasks import Limits
 from sdax.testing import settings
@@ -60,12 +60,15 @@ def simplify(
 
 
 def _keywords(subject: Any, name: str) -> str:
-    """Return the keyword arguments of a TypedDict, each with its type and its default."""
+    """Return the keyword arguments of a TypedDict, each with its type and its default.
+
+    For the sake of its import, sdax knows the types of observers only where types are checked.
+    """
     kind = getattr(sys.modules[subject.__module__], name)
     parameters = inspect.signature(DEFAULTS[kind]).parameters
     return ", ".join(
         f"{key}: {stringify_annotation(hint, 'smart')} = {_shown(parameters[key].default)}"
-        for key, hint in get_type_hints(kind).items()
+        for key, hint in get_type_hints(kind, localns=vars(events)).items()
     )
 
 
