@@ -244,8 +244,10 @@ class Run(RunBase):
         self.number = number
         self.phase = self.plan.phases[number]
         self.opened = 0
-        self.waiting = self.queue = None
-        self.closed = self.aborted = False
+        if self.waiting is not None:
+            self.waiting = self.queue = None
+        if self.closed:
+            self.closed = self.aborted = False
 
     def pump(self) -> None:
         """Call all that may be called now, each in an `asyncio.Task`."""
@@ -277,6 +279,8 @@ class Run(RunBase):
                 ready, pending = iter(stage), len(stage)
                 self.opened += 1  # no call from here on: a stage is opened once, or not at all
                 self.ready, self.pending = ready, pending
+                if pending:
+                    return
             elif phase.gates and self.waiting is None and not self.closed:
                 self.waiting = list(phase.waits)
                 self.queue = deque()
@@ -472,6 +476,7 @@ class Driver(DriverBase):
         run: Run = self.run
         index = self.index
         attempts: Attempts | None = None
+        task: Any = None  # once something is asked of it
         attributes: dict[str, Any] | None = None  # of the asyncio.Task
         variables = run.variables
         tasks = drivers = contexts = weakly = -1  # references where nothing took hold of anything
@@ -485,7 +490,8 @@ class Driver(DriverBase):
                 self.task = current_task(run.loop)
             while True:
                 if called or (tasks < 0 and self.shared):
-                    task, context = self.task, self.context
+                    if task is None:
+                        task, context = self.task, self.context
                     # Who knows the asyncio.Task, its driver or its context. Counted in one place,
                     # because the interpreter adds to a count, and not the same in all places.
                     now_tasks = getrefcount(task)
@@ -592,6 +598,7 @@ class Driver(DriverBase):
                             attempts.pausing,
                             attempts.take_history(),
                         )
+                        attempts = None
                     error = None
                 else:
                     if value is not None:
@@ -607,11 +614,13 @@ class Driver(DriverBase):
                             attempts = None
                             continue
                         run.keep(index, value)
-                    if attempts is not None and (attempts.number > 1 or run.watch is not None):
-                        made = attempts.number
-                        run.write(
-                            "succeeded", run.number, index, made, value, attempts.take_history()
-                        )
+                    if attempts is not None:
+                        if attempts.number > 1 or run.watch is not None:
+                            made = attempts.number
+                            run.write(
+                                "succeeded", run.number, index, made, value, attempts.take_history()
+                            )
+                        attempts = None
                     if feeds and not run.aborted:
                         run.feed(feeds)
                     run.pending -= 1
@@ -624,7 +633,6 @@ class Driver(DriverBase):
                     if run.ready is not NONE_READY and not run.pumping:
                         run.pump()
                     return
-                attempts = None
         except BaseException as exception:
             if type(exception) is GeneratorExit and not self.is_stepped():
                 raise
