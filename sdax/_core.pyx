@@ -770,18 +770,8 @@ cdef class Driver:
                 return self.finish(value, error, False)
             self.end_function(run, value, error, False)
             while True:
-                if (
-                    Py_REFCNT(self.task) != self.references
-                    or Py_REFCNT(self) != self.own_references
-                    or Py_REFCNT(self.context) != self.context_references
-                    or sdax_variables(self.context) != sdax_variables(run.context)
-                    or sdax_weakrefs(self.task) != self.weakrefs
-                    or sdax_is_marked(self.task)
-                    or run.contexts is not None
-                    or run.taken >= run.places
-                ):
-                    self.index = -1
-                else:
+                self.index = -1
+                if run.taken < run.places and not self.has_traces(run):
                     self.index = run.take()
                 if self.index < 0:
                     self.release()
@@ -793,6 +783,19 @@ cdef class Driver:
                 self.taken = True
                 raise sdax_take_error()
             how = CALL
+
+    cdef inline bint has_traces(self, Run run) noexcept:
+        """Return True if somebody could tell that the next function gets the `asyncio.Task` of the
+        last one."""
+        return (
+            Py_REFCNT(self.task) != self.references
+            or Py_REFCNT(self) != self.own_references
+            or Py_REFCNT(self.context) != self.context_references
+            or sdax_variables(self.context) != sdax_variables(run.context)
+            or sdax_weakrefs(self.task) != self.weakrefs
+            or sdax_is_marked(self.task)
+            or run.contexts is not None
+        )
 
     cdef int call_function(self, PyObject **outcome) noexcept:
         """Call the function and step its coroutine once."""
