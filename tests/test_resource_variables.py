@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -28,6 +29,7 @@ from helpers import (
 )
 from sdax import AsyncTaskProcessor, RetryableException, resource
 from sdax.engine import variables
+from sdax.engine.plan import Plan
 from sdax.events import AttemptStarted, Event
 
 other: ContextVar[Any] = ContextVar("other", default=None)
@@ -167,7 +169,77 @@ async def test_functions_of_a_level_get_copies_of_one_context(
         [resource("R", setting("R's"))], [seen.task(str(number)) for number in range(10)]
     ).process_tasks(None)
     assert set(seen.values()) == {"R's"}
-    assert len(made) == 2  # for the level, and for `execute`
+    assert len(made) == 1  # for the level, and for `execute`, which sees no more
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize("seed", range(12))
+async def test_each_sees_them_in_the_same_order(seed: int) -> None:
+    """Of those that wait for no other, the one that was added first is applied first, whichever
+    was set up first."""
+    rng = random.Random(seed)
+    names = list(range(12))
+    rank = rng.sample(names, len(names))  # waits for lower ones alone
+    needs: dict[int, set[int]] = {}
+    for name in sorted(names, key=rank.__getitem__):
+        direct = [each for each in names if rank[each] < rank[name] and rng.random() < 0.2]
+        needs[name] = set(direct).union(*(needs[each] for each in direct))
+    order: list[int] = []
+    while len(order) < len(names):
+        order.append(min(each for each in set(names).difference(order) if needs[each] <= {*order}))
+    seen: dict[str, str] = {}
+
+    def held(name: int) -> Any:
+        async def function(ctx: Any) -> AsyncIterator[None]:
+            seen[f"{name}"] = var.get()
+            await passes(delays[name])
+            var.set(str(name))
+            yield
+
+        return function
+
+    async def look(ctx: Any) -> None:
+        seen["execute"] = var.get()
+
+    delays = [rng.randrange(4) for _ in names]
+    await graph(
+        *((resource(str(name), held(name)), [str(each) for each in needs[name]]) for name in names),
+        task("X", None, look),
+    ).process_tasks(None)
+    last = {str(name): [each for each in order if each in needs[name]][-1:] for name in names}
+    last["execute"] = order[-1:]
+    assert seen == {name: str(each[0]) if each else "unset" for name, each in last.items()}
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize("shape", ["wide", "deep", "graph"])
+async def test_many_resources_that_set_variables(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No function asks more than once about each of them."""
+    asked: list[int] = []
+    is_before = Plan.is_before
+
+    def ask(plan: Plan, index: int, at: int) -> bool:
+        asked.append(index)
+        return is_before(plan, index, at)
+
+    monkeypatch.setattr(Plan, "is_before", ask)
+    seen = Seen()
+    number = 40
+    names = [f"R{each}" for each in range(number)]
+    resources = [resource(name, setting(name)) for name in names]
+    if shape == "graph":
+        processor = graph(
+            *((each, names[max(at - 2, 0) : max(at - 1, 0)]) for at, each in enumerate(resources)),
+            (seen.task("A"), names),
+        )
+    else:
+        levels = [resources] if shape == "wide" else [[each] for each in resources]
+        processor = build(*levels, [seen.task("A")])
+    await processor.process_tasks(None)
+    assert set(seen.values()) == {names[-1]}
+    assert len(asked) <= number * (number + 1)
 
 
 async def test_a_context_manager_may_set_it() -> None:

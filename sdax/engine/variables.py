@@ -61,40 +61,50 @@ class Contexts:
     those that its task depends on. A cleanup sees what its set-up saw, and `execute` everything.
     """
 
-    __slots__ = ("_base", "_changes", "_made", "_plan")
+    __slots__ = ("_base", "_changes", "_last", "_made", "_order", "_plan")
 
     def __init__(self, plan: Plan, base: Context) -> None:
         self._plan = plan
         self._base = base
         self._changes: dict[int, Changes] = {}  # by resource
-        self._made: dict[int, Context] = {}  # by stage or gate
+        self._order: list[int] = []  # resources, each after those on which it has waited
+        # By stage or gate: the context, and the last resource whose changes are in it. All of
+        # these resources are set up before the stage or gate opens.
+        self._made: dict[int, tuple[Context, int]] = {}
+        self._last: tuple[list[int], Context] = ([], base)  # context made, and for which resources
 
     def add(self, index: int, changes: Changes) -> None:
         """Take note of what the set-up of a resource has set."""
         self._changes[index] = changes
-        self._made.clear()
+        # Nothing has waited for it yet, so the others stay where they are.
+        _, last = self._at(self._plan.starts_with[index])
+        order = self._order
+        place = 0 if last < 0 else order.index(last) + 1
+        while place < len(order) and order[place] < index:
+            place += 1
+        order.insert(place, index)
 
     def of(self, number: int, index: int) -> Context:
         """Return the context of which a function gets a copy."""
-        at = -1 if number == EXECUTE else self._plan.starts_with[index]
-        context = self._made.get(at)
-        if context is None:
-            context = self._base
-            for resource in self._in_order():
-                if at < 0 or self._plan.is_before(resource, at):
-                    context = with_changes(context, self._changes[resource])
-            self._made[at] = context
+        return self._at(-1 if number == EXECUTE else self._plan.starts_with[index])[0]
+
+    def _at(self, at: int) -> tuple[Context, int]:
+        made = self._made.get(at)
+        if made is None:
+            is_before = self._plan.is_before
+            seen = [one for one in self._order if at < 0 or is_before(one, at)]
+            made = self._made[at] = self._context_of(seen), seen[-1] if seen else -1
+        return made
+
+    def _context_of(self, resources: list[int]) -> Context:
+        """Return a context with the changes of these resources, which are in their order."""
+        known, context = self._last
+        if resources[: len(known)] != known:
+            known, context = [], self._base
+        changes: Changes = {}
+        for resource in resources[len(known) :]:
+            changes.update(self._changes[resource])
+        if changes:
+            context = with_changes(context, changes)
+        self._last = resources, context
         return context
-
-    def _in_order(self) -> list[int]:
-        """Return the resources so that each comes after those on which it has waited."""
-        left = sorted(self._changes)
-        order: list[int] = []
-        while left:
-            first = next(one for one in left if not any(self._waits(one, other) for other in left))
-            left.remove(first)
-            order.append(first)
-        return order
-
-    def _waits(self, index: int, other: int) -> bool:
-        return self._plan.is_before(other, self._plan.starts_with[index])
