@@ -425,6 +425,35 @@ async def test_resources_are_closed_after_the_cleanup() -> None:
     assert sorted(left) == ["a", "b"]
 
 
+@one_loop
+async def test_what_leaves_the_block_keeps_its_traceback() -> None:
+    @asynccontextmanager
+    async def pool() -> AsyncIterator[None]:
+        yield
+
+    def fail() -> None:
+        raise Broken
+
+    async def interrupt(ctx: Any) -> None:
+        await passes(1)
+        raise KeyboardInterrupt
+
+    with_pool: dict[str, Any] = {"make_context": lambda item, _: item, "resources": pool}
+    for function, kind, raising in (
+        (square, Broken, "fail"),
+        (interrupt, KeyboardInterrupt, "interrupt"),
+    ):
+        frames: list[list[str]] = []
+        for options in ({}, with_pool):
+            with pytest.raises(kind) as caught:
+                async with run_many(solo(None, None, function), [1], **options) as outcomes:
+                    async for _ in outcomes:
+                        fail()
+            frames.append([frame.name for frame in caught.traceback])
+        assert frames[0] == frames[1]
+        assert frames[0][-1] == raising
+
+
 # Places.
 
 

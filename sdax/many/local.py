@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from .._impl import Run
 from ..common.checks import is_async
-from ..engine.exceptions import hide_engine, is_cancellation, is_exception, set_cause
+from ..engine.exceptions import hide_engine, is_cancellation, is_exception, set_cause, traceback_of
 from ..engine.outcome import conclude, hear_out, report_of
 from ..errors import SdaxExecutionError, TaskCancelledError
 from ..events import Observers
@@ -378,8 +378,10 @@ class LocalOutcomes(Outcomes[Any, Any]):
             await super()._close(exception)
         finally:
             if opened is not None:
-                kind = None if exception is None else type(exception)
-                await opened.__aexit__(kind, exception, None)
+                if exception is None:
+                    await opened.__aexit__(None, None, None)
+                else:  # contextlib sets the traceback that it gets
+                    await opened.__aexit__(type(exception), exception, traceback_of(exception))
             del exception
 
 
