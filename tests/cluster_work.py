@@ -172,6 +172,31 @@ async def broken_pool() -> AsyncIterator[str]:
     yield ""
 
 
+@asynccontextmanager
+async def cancelled_pool() -> AsyncIterator[str]:
+    raise asyncio.CancelledError
+    yield ""
+
+
+@asynccontextmanager
+async def pool_that_breaks_at_the_end() -> AsyncIterator[str]:
+    yield ""
+    raise ConnectionError("no goodbye")
+
+
+@asynccontextmanager
+async def pool_that_never_opens() -> AsyncIterator[str]:
+    """Resources of which is written down that they begin and end to open."""
+    files = Files(os.environ[POOL_FOLDER], os.getpid())
+    files.note("opening")
+    try:
+        await asyncio.get_running_loop().create_future()
+        yield ""
+    finally:
+        await asyncio.sleep(0)
+        files.note("given up")
+
+
 def with_pool(item: Any, resources: str) -> tuple[Any, str]:
     return item, resources
 

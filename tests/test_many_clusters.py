@@ -34,6 +34,7 @@ from cluster_work import (
     number_of,
     one,
     play,
+    pool_that_never_opens,
     squared,
     squares,
     until_noted,
@@ -214,6 +215,25 @@ def test_leaving_early_cancels_and_cleans_up(on: Any, tmp_path: Path) -> None:
     play(scenario)
     assert len(noted(tmp_path, "begun")) >= 8
     assert noted(tmp_path, "begun") == noted(tmp_path, "cleaned")
+
+
+@ends_and_replaces
+def test_leaving_early_does_not_wait_for_resources_to_open(on: Any) -> None:
+    folder = Path(os.environ[POOL_FOLDER])
+
+    async def scenario() -> None:
+        async with run_many(
+            one(act), range(99), make_context=with_pool, resources=pool_that_never_opens, on=on
+        ) as outcomes:
+            taking = asyncio.ensure_future(anext(outcomes))
+            await until_noted(folder, "opening")
+            taking.cancel()
+            await asyncio.wait([taking])
+
+    play(scenario)
+    assert noted(folder, "opening") == noted(folder, "given up")
+    for path in folder.iterdir():
+        path.unlink()
 
 
 @only("processes")

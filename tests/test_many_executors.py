@@ -22,6 +22,7 @@ from cluster_work import (
     acted,
     begin_and_wait,
     broken_pool,
+    cancelled_pool,
     clean_up,
     forever,
     keep,
@@ -32,6 +33,8 @@ from cluster_work import (
     one,
     play,
     pool,
+    pool_that_breaks_at_the_end,
+    pool_that_never_opens,
     squared,
     squares,
     until_noted,
@@ -39,8 +42,10 @@ from cluster_work import (
     with_pool,
 )
 from helpers import Broken, one_loop
-from sdax import SdaxExecutionError, State
+from sdax import SdaxExecutionError, State, TaskCancelledError
 from sdax.many import Progress, TravelError, WorkerLost, WorkerTraceback, run_many
+from sdax.many.futures import ExecutorCluster
+from sdax.many.worker import Result
 
 
 @pytest.fixture
@@ -287,6 +292,52 @@ async def test_resources_that_cannot_be_entered_are_an_error_of_all(threads: Exe
         await outcomes_of(
             one(keep), range(3), make_context=with_pool, resources=broken_pool, on=threads
         )
+
+
+@one_loop
+@pytest.mark.one_engine
+async def test_resources_whose_opening_is_cancelled_are_an_error_of_all(threads: Executor) -> None:
+    with pytest.raises(TaskCancelledError, match="nobody asked for it"):
+        await outcomes_of(
+            one(keep), range(3), make_context=with_pool, resources=cancelled_pool, on=threads
+        )
+
+
+@one_loop
+@pytest.mark.one_engine
+async def test_leaving_does_not_wait_for_resources_to_open(
+    threads: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(POOL_FOLDER, str(tmp_path))
+    async with run_many(
+        one(keep), range(3), make_context=with_pool, resources=pool_that_never_opens, on=threads
+    ) as outcomes:
+        taking = asyncio.ensure_future(anext(outcomes))
+        await until_noted(tmp_path, "opening")
+        taking.cancel()
+        await asyncio.wait([taking])
+    assert noted(tmp_path, "given up") == [os.getpid()]
+
+
+@one_loop
+@pytest.mark.one_engine
+async def test_nothing_begins_once_it_is_stopped(threads: Executor) -> None:
+    cluster = ExecutorCluster(threads)
+    await cluster.open(b"nothing that can be loaded")
+    await cluster.stop()
+    assert await cluster.run([b""]) == Result()
+    await cluster.close()
+
+
+@one_loop
+@pytest.mark.one_engine
+async def test_resources_that_break_at_the_end_leave_no_thread(threads: Executor) -> None:
+    with pytest.raises(ConnectionError, match="no goodbye"):
+        await outcomes_of(
+            one(keep), [1], make_context=with_pool, resources=pool_that_breaks_at_the_end,
+            pick=kept, on=threads,
+        )  # fmt: skip
+    assert "sdax:worker" not in {thread.name for thread in threading.enumerate()}
 
 
 @one_loop

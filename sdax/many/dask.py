@@ -48,8 +48,10 @@ class HostPlugin(WorkerPlugin):
         """End, because the job has ended or the worker closes."""
         host, self.host = self.host, None
         if host is not None:
-            await asyncio.wrap_future(host.close())
-            await asyncio.to_thread(host.end)
+            try:
+                await asyncio.wrap_future(host.close())
+            finally:
+                await asyncio.to_thread(host.end)
 
 
 async def run_batch(job: str, items: Sequence[bytes]) -> Result:

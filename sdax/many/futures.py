@@ -16,6 +16,7 @@ from .batches import ClusterLost
 from .worker import HostThread, Result
 
 _hosts: Final[dict[str, HostThread]] = {}  # of this process, by job
+_stopped: Final[set[str]] = set()  # jobs that were started in this process
 _lock: Final = threading.Lock()
 
 SECONDS_FOR_CLOSING: Final = 30.0  # when the worker's process ends
@@ -66,21 +67,28 @@ class ExecutorCluster:
         """Take back the batches that have not begun."""
         for future in list(self._futures):
             future.cancel()
-        host = _hosts.get(self._job)
+        with _lock:
+            _stopped.add(self._job)
+            host = _hosts.get(self._job)
         if host is not None:  # a ThreadPoolExecutor
             await asyncio.wrap_future(host.stop())
 
     async def close(self) -> None:
         """Leave the resources, if they are in this process."""
+        _stopped.discard(self._job)
         host = _hosts.pop(self._job, None)
         if host is not None:
-            await asyncio.wrap_future(host.close())
-            await asyncio.to_thread(host.end)
+            try:
+                await asyncio.wrap_future(host.close())
+            finally:
+                await asyncio.to_thread(host.end)
 
 
 def run_batch(job: str, data: bytes, items: Sequence[bytes]) -> Result:
     """Run a batch, on a worker."""
     with _lock:
+        if job in _stopped:
+            return Result()
         host = _hosts.get(job)
         if host is None:
             host = _hosts[job] = HostThread(data)

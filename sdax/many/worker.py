@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ..common.text import shown
+from ..errors import TaskCancelledError
 from ..processor import TaskProcessor
 from .local import Runs, with_resources
 from .outcome import Outcome
@@ -87,14 +88,18 @@ class Host:
         """Run a batch. A cancellation cancels its runs, waits for their cleanup, and is raised."""
         if self._stopped:
             return Result()
-        try:
-            if self._opening is None or (self._opening.done() and self._opening.exception()):
+        if self._runs is None:
+            if self._opening is None or self._opening.done():  # it has failed
                 self._opening = self._loop.create_task(self._open())
-            await asyncio.shield(self._opening)
-        except Exception as error:
-            return Result(broken=pack_error(error))
-        if self._stopped:
-            return Result()
+            opening = self._opening
+            await asyncio.wait([opening])
+            if self._stopped:
+                return Result()
+            if opening.cancelled():
+                unasked = TaskCancelledError("cancelled, although nobody asked for it")
+                return Result(broken=pack_error(unasked))
+            if error := opening.exception():
+                return Result(broken=pack_error(error))
         batch = _Batch(self._loop, items)
         self._batches[batch] = None
         self._waiting.extend((batch, place) for place in range(len(items)))
@@ -114,6 +119,8 @@ class Host:
     async def stop(self) -> None:
         """Cancel all runs, wait for their cleanup, and run nothing more."""
         self._stopped = True
+        if self._opening is not None:
+            self._opening.cancel()  # or a batch may wait for ever
         batches = list(self._batches)
         self._cancel_all()
         for batch in batches:
