@@ -7,6 +7,7 @@ import gc
 import inspect
 import subprocess
 import sys
+import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -204,6 +205,41 @@ async def test_an_error_of_pick_is_that_of_its_input(error: BaseException) -> No
         assert second.error.__cause__ is error
     else:
         assert second.error is error
+
+
+@one_loop
+@pytest.mark.one_engine
+async def test_a_pick_that_returns_a_coroutine_is_refused() -> None:
+    async with run_many(solo(execute=square), [3], pick=lambda ctx, _: square(ctx)) as outcomes:
+        (outcome,) = [each async for each in outcomes]
+    assert isinstance(outcome.error, TypeError)
+    assert str(outcome.error).startswith("pick must be a plain function, but it returned <corou")
+    assert outcome.report is None
+
+
+@one_loop
+@pytest.mark.one_engine
+@pytest.mark.parametrize("is_cleared", [False, True], ids=["frames", "cleared frames"])
+async def test_each_result_raises_with_the_same_traceback(is_cleared: bool) -> None:
+    """Also where the error of `pick` is that of another outcome."""
+    inner = solo(None, None, Trace().failing("A", Broken()))
+    async with run_many(inner, [0]) as outcomes:
+        (failed,) = [each async for each in outcomes]
+
+    def pick(ctx: Any, report: Any) -> Any:
+        return failed.result()
+
+    async with run_many(solo(execute=square), [0], pick=pick) as outcomes:
+        (outcome,) = [each async for each in outcomes]
+    raised = []
+    for _ in range(3):
+        with pytest.raises(SdaxExecutionError) as caught:
+            outcome.result()
+        raised.append([frame.name for frame in caught.traceback])
+        if is_cleared:
+            traceback.clear_frames(caught.tb)
+    own = "test_each_result_raises_with_the_same_traceback"
+    assert raised == [[own, "result", "pick", "result"]] * 3
 
 
 def test_an_outcome_says_what_it_is() -> None:

@@ -16,6 +16,7 @@ from ..engine.exceptions import hide_engine, is_cancellation, is_exception, set_
 from ..engine.outcome import conclude, hear_out, report_of
 from ..errors import SdaxExecutionError, TaskCancelledError
 from ..events import Observers
+from ..limits import answer
 from ..processor import AsyncTaskProcessor, TaskProcessor, parts_of
 from ..report import RunReport
 from ..tasks import AsyncTask, TaskFunction
@@ -217,6 +218,8 @@ class Runs:
             if self._pick is not None:
                 assert slot.context is not None
                 value = slot.context.run(self._pick, slot.ctx, report)
+                if type(value) is CoroutineType:  # of which nobody would tell that it never ran
+                    answer(value, "pick")
             return make_outcome((slot.number, slot.item, value, report, None))
         except SdaxExecutionError as error:
             if slot.preparing:

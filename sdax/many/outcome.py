@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar, cast
 
 from ..common.text import counted, shown_fields
-from ..engine.exceptions import chain, is_cancellation, is_exception
+from ..engine.exceptions import chain, is_cancellation, is_exception, set_traceback, traceback_of
 from ..engine.outcome import PASS, shield
 from ..report import RunReport
 from .progress import Progress
@@ -50,15 +50,30 @@ class Outcome(NamedTuple, Generic[I_co, V_co]):
 
     def result(self) -> V_co:
         """Return the value, or raise the error if there is one."""
-        try:
-            if self.error is not None:
-                raise self.error
+        error = self.error
+        if error is None:
             return self.value
+        own = id(self)  # by which the next call knows the frame of this one
+        try:
+            set_traceback(error, _without_calls(error, own))
+            raise error
         finally:
-            del self  # the traceback of what is raised leads here
+            del self, error  # the traceback of what is raised leads here
 
     def __repr__(self) -> str:
         return shown_fields(self)
+
+
+def _without_calls(error: Exception, own: int) -> TracebackType | None:
+    """Return the traceback of an outcome's error without what earlier calls of `result` added."""
+    traceback = added = traceback_of(error)
+    while added is not None:
+        frame = added.tb_frame
+        # Frames may have been cleared. The error of `pick` may be that of another outcome.
+        if frame.f_code is Outcome.result.__code__ and frame.f_locals.get("own", own) == own:
+            return added.tb_next
+        added = added.tb_next
+    return traceback
 
 
 def failed(number: int, item: Any, error: Exception) -> Outcome[Any, Any]:
