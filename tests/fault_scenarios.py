@@ -85,7 +85,12 @@ class Journal:
         return AsyncTask(name, **functions)
 
     def resource(
-        self, name: str, set_up: Act | None = None, clean_up: Act | None = None, **limits: Any
+        self,
+        name: str,
+        set_up: Act | None = None,
+        clean_up: Act | None = None,
+        is_manager: bool = False,
+        **limits: Any,
     ) -> AsyncTask[Any, Any]:
         """Make a resource: what its two halves do, otherwise a pass each."""
         begin = self.function(name, PRE, set_up or a_pass)
@@ -100,7 +105,22 @@ class Journal:
             finally:
                 await end(ctx)
 
-        return resource(name, hold, **limits)
+        class Manager:
+            def __init__(self, ctx: object) -> None:
+                self.ctx = ctx
+
+            async def __aenter__(self) -> str:
+                try:
+                    await begin(self.ctx)
+                except BaseException:
+                    await end(self.ctx)
+                    raise
+                return name
+
+            async def __aexit__(self, *error: object) -> None:
+                await end(self.ctx)
+
+        return resource(name, Manager if is_manager else hold, **limits)
 
     def uncut(self, name: str, act: Act) -> Act:
         """Do something that nothing may cut short."""
@@ -580,7 +600,10 @@ def finishes(phase: str, first: Act) -> Callable[[Journal], Runs]:
 
 
 def with_resources(
-    set_up: Act | None = None, clean_up: Error = None, execute: Error = None
+    set_up: Act | None = None,
+    clean_up: Error = None,
+    execute: Error = None,
+    are_managers: bool = False,
 ) -> Callable[[Journal], Runs]:
     """Each resource has a level of its own: one that fails cleans up beside its siblings."""
 
@@ -589,8 +612,8 @@ def with_resources(
         works = journal.fails(execute, a_pass) if execute else a_pass
         return Runs(
             build(
-                [journal.resource("A", at_once, at_once, timeout=60.0)],
-                [journal.resource("B", set_up, ends, cleanup_timeout=60.0)],
+                [journal.resource("A", at_once, at_once, are_managers, timeout=60.0)],
+                [journal.resource("B", set_up, ends, are_managers, cleanup_timeout=60.0)],
                 [journal.task("C", execute=works), journal.task("D", "pe.", execute=sleeps(1))],
             )
         )
@@ -887,6 +910,10 @@ SCENARIOS = {
         Scenario("resources, one that breaks while it is held", resource_breaks),
         Scenario("resources, a cancellation of a set-up", resources_cancelled_at(0.5)),
         Scenario("resources, a cancellation", resources_cancelled_at(1.5)),
+        Scenario(
+            "context managers, a failure",
+            with_resources(execute=ValueError("C"), are_managers=True),
+        ),
         Scenario("observed, resources", observed(with_resources())),
         Scenario("phase by phase", phase_by_phase),
         Scenario("phase by phase, left after one", left_early(1, None)),

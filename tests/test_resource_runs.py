@@ -368,6 +368,7 @@ async def test_nothing_is_left_of_it(number: int) -> None:
 
 async def test_tracebacks_show_the_users_code_alone() -> None:
     broken = Broken()
+    told: list[list[str]] = []
 
     async def held(ctx: Any) -> AsyncIterator[None]:
         try:
@@ -379,20 +380,39 @@ async def test_tracebacks_show_the_users_code_alone() -> None:
         raise broken
         yield
 
-    def files(error: BaseException) -> list[str]:
-        traceback, found = error.__traceback__, []
+    class Manager:
+        def __init__(self, ctx: Any) -> None:
+            self.ctx = ctx
+
+        async def __aenter__(self) -> None:
+            if self.ctx == "never":
+                raise broken
+
+        async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+            told.extend(files(each) for each in (traceback, error.__traceback__))
+            told.append(files(sys.exc_info()[2]))
+            raise broken from error
+
+    def files(traceback: Any) -> list[str]:
+        found = []
         while traceback is not None:
             found.append(traceback.tb_frame.f_code.co_filename)
             traceback = traceback.tb_next
         return found
 
-    await failure_of(build([resource("R", held, execute=Trace().failing("x", Broken()))]))
-    assert files(broken) == [__file__]
-    assert isinstance(broken.__cause__, SdaxExecutionError)
-    assert files(broken.__cause__) == [__file__]
-    broken.__traceback__ = None
-    await failure_of(build([resource("R", never)]))
-    assert files(broken) == [__file__]
+    for function, seen in ((held, [__file__]), (Manager, [])):
+        processor = build([resource("R", function, execute=Trace().failing("x", Broken()))])
+        await failure_of(processor)
+        assert files(broken.__traceback__) == [__file__]
+        assert isinstance(broken.__cause__, SdaxExecutionError)
+        assert broken.__context__ is broken.__cause__
+        assert files(broken.__cause__.__traceback__) == seen
+        broken.__traceback__ = None
+    assert told == [[], [], []]
+    for function in (never, Manager):
+        await failure_of(build([resource("R", function)]), "never")
+        assert files(broken.__traceback__) == [__file__]
+        broken.__traceback__ = None
 
 
 # --- the end of the loop, and other hands

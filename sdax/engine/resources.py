@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from ..common.groups import iter_leaves
 from ..common.text import class_name, shown
 from ..resources import TWO_FORMS
-from .exceptions import chain, hide_engine, put_after
+from .exceptions import chain, hide_engine, put_after, traceback_of
 from .variables import Changes, changes_between, with_changes
 
 if sys.version_info >= (3, 12):
@@ -276,8 +276,20 @@ def as_generator(returned: Any, name: Any) -> AsyncGenerator[Any, None]:
 
 
 async def _managed(manager: Any) -> AsyncGenerator[Any, None]:
-    async with manager as value:
+    """Do what `async with` does, but show the manager no frame of the engine's."""
+    enter, leave = manager.__aenter__, manager.__aexit__
+    value = await enter()
+    try:
         yield value
+    except BaseException as thrown:
+        traceback = None
+        try:
+            hide_engine(thrown)
+            traceback = traceback_of(thrown)
+        finally:
+            await leave(type(thrown), thrown, traceback)
+        raise  # also if it returns True: the run has the failure already
+    await leave(None, None, None)
 
 
 async def _throw_within(
