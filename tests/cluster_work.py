@@ -151,6 +151,9 @@ async def clean_up(files: Files) -> None:
     files.note("cleaned")
 
 
+WAITING = one(begin_and_wait, clean_up)
+
+
 @asynccontextmanager
 async def pool() -> AsyncIterator[str]:
     """Resources of a worker: which process has entered them."""

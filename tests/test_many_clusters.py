@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -429,6 +430,37 @@ def test_the_command_on_dask(on: Any, tmp_path: Path) -> None:
     written = {each["number"]: each for each in lines}
     assert sorted(written) == [1, 2, 3]
     assert written[2]["error"]["type"] == "WorkerLost"
+
+
+@only("dask")
+@pytest.mark.one_engine
+def test_a_signal_ends_the_command_on_dask_with_its_cleanup(
+    engine: Any, on: Any, tmp_path: Path
+) -> None:
+    lines = [json.dumps([str(tmp_path), number]) for number in range(8)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    address = on.scheduler.address.replace("tcp://", "dask://")
+    job = ["cluster_work:WAITING", "--inputs", "in.jsonl", "--out", "out.jsonl", "--on", address]
+    with subprocess.Popen(
+        [sys.executable, "-m", "sdax", "run", *job, "--context", "cluster_work:make_files"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            while not noted(tmp_path, "begun"):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "waits for the cleanup of what is under way" in errors
+    assert "ended by SIGTERM" in errors
+    assert noted(tmp_path, "begun") == noted(tmp_path, "cleaned")
+    assert (tmp_path / "out.jsonl").read_text() == ""
 
 
 @only("dask")
