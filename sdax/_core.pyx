@@ -192,7 +192,6 @@ cdef class Run:
     cancel_suspended = RunBase.cancel_suspended
     bounded = RunBase.bounded
     cut_off = RunBase.cut_off
-    may_try_again = RunBase.may_try_again
     holders = RunBase.holders
     is_cut_short = RunBase.is_cut_short
     has_held = RunBase.has_held

@@ -190,16 +190,15 @@ class AttemptsBase:
         elif history.covered is not None:
             return None, False
         left = None
-        if limits.total_timeout is not None:
+        if limits.total_timeout is not None or run.cleanup_ends is not None:
             cut_off_at = self.awaited if self.timed_out else None
-            left = time_left(limits, self.began, run.now(), cut_off_at)
+            cleanup = run.plan.cleanup_timeout, run.cleanup_ends
+            left = time_left(limits, self.began, run.now(), cut_off_at, *cleanup)
         following = after_failure(limits, self.number, history.backoffs, left, error, run.aborted)
         if following.error is not error:
             self.error = following.error
             self.timed_out = False
         history.backoffs = following.backoffs
-        if following.delay is not None and not run.may_try_again(following.delay):
-            following = following._replace(delay=None)
         history.is_due = following.delay is not None
         if following.suppressed is not None and run.watch is not None:
             run.tell("retry_suppressed", *self.place(), following.suppressed, error)

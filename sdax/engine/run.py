@@ -335,10 +335,6 @@ class RunBase(ResourcesBase):
             return None
         return seconds, f"cut off by cleanup_timeout: all cleanup of the run had {seconds} s"
 
-    def may_try_again(self, delay: float) -> bool:
-        """Return True if `cleanup_timeout` leaves time for another attempt after a pause."""
-        return self.cleanup_ends is None or self.loop.time() + delay < self.cleanup_ends
-
     # Exceptions that are raised where they should not be.
 
     def write(self, what: str, *arguments: Any, **options: Any) -> bool:
