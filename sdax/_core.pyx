@@ -591,6 +591,7 @@ cdef class Driver:
     cdef public object task
     cdef readonly object context  # that of the asyncio.Task
     cdef readonly object coroutine
+    cdef readonly tuple called  # the `Work` of the function that was called last
     cdef public object first_step  # on 3.11: kept from the loop
     cdef Driver preceding
     cdef Driver following
@@ -800,6 +801,7 @@ cdef class Driver:
         """Call the function and step its coroutine once."""
         cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
+        self.called = work
         if self.instead:
             returned = (<GuardedCall>call_instead)(self, work)
             if returned is NULL:

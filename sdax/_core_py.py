@@ -448,6 +448,7 @@ class Driver(DriverBase):
         *(() if EAGER_START else ("first_step",)),  # each takes memory of each function that waits
     )
 
+    called: Final = None  # a finished one still has its coroutine, or the name
     __next__: Callable[[], Any]
     body: Any
     first_step: Any  # on 3.11: kept from the loop
