@@ -205,6 +205,7 @@ cdef class Run:
     give_up_resources = RunBase.give_up_resources
     leave_out = RunBase.leave_out
     passes_by = RunBase.passes_by
+    limit_broken = RunBase.limit_broken
     broke = RunBase.broke
     outcome = RunBase.outcome
     is_alone = RunBase.is_alone
@@ -1070,7 +1071,10 @@ cdef class Driver:
         self.spared = False
         self.in_shelter = run.interrupted
         if not self.linked:
-            resource.limit = run.plan.phases[POST].work[self.index][TIMEOUT]
+            try:
+                run.limit_broken(self.index, resource)
+            except BaseException as error:
+                run.break_down(error)
             return self.break_on(SEND, None)
         return self.step(CALL, None)
 

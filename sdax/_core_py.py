@@ -62,7 +62,6 @@ from .engine.work import (
     OUTCOME,
     RESOURCE,
     TASK_NAME,
-    TIMEOUT,
     USERS_NAME,
 )
 from .finish import Finish
@@ -736,7 +735,10 @@ class Driver(DriverBase):
             resource.broken = True
             came = None
         if self not in run.suspended:  # else its turn has come
-            resource.limit = run.plan.phases[POST].work[index][TIMEOUT]
+            try:
+                run.limit_broken(index, resource)
+            except BaseException as broken:
+                run.break_down(broken)
             if run.interrupted:
                 self.spared = False
                 self.__next__ = self.resume_sheltered

@@ -261,3 +261,45 @@ async def test_a_retry_after_the_time_for_cleanup_is_over() -> None:
     assert str(failure.exception) == CUT
     reason = "the pause before it would reach cleanup_timeout=5 s"
     assert f"no further attempt: {reason}" in failure.exception.__notes__
+
+
+@pytest.mark.parametrize("own", [None, 3.0, 60.0])
+async def test_a_resource_that_breaks(own: float | None) -> None:
+    """It cannot keep the run for ever, and the others have their own time."""
+    trace = Trace()
+
+    async def broken(ctx: Any) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_later(1.0, current().cancel)
+        try:
+            yield
+        finally:
+            trace.append("breaks")
+            await forever(ctx)
+
+    processor = bounded(
+        [resource("Broken", broken, cleanup_timeout=own)],
+        [task("A", None, forever, sleeping(4.0, trace))],
+    )
+    error = await failed(processor)
+    assert trace == ["breaks", "slept 4.0"]
+    (failure,) = error.failures
+    assert failure.phase == "post_execute"
+    assert str(failure.exception) == ("timed out after 3.0 s" if own == 3.0 else CUT)
+    assert asyncio.get_running_loop().time() == 1.0 + (own if own == 3.0 else 5.0) + 4.0
+
+
+async def test_a_resource_that_breaks_during_cleanup() -> None:
+    """It has what is left."""
+
+    async def broken(ctx: Any) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_later(3.0, current().cancel)
+        try:
+            yield
+        finally:
+            await forever(ctx)
+
+    error = await failed(
+        bounded([resource("Broken", broken)], [task("A", None, None, sleeping(100.0))])
+    )
+    assert [str(each.exception) for each in error.failures] == [CUT, CUT]
+    assert asyncio.get_running_loop().time() == 5.0

@@ -223,6 +223,11 @@ def limit_of(
     return limits.timeout, f"{what} after {limits.timeout} s"
 
 
+def cut_off_by(cleanup_timeout: float) -> str:
+    """Return what to say of a cleanup that the limit for all cleanup cuts off."""
+    return f"cut off by cleanup_timeout: all cleanup of the run had {cleanup_timeout} s"
+
+
 def time_left(
     limits: TaskFunction[Any],
     began: float,

@@ -10,7 +10,7 @@ from typing import Any
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
 from ..finish import Finish
-from .attempts import History, settle_with_budget
+from .attempts import History, cut_off_by, settle_with_budget
 from .calls import cancel
 from .exceptions import (
     chain,
@@ -333,7 +333,7 @@ class RunBase(ResourcesBase):
             return None
         if deadline != ends and not (deadline == -math.inf and self.loop.time() >= ends):
             return None
-        return seconds, f"cut off by cleanup_timeout: all cleanup of the run had {seconds} s"
+        return seconds, cut_off_by(seconds)
 
     # Exceptions that are raised where they should not be.
 
