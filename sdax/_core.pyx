@@ -578,6 +578,8 @@ cdef class Driver:
     begin_special = AttemptsBase.begin_special
     other_call = AttemptsBase.other_call
     let_in = AttemptsBase.let_in
+    arguments = AttemptsBase.arguments
+    owed = AttemptsBase.owed
     late_deadline = AttemptsBase.late_deadline
     expire = AttemptsBase.expire
     time_out = AttemptsBase.time_out

@@ -17,14 +17,13 @@ from sdax import (
     TaskCancelledError,
     flatten_exceptions,
 )
-from workflows import PHASES, Behaviour, Shape, Workflow
+from workflows import IN_ANOTHER_TASK, PHASES, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
 
 RETURNS = ("return", "finish")
 
 # Such a script may be cancelled before its first step, and then never shows.
-_IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
 
 
 def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
@@ -265,15 +264,12 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
             due = True
         else:
             due = cleaned  # its level may have opened, without anything to call in it
-        limits = node.post_execute
-        if due and limits.limiter is not None and limits.total_timeout is not None:
-            due = cleaned  # time may have been up before it was let in
         if cleaned != due:
             yield f"{place}: due is {due}, and it was {'' if cleaned else 'not '}called"
         if not cleaned:
             continue
         event, behaviour = last[place], behaviours[place]
-        began = event.what != "call" or behaviour.shape not in _IN_ANOTHER_TASK
+        began = event.what != "call" or behaviour.shape not in IN_ANOTHER_TASK
         if event.what in ("call", "resume", "swallow") and began:
             yield f"{place} did not end: {event}"
         limited = behaviour.timeout is not None or behaviour.total_timeout is not None
@@ -378,14 +374,14 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             continue  # it cannot be awaited
         if _may_fall_back(behaviour):
             continue
-        if behaviour.shape in _IN_ANOTHER_TASK:
+        if behaviour.shape in IN_ANOTHER_TASK:
             continue
         # Who has swallowed an earlier cancellation may go on.
         excused = {event.place for event in seen.trace[:number] if event.what == "swallow"}
         for event in seen.trace[number + 1 :]:
             if event.place.phase != phase or event.place in excused:
                 continue
-            if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
+            if behaviours[event.place].shape in IN_ANOTHER_TASK and event.what != "call":
                 continue
             # A TaskGroup that fails at that moment may swallow its cancellation, and the function
             # goes on to its next event, whenever that is.
@@ -444,7 +440,7 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         place = Place(name, phase)  # type: ignore[arg-type]
         behaviour = behaviours[place]
         # One that waited for a retry, or for another asyncio.Task, failed later than it raised.
-        later = attempts <= behaviour.retries or behaviour.shape in _IN_ANOTHER_TASK
+        later = attempts <= behaviour.retries or behaviour.shape in IN_ANOTHER_TASK
         later = later or _may_fall_back(behaviour)
         if (place, id(original)) in order and not later:
             numbers.append(order[place, id(original)])

@@ -292,6 +292,8 @@ async def _throw_within(
     except TimeoutError as error:
         if bound.expired():
             error.args = (resource.cut_off or f"timed out after {seconds} s",)
+            if error.__cause__ is not None:
+                hide_engine(error.__cause__)
         raise
     finally:
         del thrown  # whose traceback leads here
