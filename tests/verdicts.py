@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
@@ -20,6 +22,7 @@ from sdax import (
 from workflows import IN_ANOTHER_TASK, PHASES, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 
 RETURNS = ("return", "finish")
 
@@ -81,7 +84,8 @@ def _everything(seen: Observation) -> dict[str, Any]:
         "report": _report(seen, describe),
         "finished by": seen.finished_by,
         "handled": [
-            (context["message"], describe(context.get("exception"))) for context in seen.handled
+            (_ADDRESS.sub("", context["message"]), describe(context.get("exception")))
+            for context in seen.handled
         ],
         **_surroundings(seen),
         "passes": seen.passes,
@@ -180,6 +184,9 @@ def _raised(seen: Observation) -> Iterator[str]:
     error = seen.error
     if error is None or isinstance(error, (SdaxExecutionError, CancelledError)):
         return
+    if sys.version_info < (3, 14) and isinstance(error, SystemError):
+        if isinstance(error.__context__, StubbornError):
+            return  # asyncio's own first step breaks over it, if it is cancelled meanwhile
     raised = {id(leaf) for each in seen.raised for leaf in flatten_exceptions(each.exception)}
     if any(id(leaf) not in raised for leaf in flatten_exceptions(error)):
         yield f"raised, and by no function: {describe(error)}"
@@ -486,6 +493,9 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 yield f"{place} returned {wanted}, the report says {value}"
         failed = state in (State.FAILED, State.TIMED_OUT)
         fatal = seen.error is not None and not isinstance(seen.error, Exception)
+        fatal = fatal or any(
+            not isinstance(each.exception, Exception) for each in seen.raised if each.place == place
+        )
         if failed and exception is None and not fatal:
             yield f"{place} is reported as {state} without an exception"
     finishers = {
