@@ -136,8 +136,11 @@ sdax_know_context()
 
 def traces(task, context):
     """Return what a function may have left on an `asyncio.Task` and its context."""
+    coroutine = task.get_coro()
     return (
         Py_REFCNT(task),
+        Py_REFCNT(coroutine),
+        Py_REFCNT(context),
         <size_t>sdax_weakrefs(task),
         sdax_is_marked(task),
         <size_t>sdax_variables(context),

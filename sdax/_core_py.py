@@ -93,11 +93,13 @@ def traces(task: Any, context: Context) -> object:
     """Return what a function may have left on an `asyncio.Task` and its context."""
     return (
         getrefcount(task),
+        getrefcount(task.get_coro()),
+        getrefcount(context),
         getweakrefcount(task),
         bool(attributes_of(task)),
         bool(task._callbacks),
         task._must_cancel,
-        bool(AWAITED_BY and task._asyncio_awaited_by),
+        *((bool(task._asyncio_awaited_by),) if AWAITED_BY else ()),
         len(context) and id(get_referents(context)[-1]),
     )
 
@@ -447,7 +449,7 @@ class Driver(DriverBase):
         *(() if EAGER_START else ("first_step",)),  # each takes memory of each function that waits
     )
 
-    called: Final = None  # a finished one still has its coroutine, or the name
+    called: Any = None  # a finished one still has its coroutine, or the name
     __next__: Callable[[], Any]
     body: Any
     first_step: Any  # on 3.11: kept from the loop

@@ -81,7 +81,7 @@ async def _call_inside(
                 arguments = let_in()
             except BaseException as broken:  # it could not even be called
                 arguments = let_in(broken)
-            del let_in, owed  # they lead to the run
+            let_in = owed = None  # they lead to the run
             returned = _call(work, name, phase, arguments)
             del arguments  # an outcome leads to failures
             return await returned if type(returned) is CoroutineType else returned
@@ -92,7 +92,7 @@ async def _call_inside(
             arguments = owed()
         except BaseException as broken:  # it could not even be called
             arguments = owed(broken)
-        del let_in, owed
+        let_in = owed = None
         if arguments is None:
             raise
     return await _call_to_its_first_wait(work, name, phase, arguments)
