@@ -164,6 +164,8 @@ async def test_a_task_that_is_done_still_shows_its_function(function: Any, timeo
     (done,) = kept
     assert done.done()
     coroutine: Any = done.get_coro()
+    if sys.version_info >= (3, 12) and function is not kept_later and coroutine is None:
+        return  # asyncio itself forgets it, if the task has ended in its first step
     name = function.__name__
     assert coroutine.__qualname__ == coroutine.__name__ == name
     assert f"coro=<{name}" in repr(done)

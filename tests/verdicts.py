@@ -185,7 +185,7 @@ def _raised(seen: Observation) -> Iterator[str]:
     if error is None or isinstance(error, (SdaxExecutionError, CancelledError)):
         return
     if sys.version_info < (3, 14) and isinstance(error, SystemError):
-        if isinstance(error.__context__, StubbornError):
+        if StubbornError in (type(error.__cause__), type(error.__context__)):
             return  # asyncio's own first step breaks over it, if it is cancelled meanwhile
     raised = {id(leaf) for each in seen.raised for leaf in flatten_exceptions(each.exception)}
     if any(id(leaf) not in raised for leaf in flatten_exceptions(error)):
