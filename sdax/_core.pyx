@@ -240,7 +240,7 @@ cdef class Run:
     cdef list queue  # what gates have opened
     cdef Py_ssize_t queued  # where in the queue the next one is
     cdef Py_ssize_t places  # the number of functions that may be suspended
-    cdef Py_ssize_t taken  # the number that are
+    cdef Py_ssize_t places_taken  # the number that are
     cdef int last_phase
     cdef public Py_ssize_t pending  # opened, not yet finished
     cdef Driver first  # of the suspended ones, in the order in which they were called
@@ -348,7 +348,7 @@ cdef class Run:
             return index
         return -1
 
-    cdef inline bint is_held(self, Py_ssize_t index) noexcept:
+    cdef inline bint is_of_resource(self, Py_ssize_t index) noexcept:
         """Return True if this is the cleanup of a resource."""
         return self.number == POST and (<tuple>self.work[index])[KIND] is RESOURCE
 
@@ -371,7 +371,7 @@ cdef class Run:
         """Return True if there is a task to take, and a place for it."""
         if self.held is not None:
             return not self.deferred
-        return self.taken < self.places and (
+        return self.places_taken < self.places and (
             self.position < len(self.stage)
             or (self.queue is not None and self.queued < len(self.queue))
         )
@@ -520,7 +520,7 @@ cdef class Run:
         return 0
 
     cpdef Py_ssize_t take_next(self) noexcept:
-        return self.take() if self.taken < self.places and self.is_ready() else -1
+        return self.take() if self.places_taken < self.places and self.is_ready() else -1
 
     cpdef Driver lone_driver(self, Py_ssize_t index):
         cdef Driver driver = new_driver(self, index)
@@ -533,7 +533,7 @@ cdef class Run:
         if driver.linked:
             return 0
         driver.linked = True
-        self.taken += 1
+        self.places_taken += 1
         if self.last is None:
             self.first = driver
         else:
@@ -544,7 +544,7 @@ cdef class Run:
 
     cdef int unlink(self, Driver driver) except -1:
         driver.linked = False
-        self.taken -= 1
+        self.places_taken -= 1
         if driver.preceding is None:
             self.first = driver.following
         else:
@@ -777,12 +777,12 @@ cdef class Driver:
             self.end_function(run, value, error, False)
             while True:
                 self.index = -1
-                if run.taken < run.places and not self.has_traces(run):
+                if run.places_taken < run.places and not self.has_traces(run):
                     self.index = run.take()
                 if self.index < 0:
                     self.release()
                     return None
-                if not run.is_held(self.index):
+                if not run.is_of_resource(self.index):
                     break
                 clean_up(run, self.index)
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[TASK_NAME]) < 0:
@@ -1358,9 +1358,9 @@ cdef int start_ready(Run run) except -1:
     arguments = TASK_ARGUMENTS.copy()  # which is less work than to make it again
     arguments["loop"] = loop
     try:
-        while run.taken < run.places and run.is_ready():
+        while run.places_taken < run.places and run.is_ready():
             index = run.take()
-            if run.is_held(index):
+            if run.is_of_resource(index):
                 clean_up(run, index)
                 continue
             driver = new_driver(run, index)

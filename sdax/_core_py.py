@@ -135,7 +135,7 @@ class Run(RunBase):
         "held",
         "interrupted",
         "is_lazy",
-        "last",
+        "last_phase",
         "loop",
         "losses",
         "mapping",
@@ -211,7 +211,7 @@ class Run(RunBase):
     def start(self, last: int = POST) -> bool:
         """Run up to and with the phase `last` until all that is left is suspended, and return
         True if the run has ended. A run that begins in the middle goes on from there."""
-        self.last = last
+        self.last_phase = last
         self.over = False
         try:
             self.parent = current_task(self.loop)
@@ -287,7 +287,7 @@ class Run(RunBase):
                 self.queue = deque()
                 self.entered = []
                 self.open_gates([0])
-            elif self.number >= self.last:
+            elif self.number >= self.last_phase:
                 self.finish()
                 return
             else:
