@@ -116,7 +116,7 @@ def _call(work: Any, name: Any, phase: str, arguments: tuple[Any, ...]) -> Any:
 async def _call_to_its_first_wait(
     work: Any, name: Any, phase: str, arguments: tuple[Any, ...]
 ) -> Any:
-    """Call a function that is cancelled where it waits first, as its time is over."""
+    """Call a function that has no time left, and is cancelled where it waits first."""
     task: Any = current_task()
     task.uncancel()  # of the request that has ended the wait for the limiter
     task.cancel()

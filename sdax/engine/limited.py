@@ -107,8 +107,8 @@ class AttemptsBase:
         return (run.ctx,)
 
     def owed(self, broken: BaseException | None = None) -> tuple[Any, ...] | None:
-        """Return the arguments of a cleanup whose time is over before its limiter has let it in:
-        every cleanup is called. Return None for every other function."""
+        """Return the arguments of a cleanup that has no time left before its limiter has let it
+        in: every cleanup is called. Return None for every other function."""
         run = self.run
         if broken is not None:
             run.break_down(broken)
