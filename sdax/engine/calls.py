@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from asyncio import CancelledError, Task, current_task, sleep
+from asyncio import CancelledError, Task, sleep
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import CodeType, CoroutineType
@@ -13,7 +13,6 @@ from ..common.checks import SPLIT_GENERATOR
 from ..common.frozen import Frozen
 from ..common.text import class_name, shown
 from ..limits import is_context_manager, refuse_made_limiter
-from .exceptions import is_cancellation
 from .group import SdaxTaskGroup
 from .work import FUNCTION, KIND, USERS_NAME
 
@@ -46,86 +45,88 @@ def limited_call(
     work: tuple[Any, ...],
     name: Any,
     phase: str,
+    task: Any,
     let_in: Callable[..., tuple[Any, ...]],
     owed: Callable[..., tuple[Any, ...] | None],
     ctx: Any,
 ) -> Coroutine[Any, Any, Any]:
-    """Call a function inside its limiter.
+    """Call a function inside its limiter, in this `asyncio.Task`.
 
     `let_in` is called when the limiter has let it in. It begins the timeout, and returns the
     arguments of the function. `owed` is called when a cancellation has ended the wait. It returns
-    the arguments if the function is called in spite of that.
+    the arguments if the function is called in spite of that, outside of the limiter: it is then
+    cancelled where it waits first.
     """
     # Looked at here, because what fails inside of the coroutine has failed the attempt. There,
     # nothing of ours is called before the function.
     is_made = is_context_manager(limiter)
-    inside = _call_inside(limiter, is_made, work, name, phase, let_in, owed, ctx)
+    inside = _call_inside(limiter, is_made, work, name, phase, task, let_in, owed, ctx)
     return _named(inside, work[USERS_NAME])
 
 
 async def _call_inside(
-    limiter: Any, is_made: bool, work: Any, name: Any, phase: str, let_in: Any, owed: Any, ctx: Any
+    limiter: Any,
+    is_made: bool,
+    work: Any,
+    name: Any,
+    phase: str,
+    task: Any,
+    let_in: Any,
+    owed: Any,
+    ctx: Any,
 ) -> Any:
     if not is_made:
         limiter = limiter(ctx)
-        kind = type(limiter)
-        try:
-            _ = kind.__aenter__, kind.__aexit__
-        except AttributeError:
-            refuse_made_limiter(limiter)
+    kind = type(limiter)
+    try:
+        enter, leave = kind.__aenter__, kind.__aexit__
+    except AttributeError:
+        refuse_made_limiter(limiter)
     is_in = False
     try:
-        async with limiter:
-            is_in = True
-            try:
-                arguments = let_in()
-            except BaseException as broken:  # it could not even be called
-                arguments = let_in(broken)
-            let_in = owed = None  # they lead to the run
-            returned = _call(work, name, phase, arguments)
-            del arguments  # an outcome leads to failures
-            return await returned if type(returned) is CoroutineType else returned
-    except BaseException as error:
-        if is_in or not is_cancellation(error):
-            raise
+        await enter(limiter)
+        is_in = True
+    except CancelledError:
         try:
             arguments = owed()
         except BaseException as broken:  # it could not even be called
             arguments = owed(broken)
-        let_in = owed = None
         if arguments is None:
             raise
-    return await _call_to_its_first_wait(work, name, phase, arguments)
-
-
-def _call(work: Any, name: Any, phase: str, arguments: tuple[Any, ...]) -> Any:
-    """Call a function, and return its coroutine, or the value of a plain one."""
     try:
-        returned = work[FUNCTION](*arguments)
-    except StopIteration as stop:
-        raise StoppedError(stop) from None
+        try:
+            if is_in:
+                arguments = let_in()
+            else:
+                task.uncancel()  # of the request that has ended the wait
+                task.cancel()
+        except BaseException as broken:  # it could not even be called
+            arguments = (let_in if is_in else owed)(broken)
+        let_in = owed = None  # they lead to the run
+        try:
+            returned = work[FUNCTION](*arguments)
+        except StopIteration as stop:
+            raise StoppedError(stop) from None
+        finally:
+            del arguments  # an outcome leads to failures
+        if work[KIND] is True:
+            if type(returned) is CoroutineType:
+                refuse_coroutine(returned, name, phase)
+            value = returned
+        else:
+            if type(returned) is not CoroutineType:
+                returned = as_coroutine(returned, name, phase)
+            value = await returned
+    except BaseException as error:
+        if not is_in or not await leave(limiter, type(error), error, error.__traceback__):
+            raise
+        return None
+    else:
+        if is_in:
+            await leave(limiter, None, None, None)
+        return value
     finally:
-        del arguments
-    if work[KIND] is True:
-        if type(returned) is CoroutineType:
-            refuse_coroutine(returned, name, phase)
-        return returned
-    return returned if type(returned) is CoroutineType else as_coroutine(returned, name, phase)
-
-
-async def _call_to_its_first_wait(
-    work: Any, name: Any, phase: str, arguments: tuple[Any, ...]
-) -> Any:
-    """Call a function that has no time left, and is cancelled where it waits first."""
-    task: Any = current_task()
-    task.uncancel()  # of the request that has ended the wait for the limiter
-    task.cancel()
-    try:
-        returned = _call(work, name, phase, arguments)
-        del arguments
-        return await returned if type(returned) is CoroutineType else returned
-    finally:
-        if task._must_cancel:  # it has not waited
+        if not is_in and task._must_cancel:  # it has not waited
             with suppress(CancelledError):
                 await sleep(0)
 

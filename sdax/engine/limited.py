@@ -82,7 +82,9 @@ class AttemptsBase:
         if limits.limiter is None:
             return None
         name, phase = run.plan.names[self.index], PHASES[run.number]
-        return limited_call(limits.limiter, work, name, phase, self.let_in, self.owed, run.ctx)
+        return limited_call(
+            limits.limiter, work, name, phase, self.task, self.let_in, self.owed, run.ctx
+        )
 
     def let_in(self, broken: BaseException | None = None) -> tuple[Any, ...]:
         """Begin the timeout of an attempt, which its limiter has let in. Return the arguments of
