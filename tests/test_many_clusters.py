@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +36,7 @@ from cluster_work import (
     number_of,
     one,
     play,
+    pool_that_breaks_at_the_end,
     pool_that_never_opens,
     squared,
     squares,
@@ -331,6 +333,27 @@ def test_a_client_on_the_same_loop(on: Any) -> None:
 
     play(scenario)
     assert on.run(plugins) == before
+
+
+def threads(dask_worker: Any) -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("sdax")]
+
+
+@only("dask")
+def test_resources_that_break_at_the_end_leave_no_thread_on_a_worker(on: Any) -> None:
+    before = on.run(threads)
+
+    async def scenario() -> None:
+        async with run_many(
+            one(act), range(99), make_context=with_pool, resources=pool_that_breaks_at_the_end,
+            on=on,
+        ) as outcomes:  # fmt: skip
+            async for outcome in outcomes:
+                assert outcome.error is None
+
+    with pytest.raises(ConnectionError, match="no goodbye"):
+        play(scenario)
+    assert on.run(threads) == before
 
 
 @only("dask")
