@@ -489,8 +489,7 @@ class Driver(DriverBase):
         tasks = drivers = contexts = weakly = -1  # references where nothing took hold of anything
         if run.untouched is not None:
             tasks, drivers, contexts, weakly = run.untouched
-        called = False
-        waits = True  # for its first call
+        called: bool | None = False  # the first function
         error = kind = None
         try:
             if self.task is None:
@@ -530,22 +529,22 @@ class Driver(DriverBase):
                         ):
                             self.release()
                             return
-                        self.index = index = following
-                        waits = True
+                        index = following  # and `self.index` only when it is called
                         work = run.phase.work[index]
                         task.set_name(work[TASK_NAME])
-                called = True
                 call, limits, _, feeds, kind, timeout, _, special = work
                 if kind and kind is RESOURCE and self.shared and run.number == POST:
                     run.clean_up(index)
+                    self.index = index
                     if len(run.suspended) < run.places:
                         continue
                     self.release()
                     return
-                error = value = None
+                value = None
                 if limits is not None and (timeout is not None or special or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
-                waits = False
+                called = True
+                self.index = index
                 while True:
                     try:
                         if attempts is not None:
@@ -580,8 +579,8 @@ class Driver(DriverBase):
                     if self.run is None:
                         return
                     work = run.phase.work[index]
-                    called = False  # in this phase
-                    attempts = None
+                    called = None  # in this phase
+                    attempts = error = None
                     continue
                 shared = self.shared
                 if not shared:
@@ -652,7 +651,7 @@ class Driver(DriverBase):
             if kind and self.is_left():
                 yield from self.end_resource(broken)
             self.broken(run, broken)
-            if waits:
+            if called is False or self.index != index:
                 run.put_back(index)
         finally:
             del broken
