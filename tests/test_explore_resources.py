@@ -79,9 +79,10 @@ def test_cleanup_that_an_exception_skips_is_found_whatever_the_check_looks_at(en
         explore(connected(careless), context=Context, check=lambda run: True)
     (problem,) = caught.value.problems
     assert re.sub(r"\d+", "N", problem) == (
-        "the exception at the yield of Database.post_execute (tests/test_explore_resources.py, "
-        "line N, in careless) skipped the code after it. Put that code into 'finally' or 'async "
-        "with'. If only a success needs it, write 'except BaseException: raise' after the yield"
+        "Database.post_execute did nothing, because the exception at its yield skipped the code "
+        "after it (tests/test_explore_resources.py, line N, in careless). Put that code into "
+        "'finally' or 'async with'. If only a success needs it, write 'except BaseException: "
+        "raise' after the yield"
     )
     wrapped = connected(asynccontextmanager(careless))
     found = explorations(wrapped, context=Context, check=lambda run: True, faults=("cancel",))
@@ -114,7 +115,7 @@ def test_a_workflow_that_fails_undisturbed_is_told_as_well(engine: Any) -> None:
         raise ValueError("the card has expired")
 
     failing = build([resource("Database", careless)], [task("Pay", refuse)])
-    with pytest.raises(ScheduleFailed, match="In the undisturbed run: the exception at the yield"):
+    with pytest.raises(ScheduleFailed, match="In the undisturbed run: Database"):
         explore(failing, context=Context, check=lambda run: run.error is not None)
 
 

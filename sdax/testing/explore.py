@@ -76,7 +76,8 @@ def explore(
     Raises `ScheduleFailed` for the first schedule after which something is wrong.
 
     - `context`: a function that creates a new context for each run. It is plain or async, or
-      returns an async context manager, which is left after the check of the run.
+      returns an async context manager, which is left after the check of the run. One object for all
+      runs is refused with a `TypeError`, unless it is None or a value such as a number.
     - `check`: gets each run as an `ExploredRun`. To fail it, it returns False or raises an
       exception. It can be async.
     - `faults`: the kinds to try. By default `"cancel"` (the caller is cancelled), `"fail"` (an

@@ -39,7 +39,7 @@ MOST_FAILURES: Final = 3
 
 _CUT_OFF: Final = "cut off by cleanup_timeout"  # as the engine says it
 
-# What a function raises if something that it needs does not exist.
+# Exceptions of a function that needs something which does not exist.
 _MISSING: Final = (
     AssertionError,
     AttributeError,
@@ -351,9 +351,9 @@ def _not_as_promised(played: Played) -> Iterator[str]:
         )
     for function, place in course.skipped.items():
         yield (
-            f"the exception at the yield of {function} ({place}) skipped the code after it. Put "
-            f"that code into 'finally' or 'async with'. If only a success needs it, write 'except "
-            f"BaseException: raise' after the yield"
+            f"{function} did nothing, because the exception at its yield skipped the code after "
+            f"it ({place}). Put that code into 'finally' or 'async with'. If only a success needs "
+            f"it, write 'except BaseException: raise' after the yield"
         )
     yield from _failed_cleanups(played)
     known: set[int] | None = None

@@ -1,4 +1,4 @@
-"""What an exception at the `yield` of an async generator does, from its bytecode."""
+"""Finds code that an exception at the `yield` of an async generator skips, in its bytecode."""
 
 from __future__ import annotations
 
