@@ -18,6 +18,11 @@ from sdax.testing import ScheduleFailed, explorations, explore
 from sdax.testing.yields import skipping_yield
 
 
+only_cpython = pytest.mark.skipif(
+    sys.implementation.name != "cpython", reason="PyPy has no table of handlers"
+)
+
+
 def connected(function: Any, **limits: Any) -> Any:
     limits = {"timeout": 60.0, "cleanup_timeout": 60.0, **limits}
     return build(
@@ -74,6 +79,7 @@ def test_what_is_forgotten_after_a_failure_is_found(engine: Any) -> None:
     assert "User.pre_execute" in str(caught.value)
 
 
+@only_cpython
 def test_cleanup_that_an_exception_skips_is_found_whatever_the_check_looks_at(engine: Any) -> None:
     with pytest.raises(ScheduleFailed) as caught:
         explore(connected(careless), context=Context, check=lambda run: True)
@@ -110,6 +116,7 @@ def test_code_that_only_a_success_needs_is_none(engine: Any) -> None:
     assert explore(processor, context=Context, check=lambda run: True, faults=faults).exhaustive
 
 
+@only_cpython
 def test_a_workflow_that_fails_undisturbed_is_told_as_well(engine: Any) -> None:
     async def refuse(ctx: Context) -> None:
         raise ValueError("the card has expired")
@@ -270,7 +277,7 @@ NOT_SKIPPED = (
 )
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy has no table of handlers")
+@only_cpython
 def test_which_yields_skip_code() -> None:
     async def is_skipped(function: Any) -> bool:
         manager = asynccontextmanager(function)(Context())
