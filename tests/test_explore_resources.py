@@ -17,7 +17,6 @@ from sdax import resource
 from sdax.testing import ScheduleFailed, explorations, explore
 from sdax.testing.yields import skipping_yield
 
-
 only_cpython = pytest.mark.skipif(
     sys.implementation.name != "cpython", reason="PyPy has no table of handlers"
 )
