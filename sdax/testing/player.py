@@ -96,6 +96,10 @@ class ExploredRun(Generic[T]):
         return f"<ExploredRun: {what}, {self._error!r} after {self.time:.6g} s>"
 
 
+class SharedContextError(TypeError):
+    """Two runs got the same context. Explorations raise it as a `TypeError`."""
+
+
 class Played:
     """A played schedule: its events and its problems."""
 
@@ -224,7 +228,7 @@ class Player:
             first = self._first_context()
             self._first_context = None
             if first is ctx:
-                raise TypeError(
+                raise SharedContextError(
                     f"context must make a new context for each run, but made {shown(ctx)} twice: "
                     f"{ONE_FOR_ALL}"
                 )
