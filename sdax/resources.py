@@ -53,9 +53,10 @@ def resource(
     One `asyncio.Task` runs all of it, so cancel scopes and task groups may stay open across the
     `yield`. If the run succeeds, the function continues after its `yield`. If the run fails, an
     `SdaxExecutionError` of all failures so far is raised at the `yield`. If the run is cancelled, a
-    `CancelledError` is raised there. The function may catch the exception, but the run still fails.
-    If the function raises another exception, its `post_execute` has failed. A setup that fails or
-    is cancelled cleans up after itself, and nothing is cleaned up later.
+    `CancelledError` is raised there. So put the release into `finally` or `async with`. The
+    function may catch the exception, but the run still fails. If the function raises another
+    exception, its `post_execute` has failed. A setup that fails or is cancelled cleans up after
+    itself, and nothing is cleaned up later.
 
     Raises `TypeError` for a function of another kind, and `ValueError` or `TypeError` for limits
     that cannot work, such as `limiter` and `fallback`.
