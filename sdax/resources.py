@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncContextDecorator
 from dataclasses import replace
 from typing import Any, Final, Unpack
 
+from .common.arguments import check_takes
 from .common.checks import checked_number, is_async, is_async_generator, is_generator
 from .common.generic import K, T
 from .common.text import shown
@@ -103,12 +104,16 @@ def with_function(task: AsyncTask[T, K], function: HoldingFunction[T]) -> AsyncT
 
 def _check(name: object, function: Any) -> None:
     """Raise `TypeError` if the function is certainly not one of the two forms."""
-    if is_async_generator(function):
-        return
-    if not callable(function) or is_async(function) or is_generator(function):
+    if not is_async_generator(function) and (
+        not callable(function)
+        or is_async(function)
+        or is_generator(function)
+        or isinstance(function, AsyncContextDecorator)  # which would wrap the context
+    ):
         raise TypeError(
             f"resource {shown(name)} takes {TWO_FORMS}; got {shown(function)}{_hint(function)}"
         )
+    check_takes(f"the function of resource {shown(name)}", function, "ctx")
 
 
 def _hint(function: Any) -> str:

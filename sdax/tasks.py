@@ -21,6 +21,7 @@ from typing import (
 )
 
 from .budget import RetryBudget
+from .common.arguments import check_takes
 from .common.checks import (
     SPLIT_GENERATOR,
     USE_RESOURCE,
@@ -78,6 +79,11 @@ GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
 OutcomeFunction: TypeAlias = Callable[[T, Outcome], Awaitable[Any]]
 
 _KINDS = ("retryable_exceptions", "fallback_exceptions")
+
+_TWO_ARGUMENTS: Final = (
+    "; a function that also takes the outcome of the run needs task_outcome_func, and one that "
+    "takes a task group needs task_group_func"
+)
 
 
 class RetryableException(Exception):
@@ -175,6 +181,11 @@ class TaskFunction(Frozen, Generic[T_contra]):
     has_outcome_argument: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.function, TaskFunction):
+            raise TypeError(
+                "TaskFunction.function is a TaskFunction already; use it as it is, or make one "
+                "with other limits with dataclasses.replace"
+            )
         if not callable(self.function):
             raise TypeError(
                 f"TaskFunction.function must be callable with the context, "
@@ -192,6 +203,7 @@ class TaskFunction(Frozen, Generic[T_contra]):
                 "TaskFunction: a function takes a task group or the outcome, and not both; open "
                 "an asyncio.TaskGroup in the function that takes the outcome"
             )
+        self._check_arguments()
         set_once = object.__setattr__
         for name in ("timeout", "max_delay", "total_timeout"):
             if getattr(self, name) is not None:
@@ -218,6 +230,17 @@ class TaskFunction(Frozen, Generic[T_contra]):
             )
 
         self._check_limits_over_all_attempts()
+
+    def _check_arguments(self) -> None:
+        if self.has_task_group_argument:
+            arguments, hint = ("ctx", "group"), ""
+        elif self.has_outcome_argument:
+            arguments, hint = ("ctx", "outcome"), ""
+        else:
+            arguments, hint = ("ctx",), _TWO_ARGUMENTS
+        # A run calls the function inside, which was checked.
+        if not isinstance(self.function, PlainFunction):
+            check_takes("TaskFunction.function", self.function, *arguments, hint=hint)
 
     def _check_limits_over_all_attempts(self) -> None:
         if self.total_timeout == 0 and self.retries:
@@ -644,6 +667,7 @@ def _check_plain(helper: str, function: Any) -> None:
 
     if is_generator(function):
         raise _generator_refused(f"the function of {helper}", function)
+    check_takes(f"the function of {helper}", function, "ctx")
 
 
 def _generator_refused(what: str, function: object) -> TypeError:
