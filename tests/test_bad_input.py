@@ -166,8 +166,8 @@ FIXED = [
     ValueError("A"), KeyboardInterrupt(), ExceptionGroup("A", [ValueError()]),
     BaseExceptionGroup("A", [KeyboardInterrupt()]), list[int], int | None, len, failing,
     nothing, with_two, yielding, lambda: None, lambda ctx: ctx, math, "at once", "dependency",
-    "level", Number.THREE, OddFloat(1), OddInteger(2), Unshowable(), UnshowableText("A"), Incomparable(),
-    Unhashable(), EqualToAll(), Undecided(), BrokenIterable(), AllThings(),
+    "level", Number.THREE, OddFloat(1), OddInteger(2), Unshowable(), UnshowableText("A"),
+    Incomparable(), Unhashable(), EqualToAll(), Undecided(), BrokenIterable(), AllThings(),
     TaskFunction(nothing), AsyncTask("A", TaskFunction(nothing)), sdax.join("A"), AsyncTask,
     TaskFunction, solo(nothing), AsyncTaskProcessor.builder(), sdax.State.FAILED, failure(),
 ]  # fmt: skip
