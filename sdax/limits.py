@@ -110,6 +110,12 @@ def check_limiter(limiter: Any) -> None:
         )
     if is_context_manager(limiter):
         return
+    if isinstance(limiter, type):
+        raise TypeError(
+            f"TaskFunction.limiter is the class {shown(limiter)}, which would make a limiter of "
+            f"its own for each attempt, and so limit nothing; pass an object that the attempts "
+            f"share, or a function of the context that returns one"
+        )
     if not callable(limiter):
         plain = " ('async with', not 'with')" if hasattr(type(limiter), "__enter__") else ""
         raise TypeError(f"TaskFunction.limiter must be {_LIMITER}, got {shown(limiter)}{plain}")

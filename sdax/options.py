@@ -95,6 +95,13 @@ class Options(Frozen):
 NO_OPTIONS: Final = Options()
 _NAMES: Final = Options.__match_args__
 
+# For what a run has no option, although it looks like one that a builder could have.
+_TIMEOUTS: Final = ("timeout", "total_timeout", "deadline")
+_NO_TIMEOUT: Final = (
+    "; to limit a run, put asyncio.timeout() around process_tasks, and to limit a function, give "
+    "it to task_func(..., timeout=...)"
+)
+
 
 def checked_options(in_order: str, given: Any) -> Options:
     """Return the options of a builder from its keyword arguments.
@@ -104,9 +111,9 @@ def checked_options(in_order: str, given: Any) -> Options:
     """
     for name in given:
         if name not in _NAMES:
+            meant = _NO_TIMEOUT if name in _TIMEOUTS else nearest(name, _NAMES)
             raise TypeError(
-                f"a builder has no option {shown(name)}{nearest(name, _NAMES)}; it takes "
-                f"{', '.join(_NAMES)}"
+                f"a builder has no option {shown(name)}{meant}; it takes {', '.join(_NAMES)}"
             )
     options = Options(**given)
     observer: Any = options.observer

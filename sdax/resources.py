@@ -30,6 +30,15 @@ _INSTEAD: Final = {
 }
 
 
+# Advice for arguments of other functions.
+_ELSEWHERE: Final = {
+    "pre_execute": "the code before the 'yield' is its pre_execute",
+    "post_execute": "the code after the 'yield' is its post_execute",
+    "level": "it belongs to a builder: add_task(resource(...), level=...)",
+    "depends_on": "it belongs to a builder: add_task(resource(...), depends_on=...)",
+}
+
+
 def resource(
     name: K,
     function: HoldingFunction[T],
@@ -70,6 +79,9 @@ def resource(
     if cleanup_timeout is not None:
         field = f"cleanup_timeout of resource {shown(name)}"
         cleanup_timeout = checked_number(field, cleanup_timeout)
+    for argument, instead in _ELSEWHERE.items():
+        if argument in limits:
+            raise TypeError(f"resource {shown(name)} has no argument {argument!r}; {instead}")
     for limit, instead in _INSTEAD.items():
         if limits.get(limit) is not None:
             raise ValueError(f"resource {shown(name)} takes no {limit}; {instead}")

@@ -612,6 +612,11 @@ def _no_such_limit(_: object, named: dict[str, Any]) -> str | None:
 
 def _no_such_phase(given: tuple[Any, ...], named: dict[str, Any]) -> str | None:
     if len(given) > 1:
+        if callable(given[0]) and isinstance(given[1], str):
+            return (
+                f"task: the name comes first, and the function has the name of its phase: "
+                f"task({shown(given[1])}, execute=...)"
+            )
         return (
             f"task: say in which phase the function of task {shown(given[0])} is: pre_execute=, "
             f"execute= or post_execute="
@@ -622,6 +627,11 @@ def _no_such_phase(given: tuple[Any, ...], named: dict[str, Any]) -> str | None:
             return (
                 f"task has no argument {shown(name)}, which belongs to a function: "
                 f"execute=task_func(..., {name}=...)"
+            )
+        if name in ("level", "depends_on"):
+            return (
+                f"task has no argument {shown(name)}, which belongs to a builder: "
+                f"add_task(task(...), {name}=...)"
             )
         if name not in names:
             return f"task has no argument {shown(name)}{nearest(name, names)}"
