@@ -95,7 +95,7 @@ class Options(Frozen):
 NO_OPTIONS: Final = Options()
 _NAMES: Final = Options.__match_args__
 
-# For what a run has no option, although it looks like one that a builder could have.
+# A run has no timeout of its own.
 _TIMEOUTS: Final = ("timeout", "total_timeout", "deadline")
 _NO_TIMEOUT: Final = (
     "; to limit a run, put asyncio.timeout() around process_tasks, and to limit a function, give "

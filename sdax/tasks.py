@@ -81,8 +81,8 @@ OutcomeFunction: TypeAlias = Callable[[T, Outcome], Awaitable[Any]]
 _KINDS = ("retryable_exceptions", "fallback_exceptions")
 
 _TWO_ARGUMENTS: Final = (
-    "; a function that also takes the outcome of the run needs task_outcome_func, and one that "
-    "takes a task group needs task_group_func"
+    "; use task_outcome_func if it also takes the outcome of the run, or task_group_func if it "
+    "also takes a task group"
 )
 
 
@@ -232,15 +232,15 @@ class TaskFunction(Frozen, Generic[T_contra]):
         self._check_limits_over_all_attempts()
 
     def _check_arguments(self) -> None:
+        if isinstance(self.function, PlainFunction):
+            return  # a run calls the function inside, which was checked
+        field = "TaskFunction.function"
         if self.has_task_group_argument:
-            arguments, hint = ("ctx", "group"), ""
+            check_takes(field, self.function, "ctx", "group")
         elif self.has_outcome_argument:
-            arguments, hint = ("ctx", "outcome"), ""
+            check_takes(field, self.function, "ctx", "outcome")
         else:
-            arguments, hint = ("ctx",), _TWO_ARGUMENTS
-        # A run calls the function inside, which was checked.
-        if not isinstance(self.function, PlainFunction):
-            check_takes("TaskFunction.function", self.function, *arguments, hint=hint)
+            check_takes(field, self.function, "ctx", if_one_more=_TWO_ARGUMENTS)
 
     def _check_limits_over_all_attempts(self) -> None:
         if self.total_timeout == 0 and self.retries:

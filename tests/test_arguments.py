@@ -58,8 +58,8 @@ def never() -> bool:
 
 
 TWO = (
-    "; a function that also takes the outcome of the run needs task_outcome_func, and one that "
-    "takes a task group needs task_group_func"
+    "; use task_outcome_func if it also takes the outcome of the run, or task_group_func if it "
+    "also takes a task group"
 )
 # What is built, and the end of the message. "FUNCTION" stands for the function in it.
 REFUSED: list[tuple[Callable[[], Any], str]] = [
@@ -93,7 +93,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: ANY(no_arguments),
-        f"TaskFunction.function must take (ctx), got FUNCTION no_arguments, which takes (){TWO}",
+        "TaskFunction.function must take (ctx), got FUNCTION no_arguments, which takes ()",
     ),
     (
         lambda: task("A", post_execute=with_two),  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: solo(nothing).replaced({"A": no_arguments}),
         "replaced: pre_execute of task 'A': TaskFunction.function must take (ctx), got FUNCTION "
-        f"no_arguments, which takes (){TWO}",
+        "no_arguments, which takes ()",
     ),
     (
         lambda: build([AsyncTask("A", task_group_func(with_two))]).replaced({"A": nothing}),

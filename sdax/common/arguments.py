@@ -14,16 +14,18 @@ _mro: Final[Callable[[type], tuple[type, ...]]] = vars(type)["__mro__"].__get__
 _Placeholder: Final = getattr(functools, "Placeholder", None)  # Python 3.14 and newer
 
 
-def check_takes(field: str, function: object, *arguments: str, hint: str = "") -> None:
+def check_takes(field: str, function: object, *arguments: str, if_one_more: str = "") -> None:
     """Raise `TypeError` if a function certainly cannot be called with these arguments.
 
     It judges functions that are written in Python, also as methods, in `functools.partial` or as
-    the `__call__` of an object. It accepts everything else.
+    the `__call__` of an object. It accepts everything else. `if_one_more` is advice for a function
+    that takes one argument more.
     """
     called = _called(function)
     if called is None or called.fits(len(arguments)):
         return
     taken = ", ".join(called.parameters())
+    hint = if_one_more if called.fits(len(arguments) + 1) else ""
     if taken.partition(",")[0] == "self":
         hint = "; pass the method of an object, and not of its class"
     raise TypeError(
