@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
+from .common.arguments import check_takes
 from .common.checks import checked_limit, checked_number, runs_later
 from .common.frozen import Frozen
 from .common.text import nearest, shown
@@ -149,6 +150,7 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
                 f"observer must be a plain function, because nothing awaits or iterates what it "
                 f"returns, got {shown(one)}; define it with 'def', without 'yield'"
             )
+        check_takes("observer", one, "event")
     return observers
 
 

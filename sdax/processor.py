@@ -258,9 +258,10 @@ def parts_of(processor: TaskProcessor[Any, Any], observer: Observers | None) -> 
 
 
 def _made_by_its_builder(given: tuple[Any, ...], _: object) -> str | None:
-    if len(given) > 1:  # besides the processor itself
+    processor, *others = given
+    if others:
         return None
-    kind = type(given[0]).__name__
+    kind = type(processor).__name__
     return f"{kind} is made by its builder: {kind}.builder().add_task(...).build()"
 
 

@@ -14,6 +14,7 @@ import pytest
 from helpers import build, nothing, solo
 from sdax import (
     AsyncTask,
+    AsyncTaskProcessor,
     hedged,
     resource,
     task,
@@ -134,6 +135,14 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: resource("A", never),  # type: ignore[arg-type]
         "the function of resource 'A' must take (ctx), got FUNCTION never, which takes ()",
+    ),
+    (
+        lambda: AsyncTaskProcessor.builder(observer=never),  # type: ignore[arg-type]
+        "observer must take (event), got FUNCTION never, which takes ()",
+    ),
+    (
+        lambda: solo(nothing).open(None, observer=[print, never]),  # type: ignore[list-item]
+        "observer must take (event), got FUNCTION never, which takes ()",
     ),
     (
         lambda: solo(nothing).replaced({"A": no_arguments}),

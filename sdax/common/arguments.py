@@ -90,7 +90,7 @@ def _called(function: Any) -> _Called | None:
     while type(function) is not FunctionType:
         if type(function) is functools.partial:
             if _Placeholder is not None and any(each is _Placeholder for each in function.args):
-                return None
+                return None  # pragma: no cover (3.14)
             bound += len(function.args)
             named |= function.keywords.keys()
             function = function.func
