@@ -711,6 +711,52 @@ async def test_inputs_can_be_ended_while_runs_go_on(kind: str) -> None:
     assert gates.cancelled == []
 
 
+@KINDS
+async def test_runs_can_be_stopped_without_losing_what_has_ended(kind: str) -> None:
+    gates = Gates()
+    seen = []
+    async with run_many(gates.processor, given(kind, numbers()), concurrency=3) as outcomes:
+        taking = asyncio.ensure_future(anext(outcomes))
+        await until(lambda: len(gates.begun) == 3)
+        gates.let_go(0)
+        await until(lambda: gates.cleaned)
+        outcomes.stop()
+        outcomes.stop()
+        seen = [await taking, *[each async for each in outcomes]]
+        assert len(gates.cleaned) == 3
+    assert [each.item for each in seen] == [0]
+    assert gates.begun == [0, 1, 2]
+    assert sorted(gates.cancelled) == [1, 2]
+
+
+@one_loop
+@without_factory
+async def test_a_run_whose_context_was_made_does_not_begin_after_the_stop() -> None:
+    gates = Gates()
+    made = []
+
+    async def make(item: int) -> int:
+        await passes(1)
+        made.append(item)
+        return item
+
+    async with run_many(gates.processor, [0], make_context=make) as outcomes:
+        taking = asyncio.ensure_future(anext(outcomes, None))
+        await until(lambda: made)
+        outcomes.stop()
+        assert await taking is None
+    assert gates.begun == []
+
+
+@one_loop
+@pytest.mark.one_engine
+@KINDS
+async def test_stopped_before_the_first_there_is_no_outcome(kind: str) -> None:
+    async with run_many(solo(execute=square), given(kind, numbers())) as outcomes:
+        outcomes.stop()
+        assert [each async for each in outcomes] == []
+
+
 @one_loop
 @pytest.mark.one_engine
 @KINDS

@@ -135,10 +135,11 @@ class Runs:
                 del outcome
 
     def cancel(self, slots: Iterable[Slot]) -> None:
-        """Cancel runs. They clean up, and have no outcome."""
+        """Cancel runs. They clean up, and have no outcome. A run that has ended keeps its own."""
         for slot in slots:
-            slot.is_cancelled = True
-            slot.run.cancel()
+            if slot.preparing or not slot.is_over:
+                slot.is_cancelled = True
+                slot.run.cancel()
 
     def abandon(self) -> None:
         """Cancel all runs. The loop's exception handler gets their failures."""

@@ -164,6 +164,16 @@ class Outcomes(Generic[I_co, V_co]):
         self._end_inputs()
         self._wake()
 
+    def stop(self) -> None:
+        """Cancel the active runs, which clean up: the outcomes of those that have ended still come.
+
+        For a program that is asked to end soon. An executor finishes the batches that it has begun.
+        """
+        self._is_asked = True
+        if not self._stopping:
+            self._cancel()
+        self._wake()
+
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
             raise RuntimeError("run_many is opened once; call it again for another block")
