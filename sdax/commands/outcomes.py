@@ -9,7 +9,7 @@ from contextlib import suppress
 from errno import EINVAL, EPIPE
 from inspect import isawaitable
 from pathlib import Path
-from typing import Any, Final, Self, TextIO
+from typing import Any, Final, Literal, Self, TextIO
 
 from ..common.text import class_name, counted, one_line, shown
 from ..errors import SdaxExecutionError
@@ -131,7 +131,7 @@ def _opened(args: argparse.Namespace) -> TextIO:
     path = Path(args.out)
     is_file = path.is_file() or not path.exists()
     # Nothing that was done is ever written over.
-    mode = "w" if not is_file else "a" if args.resume else "x"
+    mode: Literal["a", "w", "x"] = "w" if not is_file else "a" if args.resume else "x"
     try:
         return path.open(mode, encoding="utf-8")
     except FileExistsError:

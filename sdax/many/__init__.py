@@ -70,6 +70,15 @@ class ManyOptions(TypedDict, total=False):
     ahead: int
 
 
+def _no_such_option(_: object, named: dict[str, Any]) -> str | None:
+    names = ["processor", "inputs", "make_context", "resources", "pick"]
+    names += ManyOptions.__annotations__
+    for name in named:
+        if name not in names:
+            return f"run_many has no argument {shown(name)}{nearest(name, names)}"
+    return None
+
+
 @overload
 def run_many(
     processor: TaskProcessor[Item, K],
@@ -136,15 +145,6 @@ def run_many(
     pick: Callable[[T, RunReport[K]], V],
     **options: Unpack[ManyOptions],
 ) -> Outcomes[Item, V]: ...
-
-
-def _no_such_option(_: object, named: dict[str, Any]) -> str | None:
-    names = ["processor", "inputs", "make_context", "resources", "pick"]
-    names += ManyOptions.__annotations__
-    for name in named:
-        if name not in names:
-            return f"run_many has no argument {shown(name)}{nearest(name, names)}"
-    return None
 
 
 @explained(_no_such_option)

@@ -131,9 +131,9 @@ class Outcomes(Generic[I_co, V_co]):
     async def __anext__(self) -> Outcome[I_co, V_co]:
         """Return the next outcome.
 
-        Raises what `inputs` has raised, once all runs have ended. If a function raises what is not
-        an `Exception`, all runs are cancelled and clean up. This raises it after the outcomes of
-        runs that had ended before.
+        Raises what `inputs` has raised, once all runs have ended. `KeyboardInterrupt`, and anything
+        else that is not an `Exception`, cancels all runs, which clean up. It is raised after the
+        outcomes of runs that had ended before.
         """
         if self._finished and self._in_a_row:
             self._in_a_row -= 1
@@ -142,8 +142,8 @@ class Outcomes(Generic[I_co, V_co]):
 
     @property
     def stopped_by(self) -> tuple[int, I_co] | None:
-        """The number and the input whose function raised what is not an `Exception`, and so has
-        stopped everything. None if nothing has.
+        """The number and the input whose function has stopped everything, with an exception like
+        `SystemExit` that is not an `Exception`. Otherwise None.
 
         >>> try:
         ...     async with run_many(processor, orders) as outcomes:
