@@ -123,6 +123,30 @@ async def make_later(item, prefix):
 async def resources():
     yield "A-"
 
+async def end_here():
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(100)
+
+@asynccontextmanager
+async def slow_to_open():
+    await end_here()
+    yield ""
+
+@asynccontextmanager
+async def slow_to_close():
+    yield ""
+    await end_here()
+
+@asynccontextmanager
+async def cannot_open():
+    raise LookupError("no pool")
+    yield
+
+@asynccontextmanager
+async def cannot_close():
+    yield ""
+    raise TypeError("no pool")
+
 def pick(ctx, report):
     return ctx["prefix"] + str(report["Double"].execute.value)
 
@@ -350,7 +374,7 @@ def test_a_resumed_job_tells_what_failed_before(folder: Path, ran: Callable[...,
 @pytest.mark.one_engine
 def test_what_failed_is_run_again(folder: Path, ran: Callable[..., Ran]) -> None:
     again = ("shop:repairing", *JOB, "--resume", "--retry-failed")
-    assert ran("shop:repairing", *JOB).status == 1
+    assert ran(*again).status == 1  # the file does not exist yet
     before = (folder / "out.jsonl").read_text()
     done = ran(*again)
     assert done.status == 1
@@ -504,6 +528,39 @@ def test_a_signal_loses_nothing_that_has_ended(folder: Path, ran: Callable[..., 
     done = ran("shop:ending", *JOB)
     assert done.status == 128 + signal.SIGTERM
     assert sorted(written(folder)) == [1, 2, 3, 4]
+
+
+@needs_signals
+@pytest.mark.one_engine
+@pytest.mark.parametrize(("when", "number"), [("open", 0), ("close", 30)])
+def test_a_signal_ends_resources_that_are_slow(
+    folder: Path, ran: Callable[..., Ran], when: str, number: int
+) -> None:
+    options = ["--context", "shop:make_later", "--resources", f"shop:slow_to_{when}"]
+    done = ran("shop:processor", *JOB, *options)
+    assert done.status == 128 + signal.SIGTERM
+    assert len(written(folder)) == number
+
+
+@pytest.mark.one_engine
+@pytest.mark.parametrize(
+    ("when", "error", "number"), [("open", LookupError, 0), ("close", TypeError, 30)]
+)
+def test_resources_that_fail_show_where(
+    folder: Path, ran: Callable[..., Ran], when: str, error: type[Exception], number: int
+) -> None:
+    options = ["--context", "shop:make_later", "--resources", f"shop:cannot_{when}"]
+    with pytest.raises(error, match="no pool"):
+        ran("shop:processor", *JOB, *options)
+    assert len(written(folder)) == number
+
+
+@pytest.mark.one_engine
+def test_resources_that_fail_on_a_worker_are_told(ran: Callable[..., Ran]) -> None:
+    options = ["--context", "shop:make_later", "--resources", "shop:cannot_open", "--workers", "1"]
+    done = ran("shop:processor", *JOB, *options)
+    assert done.status == 1
+    assert "a worker cannot run the job: LookupError: no pool" in done.errors
 
 
 def ids(folder: Path, what: str) -> set[int]:

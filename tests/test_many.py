@@ -1233,6 +1233,11 @@ def test_bad_arguments_are_refused(
         run_many(**arguments)
 
 
+def test_arguments_that_are_missing_are_told_by_python() -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'inputs'"):
+        run_many(solo(execute=square))  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
