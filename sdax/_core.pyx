@@ -136,8 +136,11 @@ sdax_know_context()
 
 def traces(task, context):
     """Return what a function may have left on an `asyncio.Task` and its context."""
+    coroutine = task.get_coro()
     return (
         Py_REFCNT(task),
+        Py_REFCNT(coroutine),
+        Py_REFCNT(context),
         <size_t>sdax_weakrefs(task),
         sdax_is_marked(task),
         <size_t>sdax_variables(context),
@@ -192,7 +195,6 @@ cdef class Run:
     cancel_suspended = RunBase.cancel_suspended
     bounded = RunBase.bounded
     cut_off = RunBase.cut_off
-    may_try_again = RunBase.may_try_again
     holders = RunBase.holders
     is_cut_short = RunBase.is_cut_short
     has_held = RunBase.has_held
@@ -206,6 +208,7 @@ cdef class Run:
     give_up_resources = RunBase.give_up_resources
     leave_out = RunBase.leave_out
     passes_by = RunBase.passes_by
+    limit_broken = RunBase.limit_broken
     broke = RunBase.broke
     outcome = RunBase.outcome
     is_alone = RunBase.is_alone
@@ -237,7 +240,7 @@ cdef class Run:
     cdef list queue  # what gates have opened
     cdef Py_ssize_t queued  # where in the queue the next one is
     cdef Py_ssize_t places  # the number of functions that may be suspended
-    cdef Py_ssize_t taken  # the number that are
+    cdef Py_ssize_t places_taken  # the number that are
     cdef int last_phase
     cdef public Py_ssize_t pending  # opened, not yet finished
     cdef Driver first  # of the suspended ones, in the order in which they were called
@@ -345,7 +348,7 @@ cdef class Run:
             return index
         return -1
 
-    cdef inline bint is_held(self, Py_ssize_t index) noexcept:
+    cdef inline bint is_of_resource(self, Py_ssize_t index) noexcept:
         """Return True if this is the cleanup of a resource."""
         return self.number == POST and (<tuple>self.work[index])[KIND] is RESOURCE
 
@@ -368,7 +371,7 @@ cdef class Run:
         """Return True if there is a task to take, and a place for it."""
         if self.held is not None:
             return not self.deferred
-        return self.taken < self.places and (
+        return self.places_taken < self.places and (
             self.position < len(self.stage)
             or (self.queue is not None and self.queued < len(self.queue))
         )
@@ -517,7 +520,7 @@ cdef class Run:
         return 0
 
     cpdef Py_ssize_t take_next(self) noexcept:
-        return self.take() if self.taken < self.places and self.is_ready() else -1
+        return self.take() if self.places_taken < self.places and self.is_ready() else -1
 
     cpdef Driver lone_driver(self, Py_ssize_t index):
         cdef Driver driver = new_driver(self, index)
@@ -530,7 +533,7 @@ cdef class Run:
         if driver.linked:
             return 0
         driver.linked = True
-        self.taken += 1
+        self.places_taken += 1
         if self.last is None:
             self.first = driver
         else:
@@ -541,7 +544,7 @@ cdef class Run:
 
     cdef int unlink(self, Driver driver) except -1:
         driver.linked = False
-        self.taken -= 1
+        self.places_taken -= 1
         if driver.preceding is None:
             self.first = driver.following
         else:
@@ -578,6 +581,8 @@ cdef class Driver:
     begin_special = AttemptsBase.begin_special
     other_call = AttemptsBase.other_call
     let_in = AttemptsBase.let_in
+    arguments = AttemptsBase.arguments
+    owed = AttemptsBase.owed
     late_deadline = AttemptsBase.late_deadline
     expire = AttemptsBase.expire
     time_out = AttemptsBase.time_out
@@ -592,6 +597,7 @@ cdef class Driver:
     cdef public object task
     cdef readonly object context  # that of the asyncio.Task
     cdef readonly object coroutine
+    cdef readonly tuple called  # the `Work` of the function that was called last
     cdef public object first_step  # on 3.11: kept from the loop
     cdef Driver preceding
     cdef Driver following
@@ -771,12 +777,12 @@ cdef class Driver:
             self.end_function(run, value, error, False)
             while True:
                 self.index = -1
-                if run.taken < run.places and not self.has_traces(run):
+                if run.places_taken < run.places and not self.has_traces(run):
                     self.index = run.take()
                 if self.index < 0:
                     self.release()
                     return None
-                if not run.is_held(self.index):
+                if not run.is_of_resource(self.index):
                     break
                 clean_up(run, self.index)
             if sdax_set_name(self.task, (<tuple>run.work[self.index])[TASK_NAME]) < 0:
@@ -801,6 +807,7 @@ cdef class Driver:
         """Call the function and step its coroutine once."""
         cdef tuple work = <tuple>self.run.work[self.index]
         cdef PyObject *returned
+        self.called = work
         if self.instead:
             returned = (<GuardedCall>call_instead)(self, work)
             if returned is NULL:
@@ -1069,7 +1076,10 @@ cdef class Driver:
         self.spared = False
         self.in_shelter = run.interrupted
         if not self.linked:
-            resource.limit = run.plan.phases[POST].work[self.index][TIMEOUT]
+            try:
+                run.limit_broken(self.index, resource)
+            except BaseException as error:
+                run.break_down(error)
             return self.break_on(SEND, None)
         return self.step(CALL, None)
 
@@ -1348,9 +1358,9 @@ cdef int start_ready(Run run) except -1:
     arguments = TASK_ARGUMENTS.copy()  # which is less work than to make it again
     arguments["loop"] = loop
     try:
-        while run.taken < run.places and run.is_ready():
+        while run.places_taken < run.places and run.is_ready():
             index = run.take()
-            if run.is_held(index):
+            if run.is_of_resource(index):
                 clean_up(run, index)
                 continue
             driver = new_driver(run, index)

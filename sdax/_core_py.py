@@ -62,7 +62,6 @@ from .engine.work import (
     OUTCOME,
     RESOURCE,
     TASK_NAME,
-    TIMEOUT,
     USERS_NAME,
 )
 from .finish import Finish
@@ -94,11 +93,13 @@ def traces(task: Any, context: Context) -> object:
     """Return what a function may have left on an `asyncio.Task` and its context."""
     return (
         getrefcount(task),
+        getrefcount(task.get_coro()),
+        getrefcount(context),
         getweakrefcount(task),
         bool(attributes_of(task)),
         bool(task._callbacks),
         task._must_cancel,
-        bool(AWAITED_BY and task._asyncio_awaited_by),
+        *((bool(task._asyncio_awaited_by),) if AWAITED_BY else ()),
         len(context) and id(get_referents(context)[-1]),
     )
 
@@ -134,7 +135,7 @@ class Run(RunBase):
         "held",
         "interrupted",
         "is_lazy",
-        "last",
+        "last_phase",
         "loop",
         "losses",
         "mapping",
@@ -210,7 +211,7 @@ class Run(RunBase):
     def start(self, last: int = POST) -> bool:
         """Run up to and with the phase `last` until all that is left is suspended, and return
         True if the run has ended. A run that begins in the middle goes on from there."""
-        self.last = last
+        self.last_phase = last
         self.over = False
         try:
             self.parent = current_task(self.loop)
@@ -286,7 +287,7 @@ class Run(RunBase):
                 self.queue = deque()
                 self.entered = []
                 self.open_gates([0])
-            elif self.number >= self.last:
+            elif self.number >= self.last_phase:
                 self.finish()
                 return
             else:
@@ -448,6 +449,7 @@ class Driver(DriverBase):
         *(() if EAGER_START else ("first_step",)),  # each takes memory of each function that waits
     )
 
+    called: Any = None  # a finished one still has its coroutine, or the name
     __next__: Callable[[], Any]
     body: Any
     first_step: Any  # on 3.11: kept from the loop
@@ -735,7 +737,10 @@ class Driver(DriverBase):
             resource.broken = True
             came = None
         if self not in run.suspended:  # else its turn has come
-            resource.limit = run.plan.phases[POST].work[index][TIMEOUT]
+            try:
+                run.limit_broken(index, resource)
+            except BaseException as broken:
+                run.break_down(broken)
             if run.interrupted:
                 self.spared = False
                 self.__next__ = self.resume_sheltered

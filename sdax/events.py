@@ -229,7 +229,7 @@ class RetryScheduled(NamedTuple):
 class RetrySuppressed(NamedTuple):
     """An attempt has failed with a retryable exception, but there is no further attempt.
 
-    `reason` says why: `retry_after`, `total_timeout` or the retry budget.
+    `reason` says why: `retry_after`, `total_timeout`, `cleanup_timeout` or the retry budget.
     """
 
     run: ObservedRun

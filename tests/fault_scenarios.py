@@ -450,6 +450,12 @@ def has_limiter_of_the_context(journal: Journal) -> Runs:
     return Runs(build([cleaned, journal.task("B", execute=(a_pass, limits))]))
 
 
+def has_limiter_that_lets_nobody_in(journal: Journal) -> Runs:
+    limits = {"limiter": asyncio.Semaphore(0), "total_timeout": 5.0}
+    cleaned = journal.task("A", pre_execute=at_once, post_execute=(at_once, limits))
+    return Runs(build([cleaned, journal.task("B")]))
+
+
 def runs_out_of_time(journal: Journal) -> Runs:
     flaky = journal.flaky(a_pass)
 
@@ -846,6 +852,7 @@ SCENARIOS = {
         Scenario("a fallback", falls_back),
         Scenario("a limiter", has_limiter),
         Scenario("a limiter of the context", has_limiter_of_the_context),
+        Scenario("a limiter that lets nobody in", has_limiter_that_lets_nobody_in),
         Scenario("all attempts take too long", runs_out_of_time),
         Scenario("few places", few_places),
         Scenario("few places and a failure", few_places_and_a_failure),

@@ -731,7 +731,12 @@ class Player:
                 continue
             if task.get_name() != f"sdax:{place.name}:{place.phase}":
                 self.problems.append(f"{place} is named {task.get_name()}")
-            if task not in everything:
+            # Before Python 3.14, asyncio forgets a task whose first step breaks over that.
+            stubborn = sys.version_info < (3, 14) and any(
+                each.place == place and isinstance(each.exception, StubbornError)
+                for each in self.raised
+            )
+            if task not in everything and not stubborn:
                 self.problems.append(f"{place} is not in all_tasks()")
         self.unchecked.clear()
 

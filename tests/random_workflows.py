@@ -13,6 +13,7 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from workflows import (
+    IN_ANOTHER_TASK,
     PHASES,
     SHARED,
     WILLING,
@@ -252,6 +253,8 @@ class _Author:
             limiter = self.seconds()
             if not self.settled:
                 limiter = self.choose.choice((SHARED, SHARED, 0.0, limiter))
+        if limiter is not None and phase == "post_execute" and behaviour.shape in IN_ANOTHER_TASK:
+            total = None  # cut off at its first wait, its asyncio.Task may have begun or not
         behaviour = replace(
             behaviour, total_timeout=total, limiter=limiter, budgeted=self.one_in(4)
         )

@@ -422,7 +422,7 @@ class Reference:
             attempt += 1
             requests = current.cancelling()
             last = earlier[-1] if earlier else None
-            ending = await self.attempt(task, function, ctx, until, last)
+            ending = await self.attempt(task, function, ctx, until, last, first=attempt == 1)
             ending = ending._replace(attempts=attempt, earlier=tuple(earlier))
             self.settle(function, attempt, ending.error)
             if not self.is_stopping() and current.cancelling() <= requests:
@@ -501,6 +501,8 @@ class Reference:
         until: float | None,
         last: BaseException | None,
         covered: BaseException | None = None,
+        *,
+        first: bool = False,
     ) -> Ending:
         """Call a function inside of its limiter, or, to cover an error, its fallback."""
         left: BaseException | None = None
@@ -513,33 +515,45 @@ class Reference:
                 ends.append(now() + function.timeout)
             return min(ends, default=None)
 
+        async def call() -> tuple[Any, BaseException | None]:
+            try:
+                if covered is not None:
+                    value = function.fallback(ctx, covered)
+                    return (await value if inspect.isawaitable(value) else value), None
+                if function.has_task_group_argument:
+                    async with SdaxTaskGroup() as group:
+                        return await function.function(ctx, group), None
+                if isinstance(function.function, ResourceSetUp):
+                    return await self.set_up(task, ctx), None
+                if isinstance(function.function, ResourceCleanUp):
+                    return await self.clean_up(task), None
+                awaitable = function.function(ctx)
+                if not inspect.isawaitable(awaitable):
+                    raise TypeError(f"{self.phase} of {task.name!r} is not awaitable")
+                return await awaitable, None
+            except BaseException as error:  # as a StopIteration would not leave it as it is
+                return None, error
+
+        is_in = not has_limiter
         try:
-            async with _Limit(self, until if has_limiter else deadline()) as limit:  # noqa: SIM117
-                async with limiter_of(function, ctx) if has_limiter else nullcontext():
-                    if has_limiter:
-                        with suppress(RuntimeError):  # it has just expired
-                            limit.reschedule(deadline())
-                    try:
-                        if covered is not None:
-                            value = function.fallback(ctx, covered)
-                            if inspect.isawaitable(value):
-                                value = await value
-                        elif function.has_task_group_argument:
-                            async with SdaxTaskGroup() as group:
-                                value = await function.function(ctx, group)
-                        elif isinstance(function.function, ResourceSetUp):
-                            value = await self.set_up(task, ctx)
-                        elif isinstance(function.function, ResourceCleanUp):
-                            value = await self.clean_up(task)
-                        else:
-                            awaitable = function.function(ctx)
-                            if not inspect.isawaitable(awaitable):
-                                raise TypeError(f"{self.phase} of {task.name!r} is not awaitable")
-                            value = await awaitable
-                    except BaseException as error:
-                        left = error
+            async with _Limit(self, until if has_limiter else deadline()) as limit:
+                try:
+                    async with limiter_of(function, ctx) if has_limiter else nullcontext():
+                        is_in = True
+                        if has_limiter:
+                            with suppress(RuntimeError):  # it has just expired
+                                limit.reschedule(deadline())
+                        value, left = await call()
+                        if left is not None:
+                            raise left
+                except CancelledError:
+                    is_owed = self.phase == POST and first and limit.requests is not None
+                    if is_in or not is_owed:
                         raise
-        # In the frame of the call: a StopIteration would not leave a coroutine as it is.
+                if not is_in:
+                    value, left = await to_the_first_wait(call())
+                    if left is not None:
+                        raise left
         except BaseException as error:
             timed_out = isinstance(error, TimeoutError) and error is not left
             if timed_out and last is not None:
@@ -621,6 +635,19 @@ def unasked(error: BaseException | None) -> BaseException | None:
     failure = TaskCancelledError()
     failure.__cause__ = error
     return failure
+
+
+async def to_the_first_wait(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run what is called although its time is over, and cancelled where it waits first."""
+    current: Any = asyncio.current_task()
+    current.uncancel()
+    current.cancel()
+    try:
+        return await coroutine
+    finally:
+        if current._must_cancel:
+            with suppress(CancelledError):
+                await asyncio.sleep(0)
 
 
 class _Limit(asyncio.Timeout):

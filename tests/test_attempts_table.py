@@ -16,6 +16,7 @@ from sdax import RetryableException, RetryBudget, TaskFunction
 from sdax.clients import retry_after
 from sdax.engine.attempts import (
     Next,
+    TimeLeft,
     after_failure,
     after_timeout,
     limit_of,
@@ -58,8 +59,14 @@ def decide(
     **limits: Any,
 ) -> Next:
     limits = {"retries": 3, "retryable_exceptions": (ConnectionError, TooManyError)} | limits
+    cleanup_timeout: float | None = limits.pop("cleanup_timeout", None)
     function = TaskFunction(call, **limits)
-    return after_failure(function, attempts, backoffs, left, error, stopping)
+    time: TimeLeft | None = None
+    if cleanup_timeout is not None:
+        time = left or 0.0, "cleanup_timeout", cleanup_timeout
+    elif left is not None:
+        time = left, "total_timeout", limits["total_timeout"]
+    return after_failure(function, attempts, backoffs, time, error, stopping)
 
 
 BACKOFF = 1.0 * FACTOR
@@ -160,6 +167,11 @@ def test_another_attempt(error: Exception, arguments: Any, delay: float, backoff
             ConnectionError(),
             {"left": 0.0, "total_timeout": 5, "initial_delay": 0},
             "the pause before it would reach total_timeout=5 s",
+        ),
+        (
+            ConnectionError(),
+            {"left": BACKOFF, "cleanup_timeout": 2.5},
+            "the pause before it would reach cleanup_timeout=2.5 s",
         ),
         (
             ConnectionError(),
@@ -276,7 +288,12 @@ def test_what_a_function_that_is_asked_raises(
 
 def test_a_budget_pays_only_for_what_nothing_else_forbids() -> None:
     budget = RetryBudget(ratio=0, min_per_second=0.1)
-    for arguments in ({"left": 0.1, "total_timeout": 1}, {"attempts": 4}, {"stopping": True}):
+    for arguments in (
+        {"left": 0.1, "total_timeout": 1},
+        {"left": 0.1, "cleanup_timeout": 1},
+        {"attempts": 4},
+        {"stopping": True},
+    ):
         assert decide(ConnectionError(), retry_budget=budget, **arguments).delay is None  # type: ignore[arg-type]
     assert decide(ValueError(), retry_budget=budget).delay is None
     assert budget.balance == 1
@@ -359,5 +376,12 @@ def test_the_limit_that_cuts_off(
 )
 def test_the_seconds_that_are_left(now: float, cut_off_at: float | None, left: float) -> None:
     limits = TaskFunction(call, timeout=1.0, total_timeout=4.0)
-    assert time_left(limits, 100.0, now, cut_off_at) == left  # timers may be early
-    assert time_left(TaskFunction(call, timeout=1.0), 100.0, now, cut_off_at) is None
+    unlimited = TaskFunction(call, timeout=1.0)
+    total, cleanup = (left, "total_timeout", 4.0), (left, "cleanup_timeout", 9.0)
+    # Timers may be early.
+    assert time_left(limits, 100.0, now, cut_off_at, None, None) == total
+    assert time_left(limits, 100.0, now, cut_off_at, 9.0, None) == total  # not begun
+    assert time_left(limits, 100.0, now, cut_off_at, 9.0, 104.0) == total
+    assert time_left(limits, 103.0, now, cut_off_at, 9.0, 104.0) == cleanup  # which is less
+    assert time_left(unlimited, 100.0, now, cut_off_at, 9.0, 104.0) == cleanup
+    assert time_left(unlimited, 100.0, now, cut_off_at, None, None) is None

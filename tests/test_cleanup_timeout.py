@@ -24,6 +24,7 @@ from observing import OUTLINE, Recorder, broken_rules
 from sdax import (
     AsyncDagTaskProcessor,
     AsyncTaskProcessor,
+    RetryBudget,
     SdaxExecutionError,
     State,
     TaskFunction,
@@ -31,6 +32,7 @@ from sdax import (
     task_func,
     task_sync_func,
 )
+from sdax.observe import Event, RetrySuppressed
 
 pytestmark = pytest.mark.virtual_clock
 
@@ -231,3 +233,73 @@ async def test_zero_leaves_what_returns_at_once() -> None:
     error = await failed(builder.build())
     assert trace == ["A", "B", "B cancelled"]
     assert len(error.exceptions) == 1
+
+
+@pytest.mark.parametrize("delay", [60.0, 5.0])
+async def test_a_retry_that_would_come_too_late(delay: float) -> None:
+    """It is told, as that of any other limit, and no budget pays for it."""
+    budget = RetryBudget()
+    events: list[Event] = []
+    limits: Any = {"retries": 3, "initial_delay": 2 * delay, "retry_budget": budget}
+    function = TaskFunction(Trace().failing("A", ConnectionError()), **limits)
+    processor = bounded([task("A", None, None, function)])
+    balance = budget.balance
+    error = await error_of(processor.process_tasks(None, observer=events.append))
+    assert isinstance(error, SdaxExecutionError)
+    reason = "the pause before it would reach cleanup_timeout=5 s"
+    (failure,) = error.failures
+    assert failure.attempts == 1
+    assert f"no further attempt: {reason}" in failure.exception.__notes__
+    assert [each.reason for each in events if isinstance(each, RetrySuppressed)] == [reason]
+    assert budget.balance >= balance
+
+
+async def test_a_retry_after_the_time_for_cleanup_is_over() -> None:
+    function = TaskFunction(sleeping(6.0), retries=3, initial_delay=0)
+    error = await failed(bounded([task("A", None, None, function)]))
+    (failure,) = error.failures
+    assert str(failure.exception) == CUT
+    reason = "the pause before it would reach cleanup_timeout=5 s"
+    assert f"no further attempt: {reason}" in failure.exception.__notes__
+
+
+@pytest.mark.parametrize("own", [None, 3.0, 60.0])
+async def test_a_resource_that_breaks(own: float | None) -> None:
+    """It cannot keep the run for ever, and the others have their own time."""
+    trace = Trace()
+
+    async def broken(ctx: Any) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_later(1.0, current().cancel)
+        try:
+            yield
+        finally:
+            trace.append("breaks")
+            await forever(ctx)
+
+    processor = bounded(
+        [resource("Broken", broken, cleanup_timeout=own)],
+        [task("A", None, forever, sleeping(4.0, trace))],
+    )
+    error = await failed(processor)
+    assert trace == ["breaks", "slept 4.0"]
+    (failure,) = error.failures
+    assert failure.phase == "post_execute"
+    assert str(failure.exception) == ("timed out after 3.0 s" if own == 3.0 else CUT)
+    assert asyncio.get_running_loop().time() == 1.0 + (own if own == 3.0 else 5.0) + 4.0
+
+
+async def test_a_resource_that_breaks_during_cleanup() -> None:
+    """It has what is left."""
+
+    async def broken(ctx: Any) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_later(3.0, current().cancel)
+        try:
+            yield
+        finally:
+            await forever(ctx)
+
+    error = await failed(
+        bounded([resource("Broken", broken)], [task("A", None, None, sleeping(100.0))])
+    )
+    assert [str(each.exception) for each in error.failures] == [CUT, CUT]
+    assert asyncio.get_running_loop().time() == 5.0

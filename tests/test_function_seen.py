@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 
 from helpers import build, current, error_of, nothing, passes, solo, spawn, task, until
-from sdax import TaskFunction, resource, task_group_func, task_sync_func, task_thread_func
+from sdax import (
+    TaskFunction,
+    resource,
+    task_func,
+    task_group_func,
+    task_sync_func,
+    task_thread_func,
+)
 
 
 async def user_code(gate: asyncio.Event) -> None:
@@ -131,6 +138,40 @@ async def test_repr_of_tasks_at_any_time() -> None:
         repr(each)
         each.get_stack()
         each.print_stack(file=io.StringIO())
+
+
+async def kept_at_once(ctx: Any) -> None:
+    ctx.append(current())
+
+
+async def kept_later(ctx: Any) -> None:
+    ctx.append(current())
+    await asyncio.sleep(0)
+
+
+def kept_plainly(ctx: Any) -> None:
+    ctx.append(current())
+
+
+@pytest.mark.parametrize("function", [kept_at_once, kept_later, kept_plainly])
+@pytest.mark.parametrize("timeout", [None, 60])
+async def test_a_task_that_is_done_still_shows_its_function(function: Any, timeout: Any) -> None:
+    """In debug mode, asyncio says by that what has blocked the loop."""
+    kept: list[asyncio.Task[Any]] = []
+    wrap = task_sync_func if function is kept_plainly else task_func
+    await build([task("A", None, wrap(function, timeout=timeout))]).process_tasks(kept)
+    await asyncio.sleep(0)
+    (done,) = kept
+    assert done.done()
+    coroutine: Any = done.get_coro()
+    if sys.version_info >= (3, 12) and function is not kept_later and coroutine is None:
+        return  # asyncio itself forgets it, if the task has ended in its first step
+    name = function.__name__
+    assert coroutine.__qualname__ == coroutine.__name__ == name
+    assert f"coro=<{name}" in repr(done)
+    assert coroutine.cr_frame is None
+    if function is not kept_plainly:
+        assert coroutine.cr_code is function.__code__
 
 
 def plain_function(ctx: Any) -> None:

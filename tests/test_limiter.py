@@ -31,7 +31,10 @@ from helpers import (
     var,
 )
 from sdax import (
+    AsyncTask,
+    AsyncTaskProcessor,
     Outcome,
+    SdaxExecutionError,
     State,
     TaskFunction,
     task_func,
@@ -116,6 +119,74 @@ async def test_a_cleanup_is_called_although_its_limiter_cannot_be_looked_at(
     error = await error_of(build([task("A", None, work, cleanup)]).process_tasks(None))
     assert error is broken
     assert trace == ["cleanup"]
+
+
+@virtual_clock
+@pytest.mark.parametrize("limit", ["total_timeout", "cleanup_timeout"])
+@pytest.mark.parametrize("waits", [0, 2])
+async def test_a_cleanup_is_called_although_its_limiter_lets_nobody_in(
+    limit: str, waits: int
+) -> None:
+    """When its time is over, up to its first wait, so that a file is closed."""
+    lock = asyncio.Lock()
+    await lock.acquire()
+    trace = Trace()
+
+    async def cleanup(ctx: Any) -> str:
+        trace.append("closed")
+        try:
+            await passes(waits)
+        except asyncio.CancelledError:
+            trace.append("cut off")
+            await asyncio.sleep(1)  # nothing cuts it off again
+            trace.append("ended")
+            raise
+        return "in time"
+
+    builder = AsyncTaskProcessor[None].builder(
+        cleanup_timeout=3 if limit == "cleanup_timeout" else None
+    )
+    function = TaskFunction(
+        cleanup, limiter=lock, retries=3, total_timeout=3 if limit == "total_timeout" else None
+    )
+    run = spawn(builder.add_task(task("A", None, None, function), 1).build())
+    if not waits:
+        assert (await run)["A"].post_execute.value == "in time"
+        assert trace == ["closed"]
+        assert now() == 3
+        return
+    failure = await error_of(run)
+    assert isinstance(failure, SdaxExecutionError)
+    (error,) = failure.exceptions
+    assert isinstance(error, TimeoutError)
+    assert limit in str(error)
+    assert trace == ["closed", "cut off", "ended"]
+    assert now() == 4
+
+
+@virtual_clock
+async def test_a_plain_cleanup_is_called_although_its_limiter_lets_nobody_in() -> None:
+    lock = asyncio.Lock()
+    await lock.acquire()
+    trace = Trace()
+    cleanup = task_sync_func(trace.append, limiter=lock, total_timeout=3)
+    report = await build([task("A", None, None, cleanup)]).process_tasks("closed")
+    assert report.ok
+    assert trace == ["closed"]
+    assert now() == 3
+
+
+@virtual_clock
+async def test_what_is_no_cleanup_is_not_called_when_its_limiter_lets_nobody_in() -> None:
+    lock = asyncio.Lock()
+    await lock.acquire()
+    trace = Trace()
+    limits: Any = {"limiter": lock, "total_timeout": 3}
+    both = (TaskFunction(trace.quick(each), **limits) for each in ("pre", "execute"))
+    for each, function in zip(("pre_execute", "execute"), both, strict=True):
+        processor = build([AsyncTask("A", **{each: function})])  # type: ignore[arg-type]
+        await failure_of(processor)
+    assert trace == []
 
 
 async def test_runs_share_it() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -78,16 +78,20 @@ async def test_functions_with_a_timeout_and_without_share_one() -> None:
 
 
 @by_loop
-@pytest.mark.parametrize("leave", sharing._TRACES.values(), ids=sharing._TRACES)
-async def test_a_trace_ends_it(leave: Callable[..., object] | None) -> None:
+@pytest.mark.parametrize("name", sharing._TRACES)
+async def test_a_trace_ends_it(name: str) -> None:
+    leave = sharing._TRACES[name]
     kept: list[object] = []
+    takes_context = name == "a reference to its context"
+    if takes_context and sys.version_info < (3, 12):
+        pytest.skip("a task shows its context from Python 3.12 on")
 
     async def touch(ctx: Any) -> None:
-        mine = asyncio.current_task()
+        mine: Any = asyncio.current_task()
         if leave is not None and mine is not None:
             # The context is the one that this function runs in.
-            current = type("Current", (), {"run": staticmethod(lambda call, value: call(value))})
-            kept.append(leave(mine, current))  # type: ignore[arg-type]
+            current: Any = type("Current", (), {"run": staticmethod(lambda call: call())})
+            kept.append(leave(mine, mine.get_context() if takes_context else current))
 
     tasks = [task("touching", execute=touch), *(task(n, execute=at_once) for n in range(3))]
     with counted_tasks() as made:
@@ -102,15 +106,23 @@ def test_every_trace_is_seen(engine: Implementation) -> None:
     assert list(sharing._hidden(engine.module.traces)) == []
 
 
-@pytest.mark.parametrize("position", range(4))
-def test_a_hidden_trace_is_told(engine: Implementation, position: int) -> None:
+def test_a_hidden_trace_is_told(engine: Implementation) -> None:
+    looked_at = 0
+
     def blind(task: Any, context: Any) -> object:
+        nonlocal looked_at
         seen = list(engine.module.traces(task, context))
+        looked_at = len(seen)
         seen[position] = None
         return seen
 
-    with pytest.warns(RuntimeWarning, match=r"an asyncio.Task of its own.* engine does not see"):
-        assert not sharing.may_share("blind", blind)
+    message = r"an asyncio.Task of its own.* engine does not see"
+    position = 0
+    while position == 0 or position < looked_at:
+        with pytest.warns(RuntimeWarning, match=message):
+            assert not sharing.may_share("blind", blind)
+        position += 1
+    assert looked_at >= 6
 
 
 def test_counts_that_change_by_themselves(recwarn: pytest.WarningsRecorder) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
@@ -17,14 +19,14 @@ from sdax import (
     TaskCancelledError,
     flatten_exceptions,
 )
-from workflows import PHASES, Behaviour, Shape, Workflow
+from workflows import IN_ANOTHER_TASK, PHASES, Behaviour, Shape, Workflow
 
 PRE, EXECUTE, POST = PHASES
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 
 RETURNS = ("return", "finish")
 
 # Such a script may be cancelled before its first step, and then never shows.
-_IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
 
 
 def broken_promises(workflow: Workflow, seen: Observation) -> list[str]:
@@ -82,7 +84,8 @@ def _everything(seen: Observation) -> dict[str, Any]:
         "report": _report(seen, describe),
         "finished by": seen.finished_by,
         "handled": [
-            (context["message"], describe(context.get("exception"))) for context in seen.handled
+            (_ADDRESS.sub("", context["message"]), describe(context.get("exception")))
+            for context in seen.handled
         ],
         **_surroundings(seen),
         "passes": seen.passes,
@@ -181,6 +184,9 @@ def _raised(seen: Observation) -> Iterator[str]:
     error = seen.error
     if error is None or isinstance(error, (SdaxExecutionError, CancelledError)):
         return
+    if sys.version_info < (3, 14) and isinstance(error, SystemError):
+        if StubbornError in (type(error.__cause__), type(error.__context__)):
+            return  # asyncio's own first step breaks over it, if it is cancelled meanwhile
     raised = {id(leaf) for each in seen.raised for leaf in flatten_exceptions(each.exception)}
     if any(id(leaf) not in raised for leaf in flatten_exceptions(error)):
         yield f"raised, and by no function: {describe(error)}"
@@ -265,15 +271,12 @@ def _cleanup(workflow: Workflow, seen: Observation) -> Iterator[str]:
             due = True
         else:
             due = cleaned  # its level may have opened, without anything to call in it
-        limits = node.post_execute
-        if due and limits.limiter is not None and limits.total_timeout is not None:
-            due = cleaned  # time may have been up before it was let in
         if cleaned != due:
             yield f"{place}: due is {due}, and it was {'' if cleaned else 'not '}called"
         if not cleaned:
             continue
         event, behaviour = last[place], behaviours[place]
-        began = event.what != "call" or behaviour.shape not in _IN_ANOTHER_TASK
+        began = event.what != "call" or behaviour.shape not in IN_ANOTHER_TASK
         if event.what in ("call", "resume", "swallow") and began:
             yield f"{place} did not end: {event}"
         limited = behaviour.timeout is not None or behaviour.total_timeout is not None
@@ -378,14 +381,14 @@ def _stopping(workflow: Workflow, seen: Observation) -> Iterator[str]:
             continue  # it cannot be awaited
         if _may_fall_back(behaviour):
             continue
-        if behaviour.shape in _IN_ANOTHER_TASK:
+        if behaviour.shape in IN_ANOTHER_TASK:
             continue
         # Who has swallowed an earlier cancellation may go on.
         excused = {event.place for event in seen.trace[:number] if event.what == "swallow"}
         for event in seen.trace[number + 1 :]:
             if event.place.phase != phase or event.place in excused:
                 continue
-            if behaviours[event.place].shape in _IN_ANOTHER_TASK and event.what != "call":
+            if behaviours[event.place].shape in IN_ANOTHER_TASK and event.what != "call":
                 continue
             # A TaskGroup that fails at that moment may swallow its cancellation, and the function
             # goes on to its next event, whenever that is.
@@ -444,7 +447,7 @@ def _exceptions(workflow: Workflow, seen: Observation) -> Iterator[str]:
         place = Place(name, phase)  # type: ignore[arg-type]
         behaviour = behaviours[place]
         # One that waited for a retry, or for another asyncio.Task, failed later than it raised.
-        later = attempts <= behaviour.retries or behaviour.shape in _IN_ANOTHER_TASK
+        later = attempts <= behaviour.retries or behaviour.shape in IN_ANOTHER_TASK
         later = later or _may_fall_back(behaviour)
         if (place, id(original)) in order and not later:
             numbers.append(order[place, id(original)])
@@ -490,6 +493,9 @@ def _reports(workflow: Workflow, seen: Observation) -> Iterator[str]:
                 yield f"{place} returned {wanted}, the report says {value}"
         failed = state in (State.FAILED, State.TIMED_OUT)
         fatal = seen.error is not None and not isinstance(seen.error, Exception)
+        fatal = fatal or any(
+            not isinstance(each.exception, Exception) for each in seen.raised if each.place == place
+        )
         if failed and exception is None and not fatal:
             yield f"{place} is reported as {state} without an exception"
     finishers = {

@@ -215,6 +215,7 @@ class Retryable(Enum):
     PREDICATE = "what a predicate says, which knows ConnectionError"
 
 
+IN_ANOTHER_TASK = (Shape.TASK, Shape.GROUP)
 SHARED = -1.0  # a limiter that one function of the workflow at a time is inside of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from asyncio import Task
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..common.checks import checked_number, checked_seconds
 from ..common.groups import iter_leaves
@@ -31,6 +31,9 @@ def uniform(low: float, high: float) -> float:
 
 
 AT_ONCE: Final = -math.inf  # a deadline before any other moment
+
+# The seconds that are left of a limit, its name, and the seconds of all of it.
+TimeLeft: TypeAlias = tuple[float, str, float]
 
 
 class Next(NamedTuple):
@@ -82,14 +85,14 @@ def after_failure(
     limits: TaskFunction[Any],
     attempts: int,
     backoffs: int,
-    left: float | None,
+    left: TimeLeft | None,
     error: BaseException,
     stopping: bool,
 ) -> Next:
     """Decide what follows attempt number `attempts`, which has left this error.
 
-    `left` are the seconds that are left of `total_timeout`, None where there is none. The error is
-    replaced by what a function of the user's raises that is asked about it.
+    `left` is the time for all attempts, None without a limit. The error is replaced by what a
+    function of the user's raises that is asked about it.
     """
     if stopping or not is_exception(error):
         return Next(error)
@@ -115,7 +118,7 @@ def after_failure(
 
 
 def _retry(
-    limits: TaskFunction[Any], backoffs: int, left: float | None, error: BaseException
+    limits: TaskFunction[Any], backoffs: int, left: TimeLeft | None, error: BaseException
 ) -> Next:
     """Return the delay before the next attempt, or what suppresses it."""
     asked = _asked_delay(limits, error)
@@ -132,9 +135,10 @@ def _retry(
             return Next(error, suppressed=what)
         delay = asked + limits.initial_delay * (uniform(0.5, 1.0) - 0.5)
         backoffs = 0
-    if left is not None and delay >= left:
-        total = f"total_timeout={limits.total_timeout:.15g} s"
-        return Next(error, suppressed=f"the pause before it would reach {total}")
+    if left is not None and delay >= left[0]:
+        _, limit, seconds = left
+        what = f"the pause before it would reach {limit}={seconds:.15g} s"
+        return Next(error, suppressed=what)
     budget = limits.retry_budget
     if budget is not None and not budget.try_withdraw():
         return Next(error, suppressed="its retry budget is spent")
@@ -219,13 +223,35 @@ def limit_of(
     return limits.timeout, f"{what} after {limits.timeout} s"
 
 
+def cut_off_by(cleanup_timeout: float) -> str:
+    """Return what to say of a cleanup that the limit for all cleanup cuts off."""
+    return f"cut off by cleanup_timeout: all cleanup of the run had {cleanup_timeout} s"
+
+
 def time_left(
-    limits: TaskFunction[Any], began: float, now: float, cut_off_at: float | None
-) -> float | None:
-    """Return the seconds that are left of `total_timeout` after an attempt, None without it."""
-    if limits.total_timeout is None:
-        return None
-    end = moment(began, limits.total_timeout)
+    limits: TaskFunction[Any],
+    began: float,
+    now: float,
+    cut_off_at: float | None,
+    cleanup_timeout: float | None,
+    cleanup_ends: float | None,
+) -> TimeLeft | None:
+    """Return what is left of `total_timeout` or of the time for cleanup, whichever is less.
+
+    `cut_off_at` is the deadline of the attempt before, if it has timed out.
+    """
+    left: TimeLeft | None = None
+    if limits.total_timeout is not None:
+        end = moment(began, limits.total_timeout)
+        left = _until(end, now, cut_off_at), "total_timeout", limits.total_timeout
+    if cleanup_timeout is not None and cleanup_ends is not None:
+        seconds = _until(cleanup_ends, now, cut_off_at)
+        if left is None or seconds < left[0]:
+            left = seconds, "cleanup_timeout", cleanup_timeout
+    return left
+
+
+def _until(end: float, now: float, cut_off_at: float | None) -> float:
     # The timer may be early, by the resolution of the clock.
     return 0.0 if cut_off_at is not None and cut_off_at >= end else end - now
 

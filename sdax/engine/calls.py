@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from asyncio import Task
+from asyncio import CancelledError, Task, sleep
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from types import CodeType, CoroutineType
 from typing import Any, NoReturn
 
@@ -44,37 +45,64 @@ def limited_call(
     work: tuple[Any, ...],
     name: Any,
     phase: str,
+    task: Any,
     let_in: Callable[..., tuple[Any, ...]],
+    owed: Callable[..., tuple[Any, ...] | None],
     ctx: Any,
 ) -> Coroutine[Any, Any, Any]:
-    """Call a function inside its limiter.
+    """Call a function inside its limiter, in this `asyncio.Task`.
 
     `let_in` is called when the limiter has let it in. It begins the timeout, and returns the
-    arguments of the function.
+    arguments of the function. `owed` is called when a cancellation has ended the wait. It returns
+    the arguments if the function is called in spite of that, outside of the limiter: it is then
+    cancelled where it waits first.
     """
     # Looked at here, because what fails inside of the coroutine has failed the attempt. There,
     # nothing of ours is called before the function.
     is_made = is_context_manager(limiter)
-    inside = _call_inside(limiter, is_made, work, name, phase, let_in, ctx)
+    inside = _call_inside(limiter, is_made, work, name, phase, task, let_in, owed, ctx)
     return _named(inside, work[USERS_NAME])
 
 
 async def _call_inside(
-    limiter: Any, is_made: bool, work: Any, name: Any, phase: str, let_in: Any, ctx: Any
+    limiter: Any,
+    is_made: bool,
+    work: Any,
+    name: Any,
+    phase: str,
+    task: Any,
+    let_in: Any,
+    owed: Any,
+    ctx: Any,
 ) -> Any:
     if not is_made:
         limiter = limiter(ctx)
-        kind = type(limiter)
+    kind = type(limiter)
+    try:
+        enter, leave = kind.__aenter__, kind.__aexit__
+    except AttributeError:
+        refuse_made_limiter(limiter)
+    is_in = False
+    try:
+        await enter(limiter)
+        is_in = True
+    except CancelledError:
         try:
-            _ = kind.__aenter__, kind.__aexit__
-        except AttributeError:
-            refuse_made_limiter(limiter)
-    async with limiter:
-        try:
-            arguments = let_in()
+            arguments = owed()
         except BaseException as broken:  # it could not even be called
-            arguments = let_in(broken)
-        del let_in  # it leads to the run
+            arguments = owed(broken)
+        if arguments is None:
+            raise
+    try:
+        try:
+            if is_in:
+                arguments = let_in()
+            else:
+                task.uncancel()  # of the request that has ended the wait
+                task.cancel()
+        except BaseException as broken:  # it could not even be called
+            arguments = (let_in if is_in else owed)(broken)
+        let_in = owed = None  # they lead to the run
         try:
             returned = work[FUNCTION](*arguments)
         except StopIteration as stop:
@@ -84,10 +112,23 @@ async def _call_inside(
         if work[KIND] is True:
             if type(returned) is CoroutineType:
                 refuse_coroutine(returned, name, phase)
-            return returned
-        if type(returned) is not CoroutineType:
-            returned = as_coroutine(returned, name, phase)
-        return await returned
+            value = returned
+        else:
+            if type(returned) is not CoroutineType:
+                returned = as_coroutine(returned, name, phase)
+            value = await returned
+    except BaseException as error:
+        if not is_in or not await leave(limiter, type(error), error, error.__traceback__):
+            raise
+        return None
+    else:
+        if is_in:
+            await leave(limiter, None, None, None)
+        return value
+    finally:
+        if not is_in and task._must_cancel:  # it has not waited
+            with suppress(CancelledError):
+                await sleep(0)
 
 
 def fallback_call(

@@ -35,6 +35,7 @@ class DriverBase:
         task: Any
         context: Any  # that of the asyncio.Task
         coroutine: Any  # that of the function that is under way
+        called: Any  # the `Work` of the last function, for its name, if the engine keeps that
         first_step: Any  # on 3.11: kept from the loop
         resource: Any  # that is held, or is cleaned up
         sheltered: Any  # the future that a cleanup waits for, where the end of the loop is near

@@ -10,12 +10,13 @@ from ..common.order import POST, PRE
 from ..errors import SdaxExecutionError
 from ..report import RunReport
 from ..states import Outcome
+from .attempts import cut_off_by
 from .calls import cancel
 from .exceptions import chain, hide_engine, is_cancellation, is_exception, set_context
 from .face import RunFace
 from .resources import Resource, hold
 from .variables import Contexts
-from .work import FEEDS, FUNCTION, TASK_NAME, USERS_NAME
+from .work import FEEDS, FUNCTION, TASK_NAME, TIMEOUT, USERS_NAME
 
 
 class ResourcesBase(RunFace):
@@ -151,6 +152,22 @@ class ResourcesBase(RunFace):
             resource.spared = True
             return True
         return False
+
+    def limit_broken(self, index: int, resource: Resource) -> None:
+        """Limit the cleanup of a resource that has broken while it was held, before its turn.
+
+        If that is before all other cleanup, it has the whole `cleanup_timeout` for itself: time
+        for the others begins with theirs.
+        """
+        resource.limit = self.plan.phases[POST].work[index][TIMEOUT]
+        seconds = self.plan.cleanup_timeout
+        if seconds is None:
+            return
+        left = seconds
+        if self.cleanup_ends is not None:
+            left = max(0.0, self.cleanup_ends - self.now())
+        if resource.limit is None or left < resource.limit:
+            resource.limit, resource.cut_off = left, cut_off_by(seconds)
 
     def broke(self, index: int, error: BaseException) -> None:
         """Take note of a resource that has broken while it was held, and stop the run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ..common.order import PHASES
+from ..common.order import PHASES, POST
 from ..tasks import TaskFunction
 from .attempts import (
     History,
@@ -82,7 +82,9 @@ class AttemptsBase:
         if limits.limiter is None:
             return None
         name, phase = run.plan.names[self.index], PHASES[run.number]
-        return limited_call(limits.limiter, work, name, phase, self.let_in, run.ctx)
+        return limited_call(
+            limits.limiter, work, name, phase, self.task, self.let_in, self.owed, run.ctx
+        )
 
     def let_in(self, broken: BaseException | None = None) -> tuple[Any, ...]:
         """Begin the timeout of an attempt, which its limiter has let in. Return the arguments of
@@ -97,9 +99,24 @@ class AttemptsBase:
         except BaseException as error:
             run.break_down(error)
             self.deadline = UNSET
+        return self.arguments()
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of the function."""
+        run = self.run
         if run.plan.phases[run.number].work[self.index][KIND] is OUTCOME:
             return run.ctx, run.outcome()
         return (run.ctx,)
+
+    def owed(self, broken: BaseException | None = None) -> tuple[Any, ...] | None:
+        """Return the arguments of a cleanup that has no time left before its limiter has let it
+        in: every cleanup is called. Return None for every other function."""
+        run = self.run
+        if broken is not None:
+            run.break_down(broken)
+        if run.number == POST and self.number == 1 and self.expired:
+            return self.arguments()
+        return None
 
     # Its timer.
 
@@ -190,16 +207,15 @@ class AttemptsBase:
         elif history.covered is not None:
             return None, False
         left = None
-        if limits.total_timeout is not None:
+        if limits.total_timeout is not None or run.cleanup_ends is not None:
             cut_off_at = self.awaited if self.timed_out else None
-            left = time_left(limits, self.began, run.now(), cut_off_at)
+            cleanup = run.plan.cleanup_timeout, run.cleanup_ends
+            left = time_left(limits, self.began, run.now(), cut_off_at, *cleanup)
         following = after_failure(limits, self.number, history.backoffs, left, error, run.aborted)
         if following.error is not error:
             self.error = following.error
             self.timed_out = False
         history.backoffs = following.backoffs
-        if following.delay is not None and not run.may_try_again(following.delay):
-            following = following._replace(delay=None)
         history.is_due = following.delay is not None
         if following.suppressed is not None and run.watch is not None:
             run.tell("retry_suppressed", *self.place(), following.suppressed, error)

@@ -62,6 +62,7 @@ class Resource:
     broken = False  # while it was held
     postponed = False  # its cleanup, to the next pass of the loop
     limit: float | None = None  # of its cleanup, in seconds, if that comes before its turn
+    cut_off: str | None = None  # what to say if the limit is one of the run
     spared = False  # by the end of the loop, once
 
     def __init__(self, loop: AbstractEventLoop, function: Any, name: Any) -> None:
@@ -233,7 +234,7 @@ async def hold(resource: Resource, ctx: Any) -> None:
                 await following
             else:
                 assert thrown is not None  # by what has broken it
-                await _throw_within(resource.limit, body, thrown)
+                await _throw_within(resource, body, thrown)
         except StopAsyncIteration:
             has_ended = True
         except BaseException as exception:
@@ -281,15 +282,18 @@ async def _managed(manager: Any) -> AsyncGenerator[Any, None]:
 
 
 async def _throw_within(
-    seconds: float, body: AsyncGenerator[Any, None], thrown: BaseException
+    resource: Resource, body: AsyncGenerator[Any, None], thrown: BaseException
 ) -> None:
+    seconds = resource.limit
     bound = timeout(seconds)
     try:
         async with bound:
             await body.athrow(thrown)
     except TimeoutError as error:
         if bound.expired():
-            error.args = (f"timed out after {seconds} s",)
+            error.args = (resource.cut_off or f"timed out after {seconds} s",)
+            if error.__cause__ is not None:
+                hide_engine(error.__cause__)
         raise
     finally:
         del thrown  # whose traceback leads here

@@ -10,7 +10,7 @@ from typing import Any
 from ..common.order import EXECUTE, PHASES, POST, PRE
 from ..common.text import shown
 from ..finish import Finish
-from .attempts import History, settle_with_budget
+from .attempts import History, cut_off_by, settle_with_budget
 from .calls import cancel
 from .exceptions import (
     chain,
@@ -333,11 +333,7 @@ class RunBase(ResourcesBase):
             return None
         if deadline != ends and not (deadline == -math.inf and self.loop.time() >= ends):
             return None
-        return seconds, f"cut off by cleanup_timeout: all cleanup of the run had {seconds} s"
-
-    def may_try_again(self, delay: float) -> bool:
-        """Return True if `cleanup_timeout` leaves time for another attempt after a pause."""
-        return self.cleanup_ends is None or self.loop.time() + delay < self.cleanup_ends
+        return seconds, cut_off_by(seconds)
 
     # Exceptions that are raised where they should not be.
 

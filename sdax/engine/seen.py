@@ -21,16 +21,17 @@ _WITHOUT: Final[dict[str, Any]] = {
 def seen(driver: Any, name: str) -> Any:
     """Return an attribute of the coroutine that a driver stands in for.
 
-    Before there is one, and of a plain function, the name and the code are the function's. Raises
-    an `AttributeError` for what a coroutine has not.
+    Before there is one, of a plain function, and after the end, the name and the code are the
+    function's: asyncio names in its warnings what blocked the loop, when its task may be done.
+    Raises an `AttributeError` for what a coroutine has not.
     """
     if name == "cr_running":
         return driver.is_running()
     coroutine, run = driver.coroutine, driver.run
     if coroutine is not None:
         return getattr(coroutine, name)
-    if run is not None and name in ("__name__", "__qualname__", "cr_code"):
-        work = run.plan.phases[run.number].work[driver.index]
+    work = driver.called if run is None else run.plan.phases[run.number].work[driver.index]
+    if work is not None and name in ("__name__", "__qualname__", "cr_code"):
         if name == "cr_code":
             return code_of(work[FUNCTION])
         users_name = work[USERS_NAME]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import warnings
 import weakref
@@ -77,6 +78,15 @@ class _NoLoop:
         return False
 
 
+def _have_it_awaited(task: Any, _: Context) -> object:
+    if sys.version_info < (3, 14):
+        return [task]  # nobody can tell that, so another trace will do
+    loop: Any = _NoLoop()  # pragma: no cover (3.14)
+    waiter = asyncio.Future[None](loop=loop)  # pragma: no cover (3.14)
+    asyncio.future_add_to_awaited_by(task, waiter)  # pragma: no cover (3.14)
+    return waiter  # pragma: no cover (3.14)
+
+
 def _set_attribute(task: Any, _: Context) -> None:
     try:
         task.trace_of_a_function = 1
@@ -84,12 +94,19 @@ def _set_attribute(task: Any, _: Context) -> None:
         task.add_done_callback(_ignore)  # a Task that takes no attributes: another trace will do
 
 
+def _set_variable() -> None:
+    _variable.set(1)  # without the token, which is a reference to the context
+
+
 _TRACES: Final[dict[str, Callable[[Task[Any], Context], object] | None]] = {
     "that nothing has happened": None,
     "a reference to it": lambda task, _: [task],
+    "a reference to its coroutine": lambda task, _: [task.get_coro()],
+    "a reference to its context": lambda _, context: [context],
     "a weak reference to it": lambda task, _: weakref.ref(task, _ignore),
     "an attribute that is set on it": _set_attribute,
     "a callback for its end": lambda task, _: task.add_done_callback(_ignore),
+    "who waits for it": _have_it_awaited,
     "a request to cancel it": lambda task, _: task.cancel(),
-    "a context variable that is set": lambda _, context: context.run(_variable.set, 1),
+    "a context variable that is set": lambda _, context: context.run(_set_variable),
 }
