@@ -4,17 +4,21 @@
 
 The function waits for one pass of the event loop, which is the shortest possible wait. It prints
 the processor time of each, and their ratio, on asyncio's own loop, and on uvloop if it is
-installed.
+installed. It writes them to `results/hedging.json`, instead of those of the same Python.
 """
 
 from __future__ import annotations
 
 import asyncio
 import platform
+from pathlib import Path
 from time import process_time
 from typing import Any
 
+from measurements import keep
 from sdax import hedged
+
+RESULTS = Path(__file__).parent / "results" / "hedging.json"
 
 CALLS = 500
 ROUNDS = 100  # in turn, for a machine that has other things to do
@@ -63,12 +67,17 @@ def main() -> None:
     except ImportError:
         pass
     print(f"Python {platform.python_version()}")
+    rows: list[dict[str, Any]] = []
     for name, new_loop in loops.items():
         with asyncio.Runner(loop_factory=new_loop) as runner:
             bare, own = runner.run(measure())
         print(
             f"{name:8} asyncio.Task {bare:6.2f} us   hedged {own:6.2f} us   ratio {own / bare:.2f}"
         )
+        rows.append(
+            {"python": platform.python_version(), "loop": name, "task_us": bare, "hedged_us": own}
+        )
+    keep(RESULTS, rows, ("python", "loop"))
 
 
 if __name__ == "__main__":

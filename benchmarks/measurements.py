@@ -19,6 +19,7 @@ from typing import Any
 from sdax.bench.contestants import BASELINE
 
 ENGINES = ("sdax compiled", "sdax python")
+OTHERS = ("service", "tail", "hedging", "many")  # files that programs of their own write
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,28 @@ class Run:
     measurements: Sequence[Measurement]
 
 
+def keep(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
+    """Write rows to a file, instead of those that have the same values for these keys.
+
+    Of the version of Python only the first two numbers count.
+    """
+
+    def measurement(row: dict[str, Any]) -> list[Any]:
+        python = row["python"].rpartition(".")[0]
+        return [python if key == "python" else row[key] for key in keys]
+
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    new = [measurement(row) for row in rows]
+    rows = [*(row for row in kept if measurement(row) not in new), *rows]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
 def read_runs(directory: Path) -> list[Run]:
     """Read all files of pytest-benchmark's, older Pythons first."""
     suites: dict[str, list[Run]] = {}
     for path in sorted(directory.glob("*.json")):
-        if path.name not in ("many.json", "service.json"):
+        if path.stem not in OTHERS:
             run = read_run(json.loads(path.read_text(encoding="utf-8")))
             suites.setdefault(re.sub(r"-\d+$", "", path.stem), []).append(run)
     runs = [combined(suite) for suite in suites.values()]

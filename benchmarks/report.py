@@ -3,18 +3,18 @@
     python benchmarks/report.py
 
 It reads the files that the suites write with `--benchmark-json` and that published.py adds, and
-service.json if it exists.
+those of throughput.py, tail_latency.py, hedging.py and many.py as far as they exist.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
-from measurements import ENGINES, Measurement, Run, read_runs, unique
+from measurements import ENGINES, OTHERS, Measurement, Run, read_runs, unique
 from sdax.bench.contestants import BASELINE
 
 BENCHMARKS = Path(__file__).parent
@@ -190,6 +190,44 @@ def service_table(rows: Sequence[Any]) -> Iterator[str]:
     yield markdown([list(columns.values()), *shown]) + "\n"
 
 
+def tail_table(rows: Sequence[Any]) -> Iterator[str]:
+    """Return the chapter of an upstream service that is slow now and then."""
+    yield "## Slow answers\n"
+    yield (
+        "The same endpoint, which also asks an upstream service. That takes 20 ms to answer, and "
+        "20 times as long for 2 % of the requests. `hedged` makes a second call after 60 ms.\n"
+    )
+    yield from (f"`{command}`:\n" for command in unique(row["command"] for row in rows))
+    head = ["Python", "loop", "endpoint", "requests", "50 % ms", "99 % ms", "99.9 % ms", "calls"]
+    shown = [
+        [
+            *(row["python"], row["loop"], row["variant"], f"{row['requests']:,}"),
+            *(f"{row[key]:.0f}" for key in ("p50_ms", "p99_ms", "p999_ms")),
+            f"{row['calls']:.3f}",
+        ]
+        for row in rows
+    ]
+    yield markdown([head, *shown]) + "\n"
+
+
+def hedging_table(rows: Sequence[Any]) -> Iterator[str]:
+    """Return the chapter of what `hedged` costs."""
+    yield "## What hedged costs\n"
+    yield (
+        "`python benchmarks/hedging.py`: a function that waits for one pass of the loop, in an "
+        "`asyncio.Task` and hedged, without a second call. Microseconds of processor time.\n"
+    )
+    head = ["Python", "loop", "asyncio.Task µs", "hedged µs", "ratio"]
+    shown = [
+        [
+            *(row["python"], row["loop"], number(row["task_us"]), number(row["hedged_us"])),
+            number(row["hedged_us"] / row["task_us"]),
+        ]
+        for row in rows
+    ]
+    yield markdown([head, *shown]) + "\n"
+
+
 def many_tables(many: dict[str, Any]) -> Iterator[str]:
     """Return the chapter of many runs."""
     yield "## Many runs\n"
@@ -242,10 +280,8 @@ def many_tables(many: dict[str, Any]) -> Iterator[str]:
         yield markdown([head, *rows]) + "\n"
 
 
-def chapters(
-    runs: Sequence[Run], service: Sequence[Any], many: dict[str, Any] | None = None
-) -> Iterator[str]:
-    """Return the chapters of RESULTS.md."""
+def chapters(runs: Sequence[Run], others: Mapping[str, Any]) -> Iterator[str]:
+    """Return the chapters of RESULTS.md. `others` has the content of the other files, by name."""
     yield HEAD
     yield "## In short\n"
     yield f"{BEGIN}\n{short_table(runs)}\n{END}\n"
@@ -272,10 +308,15 @@ def chapters(
             yield per_function(observed, memory=False) + "\n"
     yield "## Growth, drawn\n"
     yield "![Time and memory per function](growth.svg)\n"
-    if service:
-        yield from service_table(service)
-    if many:
-        yield from many_tables(many)
+    tables: dict[str, Callable[[Any], Iterator[str]]] = {
+        "service": service_table,
+        "tail": tail_table,
+        "hedging": hedging_table,
+        "many": many_tables,
+    }
+    for name, table in tables.items():
+        if rows := others.get(name):
+            yield from table(rows)
 
 
 def with_table(readme: str, runs: Sequence[Run]) -> str:
@@ -286,11 +327,9 @@ def with_table(readme: str, runs: Sequence[Run]) -> str:
 
 def results(directory: Path) -> str:
     """Return the text of RESULTS.md for a directory of results."""
-    path = directory / "service.json"
-    service = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    path = directory / "many.json"
-    many = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return "\n".join(chapters(read_runs(directory), service, many))
+    paths = [path for name in OTHERS if (path := directory / f"{name}.json").exists()]
+    others = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return "\n".join(chapters(read_runs(directory), others))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Here the endpoint of `service/` over a real PostgreSQL also asks an upstream ser
 ms to answer, and 20 times as long for 2 % of the requests. Three variants of the endpoint are
 loaded in turn, at a fixed rate: by hand, with sdax, and with sdax and `hedged` around the call of
 the service. The program prints the latencies of each, and its calls to the service per request.
+It writes them to `results/tail.json`, instead of those of the same Python and loop.
 
 It needs the extra `bench` and PostgreSQL (on Debian: apt-get install postgresql).
 """
@@ -14,14 +15,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import platform
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from measurements import keep
 from sdax import IMPLEMENTATION
 from service.database import CUSTOMERS, fill, running
 from service.launch import Server, Variant, pinned, serving, shared_out
@@ -30,6 +35,7 @@ from service.upstream import Upstream
 from service.work import sign
 from throughput import check_answers, end
 
+RESULTS = Path(__file__).parent / "results" / "tail.json"
 UPSTREAM_SECONDS = 0.02
 SLOW_SHARE = 0.02
 SLOW_FACTOR = 20
@@ -131,12 +137,26 @@ def main() -> None:
                     flush=True,
                 )
     print(f"{'':14}{'requests':>9}{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>10}{'calls':>8}")
+    rows: list[dict[str, Any]] = []
     for name, taken in latencies.items():
         shares = [percentile(taken, share) for share in (0.5, 0.99, 0.999)]
+        calls_each = calls[name] / len(taken)
         print(
             f"{name:14}{len(taken):9}{shares[0]:9.1f}{shares[1]:9.1f}{shares[2]:10.1f}"
-            f"{calls[name] / len(taken):8.3f}"
+            f"{calls_each:8.3f}"
         )
+        rows.append(
+            {
+                "command": f"python benchmarks/tail_latency.py {shlex.join(sys.argv[1:])}".strip(),
+                "python": platform.python_version(),
+                "loop": args.loop,
+                "variant": name,
+                "requests": len(taken),
+                **dict(zip(("p50_ms", "p99_ms", "p999_ms"), shares, strict=True)),
+                "calls": calls_each,
+            }
+        )
+    keep(RESULTS, rows, ("python", "loop"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import platform
 import secrets
 import signal
@@ -30,6 +29,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from measurements import keep
 from sdax.bench.contestants import engines
 from service.database import CUSTOMERS, Database, basket_of, discount_of, fill, running
 from service.hang_up import Aftermath, hang_up_at_every_level
@@ -135,19 +135,6 @@ def commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows to the file, instead of those of the same measurement."""
-
-    def measurement(row: dict[str, Any]) -> tuple[str, str, int]:
-        return row["python"].rpartition(".")[0], row["loop"], row["connections"]
-
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    new = {measurement(row) for row in rows}
-    rows = [*(row for row in kept if measurement(row) not in new), *rows]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-
-
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Print a table."""
     print(f"{'':16}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>10}{'ratio':>8}")
@@ -233,7 +220,7 @@ def main() -> None:
         for variant in variants
     ]
     report(rows)
-    write(rows, RESULTS)
+    keep(RESULTS, rows, ("python", "loop", "connections"))
 
 
 if __name__ == "__main__":

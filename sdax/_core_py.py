@@ -396,9 +396,12 @@ class Run(RunBase):
                 driver.task, self.parent
             )
         self.suspended[driver] = None  # no call from here on: it is counted in, or it is not
-        by_step = self.watch is not None or self.plan.has_timeouts or self.interrupted
-        if by_step and driver.resource is not None:  # else it has broken, and cleans up already
-            driver.__next__ = driver.begin
+        if self.goes_by_step() and driver.resource is not None:
+            driver.__next__ = driver.begin  # else it has broken, and cleans up already
+
+    def goes_by_step(self) -> bool:
+        """Return True if it matters to what is called now that its first step has suspended."""
+        return self.watch is not None or self.plan.has_timeouts or self.interrupted
 
     def stop_calling(self) -> None:
         self.held, self.ready = self.ready, NONE_READY
@@ -455,7 +458,9 @@ class Driver(DriverBase):
     first_step: Any  # on 3.11: kept from the loop
     __qualname__: str  # the coroutine's, or the function's before there is one
 
-    def __init__(self, run: Run, index: int, work: Work, context: Context | None) -> None:
+    def __init__(
+        self, run: Run, index: int, work: Work, context: Context | None, by_step: bool
+    ) -> None:
         self.run: Any = run  # None once it has ended
         self.index = index
         self.__qualname__ = work[USERS_NAME]
@@ -466,7 +471,7 @@ class Driver(DriverBase):
         self.task: Any = None
         self.resource: Resource | None = None  # that is held, until its turn comes
         self.body = self.call_functions(work)
-        self.__next__ = self.body.__next__
+        self.__next__ = self.begin if by_step else self.body.__next__
 
     @coroutine
     def call_functions(self, work: Work) -> Generator[Any, None, None]:
@@ -484,8 +489,7 @@ class Driver(DriverBase):
         tasks = drivers = contexts = weakly = -1  # references where nothing took hold of anything
         if run.untouched is not None:
             tasks, drivers, contexts, weakly = run.untouched
-        called = False
-        waits = True  # for its first call
+        called: bool | None = False  # the first function
         error = kind = None
         try:
             if self.task is None:
@@ -525,22 +529,22 @@ class Driver(DriverBase):
                         ):
                             self.release()
                             return
-                        self.index = index = following
-                        waits = True
+                        index = following  # and `self.index` only when it is called
                         work = run.phase.work[index]
                         task.set_name(work[TASK_NAME])
-                called = True
                 call, limits, _, feeds, kind, timeout, _, special = work
                 if kind and kind is RESOURCE and self.shared and run.number == POST:
                     run.clean_up(index)
+                    self.index = index
                     if len(run.suspended) < run.places:
                         continue
                     self.release()
                     return
-                error = value = None
+                value = None
                 if limits is not None and (timeout is not None or special or run.watch is not None):
                     attempts = self.attempts = Attempts(self, limits)
-                waits = False
+                called = True
+                self.index = index
                 while True:
                     try:
                         if attempts is not None:
@@ -575,8 +579,8 @@ class Driver(DriverBase):
                     if self.run is None:
                         return
                     work = run.phase.work[index]
-                    called = False  # in this phase
-                    attempts = None
+                    called = None  # in this phase
+                    attempts = error = None
                     continue
                 shared = self.shared
                 if not shared:
@@ -647,7 +651,7 @@ class Driver(DriverBase):
             if kind and self.is_left():
                 yield from self.end_resource(broken)
             self.broken(run, broken)
-            if waits:
+            if called is False or self.index != index:
                 run.put_back(index)
         finally:
             del broken
@@ -808,7 +812,7 @@ class Driver(DriverBase):
         return left is not None and left.cr_frame is not None and not left.cr_running
 
     def begin(self) -> Any:
-        """Take the first step, where it matters to an attempt whether it has suspended."""
+        """Take the first step. See `Run.goes_by_step`."""
         try:
             yielded = self.body.send(None)
         except StopIteration:
@@ -1075,9 +1079,8 @@ class LoneDriver(Driver):
     __slots__ = ()
 
     def __init__(self, run: Run, index: int) -> None:
-        super().__init__(run, index, run.phase.work[index], None)
+        super().__init__(run, index, run.phase.work[index], None, True)
         self.shared = False
-        self.__next__ = self.begin
 
     def begin(self) -> Any:
         run = self.run
@@ -1368,7 +1371,7 @@ def start_ready(run: Run) -> None:
     if not EAGER_START and not can_catch_first_steps(loop):
         start_by_factory(run)
         return
-    by_step = run.watch is not None or run.plan.has_timeouts or run.interrupted
+    by_step = run.goes_by_step()
     current = None if EAGER_START else _current_tasks.pop(loop, None)
     try:
         for index in run.ready:
@@ -1388,9 +1391,7 @@ def start_ready(run: Run) -> None:
                 if run.contexts is not None:
                     context = run.contexts.of(run.number, index)
                 context = context.copy()
-                driver = Driver(run, index, work, context)
-                if by_step:
-                    driver.__next__ = driver.begin
+                driver = Driver(run, index, work, context, by_step)
                 name = work[TASK_NAME]
                 if EAGER_START:
                     task: Task[Any] = Task(  # type: ignore[call-arg]

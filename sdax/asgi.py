@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias, TypeVar
 
@@ -46,7 +47,8 @@ async def cancel_on_disconnect(receive: Receive, awaitable: Awaitable[T]) -> T:
     - `receive` fails: the awaitable is cancelled, and the exception of `receive` is raised.
 
     Read the body of the request first. Nothing else may call `receive` until this function has
-    returned, and the unread parts of a body are dropped.
+    returned. The unread parts of a body are dropped, with a `RuntimeWarning`, and code that reads
+    the body afterwards waits for ever.
 
     The awaitable runs in the task of the caller. Nothing is left running.
 
@@ -114,11 +116,19 @@ class _Watch:
 
 async def _disconnection(receive: Receive) -> None:
     """Wait until the client has left."""
-    while (kind := (await receive())["type"]) != "http.disconnect":
+    while (kind := (message := await receive())["type"]) != "http.disconnect":
         if kind != "http.request":
             raise ValueError(
                 f"cancel_on_disconnect takes the receive of an HTTP request, but it gave a "
                 f"message of type {shown(kind)}"
+            )
+        if message.get("body") or message.get("more_body"):
+            # Not in the log, because a client could fill it. Python shows a warning once.
+            warnings.warn(
+                "cancel_on_disconnect has dropped a part of the body of a request, because it "
+                "calls receive; whoever reads the body now waits for ever, so read it before",
+                RuntimeWarning,
+                stacklevel=1,
             )
 
 

@@ -124,6 +124,8 @@ def described_limits(function: TaskFunction[Any]) -> str:
         limits.append(f"timeout {function.timeout:.15g} s")
     if function.retries:
         limits.append(counted(function.retries, "retry", "retries"))
+    if function.retry_after is not None and function.retries:
+        limits.append("retry after")
     if function.total_timeout is not None:
         limits.append(f"{function.total_timeout:.15g} s in all")
     if function.limiter is not None:

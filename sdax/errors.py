@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from .common.groups import flatten_exceptions, iter_leaves
-from .common.text import shown
+from .common.text import brief_exception, shortened, shown
 from .report import RunReport, report_of_nothing
 from .states import TaskFailure
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     )
 
 E = TypeVar("E", bound=BaseException)
+
+LONGEST_REASON: Final = 200  # characters of an exception in the text of an error
 
 
 class TaskCancelledError(Exception):
@@ -85,6 +87,11 @@ class SdaxExecutionError(ExceptionGroup[Exception]):
     def report(self) -> RunReport[Any]:
         """The report of the run. For a group made by hand, it is a report without tasks."""
         return report_of_nothing() if self._report is None else self._report
+
+    def __str__(self) -> str:
+        """Return the message with the number of members, and the first exception in short."""
+        reason = brief_exception(next(iter_leaves(self)))
+        return f"{super().__str__()}: {shortened(reason, LONGEST_REASON)}"
 
     def __repr__(self) -> str:
         members = ", ".join(map(shown, self.exceptions))

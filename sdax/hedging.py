@@ -12,6 +12,7 @@ from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
 
+from .common.arguments import check_takes
 from .common.checks import checked_limit, checked_number, is_generator
 from .common.frozen import Frozen
 from .common.text import shown
@@ -53,6 +54,7 @@ def hedged(
         raise TypeError(
             f"hedged: function must be an async function without 'yield', got {shown(function)}"
         )
+    check_takes("hedged: function", function, "ctx")
     delay = checked_number("hedged: delay", delay)
     calls = checked_limit("hedged: attempts", attempts)
     if calls is None:

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NoReturn, TypeAlias
 
 from .budget import RetryBudget
+from .common.arguments import check_takes
 from .common.checks import is_generator, runs_later
 from .common.generic import T
 from .common.groups import iter_leaves
@@ -47,6 +48,7 @@ def checked_kinds(field: str, kinds: Any) -> Kinds:
                 f"{field} must be a plain predicate, because nothing awaits or iterates what it "
                 f"returns, got {shown(kinds)}; define it with 'def', without 'yield'"
             )
+        check_takes(field, kinds, "exc")
         return kinds  # type: ignore[no-any-return]
     raise TypeError(
         f"{field} must be a tuple of exception types or a predicate, got {shown(kinds)}"
@@ -90,6 +92,7 @@ def check_retry_after(function: Any) -> None:
             f"TaskFunction.retry_after must be a plain function, because nothing awaits or "
             f"iterates what it returns, got {shown(function)}"
         )
+    check_takes("TaskFunction.retry_after", function, "exc")
 
 
 def is_context_manager(limiter: Any) -> bool:
@@ -107,6 +110,12 @@ def check_limiter(limiter: Any) -> None:
         )
     if is_context_manager(limiter):
         return
+    if isinstance(limiter, type):
+        raise TypeError(
+            f"TaskFunction.limiter is the class {shown(limiter)}, which would make a limiter of "
+            f"its own for each attempt, and so limit nothing; pass an object that the attempts "
+            f"share, or a function of the context that returns one"
+        )
     if not callable(limiter):
         plain = " ('async with', not 'with')" if hasattr(type(limiter), "__enter__") else ""
         raise TypeError(f"TaskFunction.limiter must be {_LIMITER}, got {shown(limiter)}{plain}")
@@ -115,6 +124,7 @@ def check_limiter(limiter: Any) -> None:
             f"TaskFunction.limiter must be {_LIMITER}, got {shown(limiter)}; define it with 'def' "
             f"without 'yield', or decorate it with contextlib.asynccontextmanager"
         )
+    check_takes("TaskFunction.limiter", limiter, "ctx")
 
 
 def limiter_of(limiter: Any, ctx: Any) -> Any:
@@ -149,6 +159,7 @@ def check_fallback(function: Any) -> None:
             f"TaskFunction.fallback must be an async or a plain function without 'yield', "
             f"got {shown(function)}"
         )
+    check_takes("TaskFunction.fallback", function, "ctx", "exc")
 
 
 def check_budget(budget: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
+from .common.arguments import check_takes
 from .common.checks import checked_limit, checked_number, runs_later
 from .common.frozen import Frozen
 from .common.text import nearest, shown
@@ -95,6 +96,13 @@ class Options(Frozen):
 NO_OPTIONS: Final = Options()
 _NAMES: Final = Options.__match_args__
 
+# A run has no timeout of its own.
+_TIMEOUTS: Final = ("timeout", "total_timeout", "deadline")
+_NO_TIMEOUT: Final = (
+    "; to limit a run, put asyncio.timeout() around process_tasks, and to limit a function, give "
+    "it to task_func(..., timeout=...)"
+)
+
 
 def checked_options(in_order: str, given: Any) -> Options:
     """Return the options of a builder from its keyword arguments.
@@ -104,9 +112,9 @@ def checked_options(in_order: str, given: Any) -> Options:
     """
     for name in given:
         if name not in _NAMES:
+            meant = _NO_TIMEOUT if name in _TIMEOUTS else nearest(name, _NAMES)
             raise TypeError(
-                f"a builder has no option {shown(name)}{nearest(name, _NAMES)}; it takes "
-                f"{', '.join(_NAMES)}"
+                f"a builder has no option {shown(name)}{meant}; it takes {', '.join(_NAMES)}"
             )
     options = Options(**given)
     observer: Any = options.observer
@@ -142,6 +150,7 @@ def checked_observers(observer: Any) -> tuple[Observer, ...]:
                 f"observer must be a plain function, because nothing awaits or iterates what it "
                 f"returns, got {shown(one)}; define it with 'def', without 'yield'"
             )
+        check_takes("observer", one, "event")
     return observers
 
 

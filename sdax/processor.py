@@ -257,6 +257,14 @@ def parts_of(processor: TaskProcessor[Any, Any], observer: Observers | None) -> 
     return processor._parts(observer)  # pyright: ignore[reportPrivateUsage]
 
 
+def _made_by_its_builder(given: tuple[Any, ...], _: object) -> str | None:
+    processor, *others = given
+    if others:
+        return None
+    kind = type(processor).__name__
+    return f"{kind} is made by its builder: {kind}.builder().add_task(...).build()"
+
+
 class AsyncTaskProcessor(TaskProcessor[T, K]):
     """Tasks in levels, ready to run. It is immutable, and any number of runs can share it.
 
@@ -273,6 +281,7 @@ class AsyncTaskProcessor(TaskProcessor[T, K]):
 
     levels: frozendict[int, tuple[AsyncTask[T, K], ...]]
 
+    @explained(_made_by_its_builder)
     def __init__(
         self, added: tuple[tuple[AsyncTask[T, K], int], ...], options: Options = NO_OPTIONS
     ) -> None:
@@ -372,6 +381,7 @@ class AsyncDagTaskProcessor(TaskProcessor[T, K]):
     tasks: frozendict[K, AsyncTask[T, K]]
     dependencies: frozendict[K, tuple[K, ...]]
 
+    @explained(_made_by_its_builder)
     def __init__(
         self,
         added: tuple[tuple[AsyncTask[T, K], tuple[K, ...]], ...],
@@ -581,7 +591,8 @@ def _by_name(items: dict[Any, Any]) -> frozendict[Any, Any]:
 
 def _check_task(task: object) -> None:
     if not isinstance(task, AsyncTask):
-        raise TypeError(f"add_task: task must be an AsyncTask, got {shown(task)}")
+        hint = "; make one with task(name, execute=...)" if callable(task) else ""
+        raise TypeError(f"add_task: task must be an AsyncTask, got {shown(task)}{hint}")
 
 
 def _checked_pairs(added: Iterable[tuple[Any, Any]]) -> tuple[tuple[Any, Any], ...]:
@@ -616,6 +627,8 @@ def _check_level(task: AsyncTask[Any, Any], level: object) -> None:
 def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...]:
     if isinstance(depends_on, (str, bytes)) or not isinstance(depends_on, Iterable):
         hint = _LEVELS if isinstance(depends_on, int) else ""
+        if isinstance(depends_on, AsyncTask):
+            raise _task_as_a_name(task, depends_on)
         hint = f"; did you mean ({shown(depends_on)},)?" if isinstance(depends_on, str) else hint
         raise TypeError(
             f"add_task: depends_on of task {shown(task.name)} must be a collection of names, "
@@ -623,6 +636,8 @@ def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...
         )
     names = tuple(depends_on)
     for name in names:
+        if isinstance(name, AsyncTask):
+            raise _task_as_a_name(task, name)
         try:
             hash(name)
         except Exception as error:
@@ -631,6 +646,13 @@ def _checked_names(task: AsyncTask[Any, Any], depends_on: Any) -> tuple[Any, ...
                 f"hashable, so it cannot be a name"
             ) from error
     return tuple(dict.fromkeys(names))
+
+
+def _task_as_a_name(task: AsyncTask[Any, Any], given: AsyncTask[Any, Any]) -> TypeError:
+    return TypeError(
+        f"add_task: depends_on of task {shown(task.name)} takes names of tasks, got a task; pass "
+        f"its name: depends_on=({shown(given.name)},)"
+    )
 
 
 def _prerequisites(

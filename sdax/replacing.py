@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from .common.arguments import check_takes
 from .common.checks import is_async
 from .common.frozen import Frozen
 from .common.order import PHASES
@@ -115,5 +116,9 @@ def _function(old: TaskFunction[Any], stub: Any, place: str) -> TaskFunction[Any
     if not callable(stub):
         raise TypeError(f"replaced takes {_TAKES}, got {shown(stub)} for {place}")
     if isinstance(old.function, (PlainFunction, ThreadFunction)) and not is_async(stub):
+        check_takes(f"replaced: the function for {place}", stub, "ctx")
         stub = PlainFunction(stub)
-    return replace(old, function=stub)
+    try:
+        return replace(old, function=stub)
+    except TypeError as error:
+        raise TypeError(f"replaced: {place}: {error}") from None

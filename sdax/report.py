@@ -119,7 +119,7 @@ class RunReport(Mapping[K, TaskReport], Generic[K]):
     def __str__(self) -> str:
         """Return a table: each phase with its state, attempts, and value or exception in short.
 
-        For a large run it shows a part, failures first.
+        For a large run it shows a part: first the failures, then what a fallback has answered.
 
         >>> print(report)
         1 task: 1 succeeded, 1 failed

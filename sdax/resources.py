@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncContextDecorator
 from dataclasses import replace
 from typing import Any, Final, Unpack
 
+from .common.arguments import check_takes
 from .common.checks import checked_number, is_async, is_async_generator, is_generator
 from .common.generic import K, T
 from .common.text import shown
@@ -26,6 +27,15 @@ TWO_FORMS: Final = (
 _INSTEAD: Final = {
     "limiter": "open it in the function, with 'async with', before or around the 'yield'",
     "fallback": "catch the exception in the function, and yield something else",
+}
+
+
+# Advice for arguments of other functions.
+_ELSEWHERE: Final = {
+    "pre_execute": "the code before the 'yield' is its pre_execute",
+    "post_execute": "the code after the 'yield' is its post_execute",
+    "level": "it belongs to a builder: add_task(resource(...), level=...)",
+    "depends_on": "it belongs to a builder: add_task(resource(...), depends_on=...)",
 }
 
 
@@ -53,9 +63,10 @@ def resource(
     One `asyncio.Task` runs all of it, so cancel scopes and task groups may stay open across the
     `yield`. If the run succeeds, the function continues after its `yield`. If the run fails, an
     `SdaxExecutionError` of all failures so far is raised at the `yield`. If the run is cancelled, a
-    `CancelledError` is raised there. The function may catch the exception, but the run still fails.
-    If the function raises another exception, its `post_execute` has failed. A setup that fails or
-    is cancelled cleans up after itself, and nothing is cleaned up later.
+    `CancelledError` is raised there. So put the release into `finally` or `async with`. The
+    function may catch the exception, but the run still fails. If the function raises another
+    exception, its `post_execute` has failed. A setup that fails or is cancelled cleans up after
+    itself, and nothing is cleaned up later.
 
     Raises `TypeError` for a function of another kind, and `ValueError` or `TypeError` for limits
     that cannot work, such as `limiter` and `fallback`.
@@ -69,6 +80,9 @@ def resource(
     if cleanup_timeout is not None:
         field = f"cleanup_timeout of resource {shown(name)}"
         cleanup_timeout = checked_number(field, cleanup_timeout)
+    for argument, instead in _ELSEWHERE.items():
+        if argument in limits:
+            raise TypeError(f"resource {shown(name)} has no argument {argument!r}; {instead}")
     for limit, instead in _INSTEAD.items():
         if limits.get(limit) is not None:
             raise ValueError(f"resource {shown(name)} takes no {limit}; {instead}")
@@ -103,12 +117,16 @@ def with_function(task: AsyncTask[T, K], function: HoldingFunction[T]) -> AsyncT
 
 def _check(name: object, function: Any) -> None:
     """Raise `TypeError` if the function is certainly not one of the two forms."""
-    if is_async_generator(function):
-        return
-    if not callable(function) or is_async(function) or is_generator(function):
+    if not is_async_generator(function) and (
+        not callable(function)
+        or is_async(function)
+        or is_generator(function)
+        or isinstance(function, AsyncContextDecorator)  # which would wrap the context
+    ):
         raise TypeError(
             f"resource {shown(name)} takes {TWO_FORMS}; got {shown(function)}{_hint(function)}"
         )
+    check_takes(f"the function of resource {shown(name)}", function, "ctx")
 
 
 def _hint(function: Any) -> str:

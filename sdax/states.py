@@ -66,6 +66,8 @@ def explain_attribute(self: object, name: str) -> NoReturn:
 
     Python calls this only for missing attributes.
     """
+    if isinstance(self, Mapping) and not name.startswith("_") and name in self:
+        raise no_attribute(self, name, {name: f"; did you mean report[{shown(name)}]?"})
     what = "each phase" if isinstance(self, TaskReport) else "each phase of a task"
     where = f"; {what} has its own, such as report[name].execute.{name}"
     raise no_attribute(self, name, dict.fromkeys(PhaseReport._fields, where))

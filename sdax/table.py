@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from .common.order import PHASES
-from .common.text import class_name, counted, in_columns, one_line
+from .common.text import brief_exception, counted, in_columns, one_line
 from .states import PhaseReport, TaskReport
 
 Entry: TypeAlias = tuple[Hashable, str, PhaseReport | None]  # a task, a phase, its result
@@ -18,8 +18,10 @@ MOST_ROWS: Final = 50
 
 _HEAD: Final = ("task", "phase", "state", "attempts", "value or exception")
 
-# The order of importance, for a table that cannot show everything.
-_RANKS: Final = {"failed": 0, "timed out": 0, "cancelled": 1, "skipped": 2, "succeeded": 3}
+# The order of importance, for a table that cannot show everything. A fallback hides a failure.
+_RANKS: Final = {"failed": 0, "timed out": 0, "cancelled": 2, "skipped": 3, "succeeded": 4}
+_FELL_BACK: Final = 1
+_NO_PHASE: Final = 5
 
 # It reads only the shown part of a collection, because a value may be large.
 _short: Final = reprlib.Repr()
@@ -29,8 +31,8 @@ _short.maxstring = _short.maxother = _short.maxlong = WIDEST_RESULT
 def table_of(report: Mapping[Any, TaskReport], finished_by: Hashable | None = None) -> str:
     """Show the number of phases in each state, and a line for each phase that has a function.
 
-    It shows at most 50 lines, failures first. If a task finished the run early, the first line has
-    its name.
+    It shows at most 50 lines, first the failures, then the fallbacks. If a task finished the run
+    early, the first line has its name.
     """
     entries: list[Entry] = []
     for name, task in report.items():
@@ -41,7 +43,7 @@ def table_of(report: Mapping[Any, TaskReport], finished_by: Hashable | None = No
         ]
         entries += called or [(name, "(no phase)", None)]
     if len(entries) > MOST_ROWS:
-        entries.sort(key=lambda entry: 4 if entry[2] is None else _RANKS[entry[2].state])
+        entries.sort(key=lambda entry: _rank(entry[2]))
     shown, left = entries[:MOST_ROWS], entries[MOST_ROWS:]
     head = _described(counted(len(report), "task"), entries)
     lines = [head if finished_by is None else f"{head}, finished by {one_line(finished_by)}"]
@@ -52,9 +54,19 @@ def table_of(report: Mapping[Any, TaskReport], finished_by: Hashable | None = No
     return "\n".join(lines)
 
 
-def _described(things: str, entries: Iterable[tuple[Hashable, str, PhaseReport | None]]) -> str:
-    states = Counter(each.state for _, _, each in entries if each is not None)
-    counts = ", ".join(f"{number} {state}" for state, number in states.items())
+def _rank(report: PhaseReport | None) -> int:
+    if report is None:
+        return _NO_PHASE
+    rank = _RANKS[report.state]
+    return min(rank, _FELL_BACK) if report.fell_back else rank
+
+
+def _described(things: str, entries: Iterable[Entry]) -> str:
+    reports = [each for _, _, each in entries if each is not None]
+    states = Counter(each.state for each in reports)
+    covered = sum(each.fell_back for each in reports if each.state == "succeeded")
+    by_fallback = {"succeeded": f" ({covered} by fallback)"} if covered else {}
+    counts = ", ".join(f"{n} {state}{by_fallback.get(state, '')}" for state, n in states.items())
     return f"{things}: {counts}" if counts else things
 
 
@@ -69,7 +81,7 @@ def _row(name: Hashable, phase: str, report: PhaseReport | None) -> tuple[str, .
 
 def _result(report: PhaseReport) -> str:
     if report.exception is not None and report.state != "succeeded":
-        return _shortened(_brief_exception(report.exception))
+        return _shortened(brief_exception(report.exception))
     return "" if report.value is None else _shortened(one_line(_brief(report.value)))
 
 
@@ -78,15 +90,6 @@ def _brief(value: object) -> str:
         return _short.repr(value)
     except Exception:
         return object.__repr__(value)
-
-
-def _brief_exception(exception: BaseException) -> str:
-    kind = class_name(exception)
-    try:
-        first, *more = str.__str__(str(exception)).splitlines() or [""]
-    except Exception:
-        return kind
-    return one_line(f"{kind}: {first}{' ...' if more else ''}" if first or more else kind)
 
 
 def _shortened(text: str) -> str:

@@ -21,6 +21,7 @@ from typing import (
 )
 
 from .budget import RetryBudget
+from .common.arguments import check_takes
 from .common.checks import (
     SPLIT_GENERATOR,
     USE_RESOURCE,
@@ -78,6 +79,11 @@ GroupFunction: TypeAlias = Callable[[T, "SdaxTaskGroup"], Awaitable[Any]]
 OutcomeFunction: TypeAlias = Callable[[T, Outcome], Awaitable[Any]]
 
 _KINDS = ("retryable_exceptions", "fallback_exceptions")
+
+_TWO_ARGUMENTS: Final = (
+    "; use task_outcome_func if it also takes the outcome of the run, or task_group_func if it "
+    "also takes a task group"
+)
 
 
 class RetryableException(Exception):
@@ -175,6 +181,11 @@ class TaskFunction(Frozen, Generic[T_contra]):
     has_outcome_argument: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.function, TaskFunction):
+            raise TypeError(
+                "TaskFunction.function is a TaskFunction already; use it as it is, or make one "
+                "with other limits with dataclasses.replace"
+            )
         if not callable(self.function):
             raise TypeError(
                 f"TaskFunction.function must be callable with the context, "
@@ -192,6 +203,7 @@ class TaskFunction(Frozen, Generic[T_contra]):
                 "TaskFunction: a function takes a task group or the outcome, and not both; open "
                 "an asyncio.TaskGroup in the function that takes the outcome"
             )
+        self._check_arguments()
         set_once = object.__setattr__
         for name in ("timeout", "max_delay", "total_timeout"):
             if getattr(self, name) is not None:
@@ -218,6 +230,17 @@ class TaskFunction(Frozen, Generic[T_contra]):
             )
 
         self._check_limits_over_all_attempts()
+
+    def _check_arguments(self) -> None:
+        if isinstance(self.function, PlainFunction):
+            return  # a run calls the function inside, which was checked
+        field = "TaskFunction.function"
+        if self.has_task_group_argument:
+            check_takes(field, self.function, "ctx", "group")
+        elif self.has_outcome_argument:
+            check_takes(field, self.function, "ctx", "outcome")
+        else:
+            check_takes(field, self.function, "ctx", if_one_more=_TWO_ARGUMENTS)
 
     def _check_limits_over_all_attempts(self) -> None:
         if self.total_timeout == 0 and self.retries:
@@ -589,6 +612,11 @@ def _no_such_limit(_: object, named: dict[str, Any]) -> str | None:
 
 def _no_such_phase(given: tuple[Any, ...], named: dict[str, Any]) -> str | None:
     if len(given) > 1:
+        if callable(given[0]) and isinstance(given[1], str):
+            return (
+                f"task: the name comes first, and the function has the name of its phase: "
+                f"task({shown(given[1])}, execute=...)"
+            )
         return (
             f"task: say in which phase the function of task {shown(given[0])} is: pre_execute=, "
             f"execute= or post_execute="
@@ -599,6 +627,11 @@ def _no_such_phase(given: tuple[Any, ...], named: dict[str, Any]) -> str | None:
             return (
                 f"task has no argument {shown(name)}, which belongs to a function: "
                 f"execute=task_func(..., {name}=...)"
+            )
+        if name in ("level", "depends_on"):
+            return (
+                f"task has no argument {shown(name)}, which belongs to a builder: "
+                f"add_task(task(...), {name}=...)"
             )
         if name not in names:
             return f"task has no argument {shown(name)}{nearest(name, names)}"
@@ -644,6 +677,7 @@ def _check_plain(helper: str, function: Any) -> None:
 
     if is_generator(function):
         raise _generator_refused(f"the function of {helper}", function)
+    check_takes(f"the function of {helper}", function, "ctx")
 
 
 def _generator_refused(what: str, function: object) -> TypeError:

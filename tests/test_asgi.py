@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from helpers import Broken, counts_references, current, solo, without_collector
+from helpers import Broken, counts_references, current, solo, until, without_collector
 from sdax.asgi import ClientDisconnectedError, cancel_on_disconnect
 
 GONE = {"type": "http.disconnect"}
@@ -257,6 +257,28 @@ async def test_receive_fails() -> None:
         await cancel_on_disconnect(Client(BODY, Broken("receive")).receive, work.do())
     assert work.is_clean
     assert current().cancelling() == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{**BODY, "body": b"an order"}, {**BODY, "more_body": True}],
+)
+async def test_a_body_that_nobody_can_read_any_more(message: dict[str, Any]) -> None:
+    client, work = Client(message, BODY), Work()
+    request = asyncio.create_task(cancel_on_disconnect(client.receive, work.do()))
+    with pytest.warns(RuntimeWarning, match=r"dropped a part of the body .* so read it before"):
+        await until(client.messages.empty)
+    work.may_end.set()
+    assert await request == "done"
+
+
+@pytest.mark.parametrize("message", [BODY, {"type": "http.request"}])
+async def test_nothing_is_said_of_an_empty_body(message: dict[str, Any]) -> None:
+    client, work = Client(message), Work()
+    request = asyncio.create_task(cancel_on_disconnect(client.receive, work.do()))
+    await until(client.messages.empty)
+    work.may_end.set()
+    assert await request == "done"
 
 
 async def test_messages_of_a_websocket_are_refused() -> None:

@@ -144,6 +144,10 @@ def failing(*args: Any) -> NoReturn:
     raise OwnError
 
 
+async def with_two(ctx: Any, other: Any) -> None:
+    """Return at once."""
+
+
 async def yielding(ctx: Any) -> Any:
     yield ctx
 
@@ -161,9 +165,9 @@ FIXED = [
     KeyboardInterrupt, ValueError, (ValueError, KeyboardInterrupt), [TimeoutError],
     ValueError("A"), KeyboardInterrupt(), ExceptionGroup("A", [ValueError()]),
     BaseExceptionGroup("A", [KeyboardInterrupt()]), list[int], int | None, len, failing,
-    nothing, yielding, lambda: None, lambda ctx: ctx, math, "at once", "dependency", "level",
-    Number.THREE, OddFloat(1), OddInteger(2), Unshowable(), UnshowableText("A"), Incomparable(),
-    Unhashable(), EqualToAll(), Undecided(), BrokenIterable(), AllThings(),
+    nothing, with_two, yielding, lambda: None, lambda ctx: ctx, math, "at once", "dependency",
+    "level", Number.THREE, OddFloat(1), OddInteger(2), Unshowable(), UnshowableText("A"),
+    Incomparable(), Unhashable(), EqualToAll(), Undecided(), BrokenIterable(), AllThings(),
     TaskFunction(nothing), AsyncTask("A", TaskFunction(nothing)), sdax.join("A"), AsyncTask,
     TaskFunction, solo(nothing), AsyncTaskProcessor.builder(), sdax.State.FAILED, failure(),
 ]  # fmt: skip
@@ -260,13 +264,13 @@ CASES: dict[str, Callable[[], Case]] = {
         TaskFunction(nothing).is_retryable, {"exception": OSError()}
     ),
     "TaskFunction.is_covered": lambda: Case(
-        TaskFunction(nothing, fallback=nothing).is_covered, {"exception": OSError()}
+        TaskFunction(nothing, fallback=failing).is_covered, {"exception": OSError()}
     ),
     "TaskFunction.backoff": lambda: Case(TaskFunction(nothing).backoff, {"retry": 1}),
     **{
         helper: lambda helper=helper: Case(  # type: ignore[misc]
             getattr(sdax, helper),
-            {**FUNCTION, "function": failing if helper in PLAIN else nothing},
+            {**FUNCTION, "function": FUNCTIONS.get(helper, nothing)},
         )
         for helper in (
             "task_func",
@@ -378,7 +382,12 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "flatten_exceptions": lambda: Case(sdax.flatten_exceptions, {"exception": ValueError()}),
 }
-PLAIN = ("task_sync_func", "task_thread_func")
+FUNCTIONS = {
+    "task_sync_func": failing,
+    "task_group_func": with_two,
+    "task_group_task": with_two,
+    "task_outcome_func": with_two,
+}
 ALIASES = {"AsyncDagLevelAdapterBuilder": "AsyncTaskProcessorBuilder"}
 CONSTANTS = {"IMPLEMENTATION", "Limits", "__version__"}  # and a type that takes everything
 

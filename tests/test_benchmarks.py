@@ -403,7 +403,7 @@ def test_the_spread_covers_all_runs(tmp_path: Path) -> None:
     )
     one_run = read_run(measured(deep=20)).measurements
     assert report.spread(one_run) == ""
-    assert "Spread:" not in "".join(report.chapters([read_run(measured(deep=20))], []))
+    assert "Spread:" not in "".join(report.chapters([read_run(measured(deep=20))], {}))
 
 
 @pytest.mark.skipif(

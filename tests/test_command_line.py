@@ -288,6 +288,12 @@ good = wrong.replaced({"Database": {"pre_execute": take_well}})
 threaded = wrong.replaced({"Database": {"pre_execute": task_thread_func(print)}})
 random_ = wrong.replaced({"Database": {"pre_execute": take_some_time}})
 
+one_for_all = Request()
+
+def the_same_request():
+    one_for_all.free = 1
+    return one_for_all
+
 def gives_back(run):
     return run.context.free == 1
 
@@ -363,6 +369,10 @@ def test_what_cannot_be_explored(explored: Path, capsys: Any, engine: Any) -> No
         status, printed, errors = command(*explore_command(which), capsys=capsys)
         assert (status, printed) == (1, "")
         assert errors.startswith(f"python -m sdax explore: {says}")
+    names = [f"package.requests:{name}" for name in ("good", "the_same_request", "gives_back")]
+    status, printed, errors = command("explore", *names, capsys=capsys)
+    assert (status, printed) == (2, "")
+    assert "python -m sdax explore: context must make a new context for each run" in errors
     names = ["package.requests:good", "shop:make_no_context", "package.requests:gives_back"]
     status, printed, errors = command("explore", *names, capsys=capsys)
     assert (status, printed) == (1, "")

@@ -208,7 +208,7 @@ def test_each_line_has_an_outcome(folder: Path, where: list[str]) -> None:
     assert outcomes[1] == {"number": 1, "value": {"Double": 0}}
     assert outcomes[4]["error"] == {
         "type": "SdaxExecutionError",
-        "message": "execute of task 'Double' failed (1 sub-exception)",
+        "message": ("execute of task 'Double' failed (1 sub-exception): ValueError: bad order 3"),
         "failures": [
             {
                 "task": "Double",

@@ -24,6 +24,7 @@ from sdax import (
     TaskFailure,
     TaskFunction,
     TaskReport,
+    flatten_exceptions,
 )
 from sdax.common.text import class_name, module_name, one_line, shown
 from sdax.observe import AttemptFinished, EventLogger, RetryScheduled, TaskFinished, Timeline
@@ -158,7 +159,11 @@ async def test_an_error(difficult: Exception) -> None:
         "SdaxExecutionError(\"2 failures, the first: execute of task 'A' failed\", "
         f"[{shown(difficult)}, {shown(difficult)}])"
     )
-    assert str(error) == "2 failures, the first: execute of task 'A' failed (2 sub-exceptions)"
+    message = "2 failures, the first: execute of task 'A' failed (2 sub-exceptions): "
+    (leaf, *_) = flatten_exceptions(difficult)
+    assert str(error).startswith(message + class_name(leaf)[:199])
+    assert str(error).isprintable()
+    assert len(str(error)) <= len(message) + 200
     assert repr(failure) == (
         f"TaskFailure(name='A', phase='execute', attempts=1, exception={shown(difficult)})"
     )

@@ -4,6 +4,7 @@ A block of Python is a whole program. Words after `python` in its first line say
 
 - `continued`: it goes on where the block of Python before it ended;
 - `typed`: type checkers accept it in their strict mode, with what it continues (`test_typing.py`);
+- `mistake`: it shows a mistake that `sdax.testing.explore` finds (`test_explored_examples.py`);
 - `threads`: it uses threads or files, and so real time; all others have a clock that jumps;
 - `exits=143`: it runs in a process of its own, which ends with this status; so may a block of `sh`;
 - `unix`: it runs on Linux and macOS, and not on Windows; so may a block of `sh`;
@@ -127,7 +128,7 @@ def test_examples_in_python(engine: Any, monkeypatch: Any, chain: list[Block]) -
     names: dict[str, Any] = {"__name__": "__main__"}
     real_time = False
     for block in chain:
-        assert set(block.words) <= {"python", "continued", "threads", "typed"}
+        assert set(block.words) <= {"python", "continued", "mistake", "threads", "typed"}
         real_time = real_time or "threads" in block.words
         printed = io.StringIO()
         with monkeypatch.context() as patched, contextlib.redirect_stdout(printed):

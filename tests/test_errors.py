@@ -64,6 +64,21 @@ async def test_messages() -> None:
     assert error.message == "2 failures, the first: post_execute of task '0' failed"
 
 
+async def test_the_text_says_why() -> None:
+    error = await failure_of(failing(Broken("first\nline 2"), KeyError("second")))
+    assert str(error) == (
+        "2 failures, the first: post_execute of task '0' failed (2 sub-exceptions): "
+        "Broken: first ..."
+    )
+    (_, second) = error.split(Broken)
+    assert str(second).endswith("failed (1 sub-exception): KeyError: 'second'")
+    inner = ExceptionGroup("a group", [await failure_of(failing(ValueError("x" * 1000)))])
+    outer = str(await failure_of(failing(inner)))
+    assert outer.startswith("post_execute of task '0' failed (1 sub-exception): ValueError: xxx")
+    assert outer.endswith("xxx…")
+    assert len(outer) < 300
+
+
 async def test_failures() -> None:
     errors = (Broken(1), ValueError(2))
     error = await failure_of(failing(*errors))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from sdax import (
     State,
     TaskFunction,
     TaskReport,
+    resource,
     task,
     task_func,
     task_sync_func,
@@ -26,6 +30,16 @@ async def function(ctx: Any) -> int:
     return 1
 
 
+@asynccontextmanager
+async def manager(ctx: Any) -> AsyncIterator[None]:
+    yield
+
+
+async def holding(ctx: Any) -> AsyncIterator[None]:
+    yield
+
+
+MANAGER = manager(None)
 A = make_task("a", execute=function)
 LEVELS: Any = AsyncTaskProcessor.builder()
 GRAPH: Any = AsyncDagTaskProcessor.builder()
@@ -138,13 +152,104 @@ ATTEMPTS: list[tuple[Any, type[Exception], str]] = [
         "add_task: depends_on of task 'a' must be a collection of names, got 1; for levels use "
         "AsyncTaskProcessor.builder()",
     ),
+    (
+        lambda: AsyncTaskProcessor.builder(timeout=5),  # type: ignore[call-arg]
+        TypeError,
+        "a builder has no option 'timeout'; to limit a run, put asyncio.timeout() around "
+        "process_tasks, and to limit a function, give it to task_func(..., timeout=...); it takes "
+        "execute_order, max_concurrency, observer, on_failure, cleanup_timeout",
+    ),
+    (
+        lambda: ANY_TASK("a", execute=function, level=1),
+        TypeError,
+        "task has no argument 'level', which belongs to a builder: add_task(task(...), level=...)",
+    ),
+    (
+        lambda: ANY_TASK("a", execute=function, depends_on=("b",)),
+        TypeError,
+        "task has no argument 'depends_on', which belongs to a builder: add_task(task(...), "
+        "depends_on=...)",
+    ),
+    (
+        lambda: ANY_TASK(function, "a"),
+        TypeError,
+        "task: the name comes first, and the function has the name of its phase: "
+        "task('a', execute=...)",
+    ),
+    (
+        lambda: resource("a", holding, post_execute=function),  # type: ignore[call-arg]
+        TypeError,
+        "resource 'a' has no argument 'post_execute'; the code after the 'yield' is its "
+        "post_execute",
+    ),
+    (
+        lambda: resource("a", holding, level=1),  # type: ignore[call-arg]
+        TypeError,
+        "resource 'a' has no argument 'level'; it belongs to a builder: "
+        "add_task(resource(...), level=...)",
+    ),
+    (
+        lambda: resource("a", MANAGER),  # type: ignore[arg-type]
+        TypeError,
+        "resource 'a' takes an async generator function that yields once (async def ... yield), "
+        f"or a function of the context that returns an async context manager; got {MANAGER!r}; "
+        "each run needs one of its own, so pass a function that makes it, such as lambda ctx: ...",
+    ),
+    (
+        lambda: GRAPH.add_task(A, depends_on=(make_task("b", execute=function),)),
+        TypeError,
+        "add_task: depends_on of task 'a' takes names of tasks, got a task; pass its name: "
+        "depends_on=('b',)",
+    ),
+    (
+        lambda: GRAPH.add_task(A, depends_on=make_task("b", execute=function)),
+        TypeError,
+        "add_task: depends_on of task 'a' takes names of tasks, got a task; pass its name: "
+        "depends_on=('b',)",
+    ),
+    (
+        lambda: LEVELS.add_task(function, level=1),
+        TypeError,
+        f"add_task: task must be an AsyncTask, got {function!r}; make one with "
+        "task(name, execute=...)",
+    ),
+    (
+        lambda: ANY_FUNC(task_func(function)),
+        TypeError,
+        "TaskFunction.function is a TaskFunction already; use it as it is, or make one with other "
+        "limits with dataclasses.replace",
+    ),
+    (
+        lambda: ANY_FUNC(function, limiter=asyncio.Semaphore),
+        TypeError,
+        "TaskFunction.limiter is the class <class 'asyncio.locks.Semaphore'>, which would make a "
+        "limiter of its own for each attempt, and so limit nothing; pass an object that the "
+        "attempts share, or a function of the context that returns one",
+    ),
+    (
+        lambda: AsyncTaskProcessor(),  # type: ignore[call-arg]
+        TypeError,
+        "AsyncTaskProcessor is made by its builder: "
+        "AsyncTaskProcessor.builder().add_task(...).build()",
+    ),
+    (
+        lambda: AsyncDagTaskProcessor(),  # type: ignore[call-arg]
+        TypeError,
+        "AsyncDagTaskProcessor is made by its builder: "
+        "AsyncDagTaskProcessor.builder().add_task(...).build()",
+    ),
+    (
+        lambda: REPORT.a,
+        AttributeError,
+        "RunReport has no attribute 'a'; did you mean report['a']?",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("attempt", "kind", "message"),
     ATTEMPTS,
-    ids=[message.partition(";")[0] for *_, message in ATTEMPTS],
+    ids=[message.partition(";")[0].partition(", got <")[0] for *_, message in ATTEMPTS],
 )
 def test_what_was_meant(attempt: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind) as caught:

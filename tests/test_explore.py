@@ -658,9 +658,10 @@ def test_an_await_that_nothing_bounds_is_a_finding() -> None:
     )
     assert findings[1].problems[0] == "nothing bounds Database.post_execute: give it a timeout"
     assert second.startswith(
-        "the run waits for ever:\n  Database.pre_execute, attempt 1, is at 1, "
+        "the run waits for ever:\n  Database.pre_execute, attempt 1, waits at its 1st await, "
     )
     assert "exploring.py, line " in second
+    assert "give it a timeout" not in second  # as the first problem says
     assert findings[0].run is None
 
 

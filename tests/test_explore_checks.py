@@ -10,9 +10,11 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -29,7 +31,7 @@ from exploring import (
     schedules,
 )
 from helpers import build, nothing, solo, task, task_in
-from sdax import task_func, task_thread_func
+from sdax import State, task_func, task_thread_func
 from sdax.engine import attempts
 from sdax.testing import (
     Exploration,
@@ -139,21 +141,24 @@ async def always_fails(ctx: Any) -> None:
 
 
 def test_the_undisturbed_run_must_succeed() -> None:
+    advice = "If the undisturbed run is meant to fail, let the check look at run.error"
     assert problems(solo(always_fails), lambda run: True) == {
-        "": (
-            "the undisturbed run failed, and the check did not look at run.error: "
-            'SdaxExecutionError("execute"'
-            if False
-            else problems_of_undisturbed(),
-        )
+        "": (f"A.pre_execute raised LookupError('no such user'). {advice}",)
     }
-
-
-def problems_of_undisturbed() -> str:
-    return (
-        "the undisturbed run failed, and the check did not look at run.error: SdaxExecutionError"
-        "(\"pre_execute of task 'A' failed\", [LookupError('no such user')])"
+    cleanups = build([task(each, None, None, always_fails) for each in "ABCDE"])
+    (problem,) = problems(cleanups, lambda run: True)[""]
+    assert problem.startswith("A.post_execute raised LookupError('no such user'), B.post_execute ")
+    assert problem.endswith(
+        f"C.post_execute raised LookupError('no such user') and 2 more. {advice}"
     )
+
+
+def test_an_undisturbed_run_that_raises_something_else() -> None:
+    async def leave(ctx: Any) -> None:
+        raise SystemExit(3)
+
+    (problem,) = problems(solo(leave), lambda run: True)[""]
+    assert problem.startswith("the run raised SystemExit(3). If ")
 
 
 def test_a_check_may_accept_that_it_fails() -> None:
@@ -320,6 +325,55 @@ def test_a_cleanup_that_cannot_cope_is_a_finding() -> None:
     )
     assert findings == dict.fromkeys(
         ["A.pre_execute#1@1:cancel", "A.pre_execute#1@1+:cancel"], (problem,)
+    )
+
+
+async def wait_unless_there(ctx: Context) -> None:
+    if not ctx.notes:
+        await asyncio.get_running_loop().create_future()
+
+
+NEVER_COMES = "a cleanup must not wait for what never comes after a failure or a cancellation"
+
+
+def test_a_cleanup_that_times_out_only_after_a_disturbance_is_a_finding() -> None:
+    limited = task_func(wait_unless_there, timeout=5.0)
+    findings = problems(solo(task_func(note, timeout=9.0), None, limited))
+    assert {"A.pre_execute#1@1:cancel", "A.pre_execute#1@1:fail"} <= findings.keys()
+    for (problem,) in findings.values():
+        assert problem.startswith("A.post_execute raised TimeoutError('timed out after 5.0 s') (")
+        assert "in wait_unless_there: await asyncio.get_running_loop().create_future());" in problem
+        assert problem.endswith(NEVER_COMES)
+    again = task_func(wait_unless_there, timeout=5.0, retries=1, initial_delay=0.1)
+    assert problems(solo(task_func(note, timeout=9.0), None, again)).keys() >= findings.keys()
+
+
+def test_a_cleanup_that_takes_the_time_of_all_cleanups_is_a_finding() -> None:
+    tasks = [task("File", pause, None, pause)], [task("A", note, None, wait_unless_there)]
+    findings = problems(build(*tasks, cleanup_timeout=5.0), faults=CANCEL)
+    (problem,) = findings["A.pre_execute#1@1:cancel"]
+    assert problem.startswith("A.post_execute raised TimeoutError('cut off by cleanup_timeout: ")
+    assert problem.endswith(NEVER_COMES)
+
+
+def test_a_cleanup_that_another_cut_off_is_none() -> None:
+    """If a cleanup hangs because it is disturbed, the others have no time left."""
+    tasks = [task("File", None, None, pause)], [task("A", None, None, pause)]
+    processor = build(*tasks, cleanup_timeout=5.0)
+    assert problems(processor, faults=("hang",)) == {}
+
+
+def test_a_cleanup_that_is_retried_may_fail_for_good_only_if_it_does_undisturbed() -> None:
+    async def flaky(ctx: Context) -> None:
+        ctx.notes.append("tried")
+        if len(ctx.notes) != 3:
+            raise ConnectionError("the connection is lost")
+
+    retried = task_func(flaky, retries=1, initial_delay=0.1)
+    findings = problems(solo(note, None, retried), faults=CANCEL)
+    assert findings["A.pre_execute#1@1:cancel"] == (
+        "A.post_execute raised ConnectionError('the connection is lost'); a cleanup must also "
+        "succeed after a failure or a cancellation",
     )
 
 
@@ -504,8 +558,13 @@ def test_who_waits_for_ever_is_told_with_its_place() -> None:
     (finding, *_) = found(processor, anything, context=Locked, faults=CANCEL)
     assert finding.schedule == "A.pre_execute#1@1:cancel"
     (problem,) = finding.problems
-    assert problem.startswith("the run waits for ever:\n  A.post_execute, attempt 1, is at 1, ")
-    assert "in hold_the_lock: await ctx.lock.acquire()" in problem
+    assert problem.startswith(
+        "the run waits for ever:\n  A.post_execute, attempt 1, waits at its 1st await, "
+    )
+    assert problem.endswith(
+        "in hold_the_lock: await ctx.lock.acquire()\n"
+        "    (give it a timeout, and let it wait only for what always comes)"
+    )
 
 
 def test_what_goes_on_and_on_is_found() -> None:
@@ -521,7 +580,7 @@ def test_what_goes_on_and_on_is_found() -> None:
     (finding, *_) = found(processor, anything, faults=CANCEL)
     assert finding.schedule == "A.pre_execute#1@1:cancel"
     (problem,) = finding.problems
-    assert problem.startswith("the run never ends:\n  A.post_execute, attempt 1, is at ")
+    assert problem.startswith("the run never ends:\n  A.post_execute, attempt 1, waits at its ")
     assert "in poll: await asyncio.sleep(0)" in problem
 
 
@@ -575,6 +634,50 @@ def test_two_undisturbed_runs_must_be_alike() -> None:
     assert one == "    the one       0.134 s  A.pre_execute#1  goes on, await 1"
     assert other == "    the other     0.847 s  A.pre_execute#1  goes on, await 1"
     assert hint.startswith("Look for random numbers, clocks, the order of a set")
+
+
+@dataclass(slots=True)
+class Slots:
+    notes: list[str] = field(default_factory=list)
+
+
+@pytest.mark.parametrize("shared", [Context(), Slots(), {}, [], Context])
+def test_one_context_for_all_runs_is_refused(shared: Any) -> None:
+    refused = (
+        "^context must make a new context for each run, but made .* twice: one context for all"
+    )
+    for clock in "virtual", "real":
+        with pytest.raises(TypeError, match=refused):
+            explore(solo(pause), context=lambda: shared, check=anything, clock=clock, faults=CANCEL)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        yield shared
+
+    with pytest.raises(TypeError, match=refused):
+        explore(solo(pause), context=opened, check=anything, replay="A.pre_execute#1@call:fail")
+
+
+@dataclass(frozen=True)
+class Value:
+    number: int = 1
+
+
+@pytest.mark.parametrize("value", [None, 7, "text", (), frozenset(), Value(), State.FAILED])
+def test_a_value_is_not_one_context_for_all_runs(value: Any) -> None:
+    assert explore(solo(pause), context=lambda: value, check=anything, faults=CANCEL).exhaustive
+
+
+def test_the_first_context_is_not_kept() -> None:
+    contexts: list[Any] = []
+
+    def make() -> Context:
+        gc.collect()
+        contexts.append(ref(made := Context()))
+        assert sum(each() is not None for each in contexts) == 1
+        return made
+
+    assert explore(solo(pause), context=make, check=anything, faults=CANCEL).exhaustive
 
 
 def test_one_that_goes_on_longer() -> None:

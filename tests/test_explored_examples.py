@@ -22,7 +22,7 @@ import pytest
 
 from conftest import Implementation
 from sdax.processor import TaskProcessor
-from sdax.testing import VirtualClockLoop, explorations, explore
+from sdax.testing import ScheduleFailed, VirtualClockLoop, explorations, explore
 from test_documentation import PYTHON, ROOT, Block
 
 EXPLORED_ELSEWHERE = ("mistakes.md", "testing.md")
@@ -86,15 +86,16 @@ def test_programs_of_the_documentation(
 ) -> None:
     """All but what bounds their awaits: most have no timeouts, which have their own chapter."""
     with contextlib.redirect_stdout(io.StringIO()):
+        found: list[ScheduleFailed] = []
         for processor, ctx in runs_of(block, monkeypatch):
-            findings = explorations(
+            found += explorations(
                 processor,
                 context=partial(copy.deepcopy, ctx),
                 check=lambda run: run.error is None or True,
                 faults=("cancel", "fail", "cancel again"),
                 max_schedules=100,  # one has a thousand tasks
             )
-            assert list(findings) == []
+    assert bool(found) == ("mistake" in block.words), found
 
 
 def test_there_are_programs() -> None:

@@ -178,6 +178,10 @@ def plain_function(ctx: Any) -> None:
     ctx.append(repr(current()))
 
 
+async def user_code_in_a_group(gate: asyncio.Event, group: Any) -> None:
+    await gate.wait()
+
+
 class Callable:
     async def __call__(self, ctx: Any) -> None:
         pass
@@ -190,7 +194,7 @@ class Callable:
         (TaskFunction(user_code), "user_code"),
         (task_sync_func(plain_function), "plain_function"),
         (task_thread_func(plain_function), "plain_function"),
-        (task_group_func(user_code), "user_code"),  # type: ignore[arg-type]
+        (task_group_func(user_code_in_a_group), "user_code_in_a_group"),
         (TaskFunction(functools.partial(user_code)), "user_code"),
         (TaskFunction(Callable()), "Callable"),
     ],

@@ -13,6 +13,7 @@ import pytest
 from attempts import Flaky
 from helpers import build, one_loop, task
 from sdax import RetryBudget, RunReport, TaskFunction
+from sdax.clients import retry_after
 from sdax.observe import Timeline
 
 pytestmark = [one_loop, pytest.mark.usefixtures("factors")]
@@ -34,15 +35,16 @@ def test_an_outline_shows_them() -> None:
         Flaky(),
         timeout=1,
         retries=2,
+        retry_after=retry_after,
         total_timeout=2.5,
         limiter=asyncio.Lock(),
         retry_budget=RetryBudget(),
         fallback=cached,
     )
-    text = "timeout 1 s, 2 retries, 2.5 s in all, limiter, retry budget, fallback"
+    text = "timeout 1 s, 2 retries, retry after, 2.5 s in all, limiter, retry budget, fallback"
     shown = build([task("A", function)])
     assert str(shown).splitlines()[-1] == f"  A  pre_execute ({text})"
-    assert "2#46;5 s in all, limiter, retry budget, fallback" in shown.to_mermaid()
+    assert "retry after, 2#46;5 s in all, limiter, retry budget, fallback" in shown.to_mermaid()
 
 
 async def run_with(*observers: Any) -> RunReport[Any]:

@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -593,6 +593,32 @@ async def test_failures_are_the_first_in_a_table_of_many_tasks() -> None:
     assert rows[2].split() == ["40", "pre_execute", "cancelled", "1"]
     assert all("skipped" in row for row in rows[3:])
     assert end == "  ... and 251 lines more: 53 skipped, 197 succeeded"
+
+
+async def test_a_fallback_is_not_hidden_in_a_table_of_many_tasks() -> None:
+    trace, down = Trace(), ConnectionError("down")
+
+    def fails_too(ctx: Any, exc: Exception) -> NoReturn:
+        raise Broken("too")
+
+    answered = TaskFunction(trace.failing("A", down), fallback=lambda ctx, exc: "cached")
+    broken = TaskFunction(trace.failing("B", down), fallback=fails_too)
+    tasks = [task(number, nothing) for number in range(100)]
+    offers = [task("Offers", answered), task("broken", broken, required=False)]
+    report = await build([*tasks, *offers]).process_tasks(None)
+    head, _, *rows, end = str(report).splitlines()
+    assert head == "102 tasks: 1 failed, 101 succeeded (1 by fallback)"
+    assert rows[0].split() == [
+        "broken",
+        "pre_execute",
+        "failed",
+        "1,",
+        "fallback",
+        "Broken:",
+        "too",
+    ]
+    assert rows[1].split() == ["Offers", "pre_execute", "succeeded", "1,", "fallback", "'cached'"]
+    assert end == "  ... and 52 lines more: 52 succeeded"
 
 
 async def test_a_table_of_a_report_that_was_pickled() -> None:

@@ -53,6 +53,14 @@ def cover(*_: Any) -> str:
     return "in its place"
 
 
+async def with_group(ctx: Any, group: Any) -> None:
+    """Return at once."""
+
+
+async def with_outcome(ctx: Any, outcome: Any) -> None:
+    """Return at once."""
+
+
 @pytest.mark.parametrize(
     ("limits", "kind", "message"),
     [
@@ -156,27 +164,27 @@ def cover(*_: Any) -> str:
             "fallback_exceptions is .*OSError.*, but there is no fallback; pass fallback=",
         ),
         (
-            {"fallback": nothing, "fallback_exceptions": "OSError"},
+            {"fallback": cover, "fallback_exceptions": "OSError"},
             TypeError,
             "fallback_exceptions must be a tuple of exception types or a predicate, got 'OSE",
         ),
         (
-            {"fallback": nothing, "fallback_exceptions": [KeyboardInterrupt]},
+            {"fallback": cover, "fallback_exceptions": [KeyboardInterrupt]},
             TypeError,
             "fallback_exceptions must hold subclasses of Exception, got <class 'Keyboard",
         ),
         (
-            {"fallback": nothing, "fallback_exceptions": nothing},
+            {"fallback": cover, "fallback_exceptions": nothing},
             TypeError,
             "fallback_exceptions must be a plain predicate",
         ),
         (
-            {"fallback": nothing, "fallback_exceptions": ()},
+            {"fallback": cover, "fallback_exceptions": ()},
             ValueError,
             "fallback could never be called, because no exception is named",
         ),
         (
-            {"fallback": nothing, "retryable_exceptions": ()},
+            {"fallback": cover, "retryable_exceptions": ()},
             ValueError,
             "fallback could never be called, because no exception is named",
         ),
@@ -209,10 +217,10 @@ def test_limits_in_their_order() -> None:
     budget = RetryBudget()
     semaphore = asyncio.Semaphore()
     function = TaskFunction(
-        nothing, 1, 2, 3, 4, predicate, True, 5, 6, seconds, semaphore, cover, OSError, budget
+        with_group, 1, 2, 3, 4, predicate, True, 5, 6, seconds, semaphore, cover, OSError, budget
     )
     assert function == TaskFunction(
-        function=nothing,
+        function=with_group,
         timeout=1,
         retries=2,
         initial_delay=3,
@@ -284,7 +292,8 @@ def test_helpers_take_every_limit(helper: Any) -> None:
     }
     assert set(limits) < set(Limits.__annotations__)
     plain = helper in (task_sync_func, task_thread_func)
-    function = helper(cover if plain else nothing, **limits)
+    called = with_group if helper is task_group_func else cover if plain else nothing
+    function = helper(called, **limits)
     for field, value in {**limits, "fallback_exceptions": (OSError,)}.items():
         assert getattr(function, field) == value
     fields = {each.name for each in dataclasses.fields(TaskFunction)}
@@ -300,7 +309,7 @@ def test_no_fallback_for_a_cleanup() -> None:
     with pytest.raises(
         ValueError, match="takes the outcome is a cleanup, and must not have a fallb"
     ):
-        TaskFunction(nothing, fallback=cover, has_outcome_argument=True)
+        TaskFunction(with_outcome, fallback=cover, has_outcome_argument=True)
 
 
 def test_what_a_fallback_covers() -> None:

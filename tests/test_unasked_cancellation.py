@@ -43,6 +43,9 @@ async def test_a_raised_cancelled_error(phase: str, number: int) -> None:
     assert type(exception) is TaskCancelledError
     assert exception.__cause__ is original
     assert re.match(f"{phase} of task 'A' was cancelled, but not by its run", str(exception))
+    assert ("the event loop cancelled it at its own end" in str(exception)) == (
+        phase == "post_execute"
+    )
     assert error.failures == (("A", phase, 1, exception),)
     assert states(error.report)["A"].count("F") == 1
     if phase == "post_execute":

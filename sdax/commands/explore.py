@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Explore the processor, and print the findings."""
     from ..testing import NotDeterministic, NotReachedError, OutsideWorldError
     from ..testing.explore import Explorer
+    from ..testing.player import SharedContextError
 
     processor = load_processor(args, args.processor)
     make_context = load_function(args, args.make_context)
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         for number, finding in enumerate(explorer.findings()):
             print(f"{finding}\n" if number < IN_FULL else str(finding).split("\n", 1)[0])
-    except NotReachedError as error:
+    except (NotReachedError, SharedContextError) as error:
         refuse(args, str(error))
     except (NotDeterministic, OutsideWorldError) as error:
         print(f"python -m sdax explore: {error}", file=sys.stderr)

@@ -51,6 +51,19 @@ def one_line(name: Hashable) -> str:
     return text or "''"
 
 
+def brief_exception(exception: BaseException) -> str:
+    """Return the type of an exception and the first line of its text, on one line.
+
+    It never raises. If the exception cannot be shown, it returns the type alone.
+    """
+    kind = class_name(exception)
+    try:
+        first, *more = str.__str__(str(exception)).splitlines() or [""]
+    except Exception:
+        return kind
+    return one_line(f"{kind}: {first}{' ...' if more else ''}" if first or more else kind)
+
+
 def nearest(name: Hashable, names: Collection[Hashable]) -> str:
     """Return the end of a sentence about an unknown name, with similar names.
 

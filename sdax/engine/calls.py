@@ -83,6 +83,7 @@ async def _call_inside(
     except AttributeError:
         refuse_made_limiter(limiter)
     is_in = False
+    arguments: Any = None
     try:
         await enter(limiter)
         is_in = True

@@ -219,10 +219,12 @@ def unasked_cancellation(
     plan: Plan, number: int, index: int, original: BaseException
 ) -> TaskCancelledError:
     """Return the failure of a function that was cancelled, but not by its run."""
+    # Of the other functions, the caller's cancellation comes first then.
+    ended = ", or the event loop cancelled it at its own end" if number == POST else ""
     error = TaskCancelledError(
         f"{PHASES[number]} of task {shown(plan.names[index])} was cancelled, but not by its run: "
         f"the function cancelled itself, or other code cancelled its asyncio.Task or the future "
-        f"that it waited for"
+        f"that it waited for{ended}"
     )
     set_cause(error, original)
     return error

@@ -9,31 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
+from .. import events
 from ..common.order import PHASES
 from ..common.text import counted, shown
-from ..events import (
-    AttemptFinished,
-    AttemptResumed,
-    AttemptStarted,
-    AttemptSuspended,
-    CancellationRequested,
-    Cause,
-    Event,
-    FellBack,
-    ObservedRun,
-    Observer,
-    PhaseFinished,
-    PhaseStarted,
-    RetryScheduled,
-    RetrySuppressed,
-    RunFinished,
-    RunStarted,
-    TaskFinished,
-    TaskInfo,
-    TaskSkipped,
-    TaskStarted,
-    TimeoutExpired,
-)
 from ..report import RunReport
 from ..states import Durations, State
 
@@ -66,13 +44,16 @@ class Watch:
     )
 
     def __init__(
-        self, run: ObservedRun, tasks: Sequence[TaskInfo], observers: Sequence[Observer]
+        self,
+        run: events.ObservedRun,
+        tasks: Sequence[events.TaskInfo],
+        observers: Sequence[events.Observer],
     ) -> None:
         self._run = run
         self._tasks = tasks
         self._observers = observers
         self._phase: str | None = None
-        self._cause: Cause | None = None
+        self._cause: events.Cause | None = None
         self._stopped = False  # the cause, if any, is settled
         self._run_failed = False
         self._failed: dict[int, int] = {}  # by the place of an observer: at how many events
@@ -90,7 +71,7 @@ class Watch:
             phases[self._phase] = now - self._phase_began
         return Durations(now - self._began, frozendict(phases))
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: events.Event) -> None:
         """Call every observer. An exception such as Ctrl-C is raised at the end."""
         stopping: BaseException | None = None
         for place, observer in enumerate(self._observers):
@@ -108,7 +89,7 @@ class Watch:
             finally:
                 del stopping  # its traceback leads here
 
-    def _log_failure(self, place: int, event: Event) -> None:
+    def _log_failure(self, place: int, event: events.Event) -> None:
         """Log what an observer raised. Later ones of the run are only counted: there may be a
         thousand."""
         times = self._failed[place] = self._failed.get(place, 0) + 1
@@ -132,7 +113,7 @@ class Watch:
 
     def run_started(self) -> None:
         """The run is about to be made."""
-        self._tell(RunStarted(self._run))
+        self._tell(events.RunStarted(self._run))
 
     def run_finished(self, exception: BaseException | None, report: RunReport[Any] | None) -> None:
         """The caller is about to get the report, or the exception."""
@@ -145,7 +126,7 @@ class Watch:
             # cause. A function that returned `Finish` is a cause.
             swallowed = self._stopped and self._cause is None
             state = State.CANCELLED if swallowed else State.SUCCEEDED
-        self._tell(RunFinished(self._run, state, exception, report))
+        self._tell(events.RunFinished(self._run, state, exception, report))
         self._log_further_failures()
         if report is not None:
             self._observers = ()  # which may keep the exception, whose traceback leads here
@@ -155,7 +136,7 @@ class Watch:
         phase, self._phase = self._phase, None
         if phase is not None:
             self._phases[phase] = self._clock() - self._phase_began
-            self._tell(PhaseFinished(self._run, phase))
+            self._tell(events.PhaseFinished(self._run, phase))
 
     def attempt_started(self, number: int, index: int, attempt: int) -> None:
         """A function is about to be called."""
@@ -163,18 +144,18 @@ class Watch:
         if phase != self._phase:
             self._phase = phase
             self._phase_began = self._clock()
-            self._tell(PhaseStarted(self._run, phase))
+            self._tell(events.PhaseStarted(self._run, phase))
         if attempt == 1:
-            self._tell(TaskStarted(self._run, task, phase))
-        self._tell(AttemptStarted(self._run, task, phase, attempt))
+            self._tell(events.TaskStarted(self._run, task, phase))
+        self._tell(events.AttemptStarted(self._run, task, phase, attempt))
 
     def attempt_suspended(self, number: int, index: int, attempt: int) -> None:
         """A function waits."""
-        self._tell(AttemptSuspended(self._run, self._tasks[index], PHASES[number], attempt))
+        self._tell(events.AttemptSuspended(self._run, self._tasks[index], PHASES[number], attempt))
 
     def attempt_resumed(self, number: int, index: int, attempt: int) -> None:
         """A function is about to go on."""
-        self._tell(AttemptResumed(self._run, self._tasks[index], PHASES[number], attempt))
+        self._tell(events.AttemptResumed(self._run, self._tasks[index], PHASES[number], attempt))
 
     def attempt_finished(
         self,
@@ -195,31 +176,31 @@ class Watch:
         else:
             state = State.CANCELLED if cancelled else State.FAILED
         task, phase = self._tasks[index], PHASES[number]
-        self._tell(AttemptFinished(self._run, task, phase, attempt, state, value, exception))
+        self._tell(events.AttemptFinished(self._run, task, phase, attempt, state, value, exception))
 
     def retry_scheduled(
         self, number: int, index: int, attempt: int, delay: float, exception: BaseException
     ) -> None:
         """An attempt has failed, and after a pause there will be another one."""
         task, phase = self._tasks[index], PHASES[number]
-        self._tell(RetryScheduled(self._run, task, phase, attempt, delay, exception))
+        self._tell(events.RetryScheduled(self._run, task, phase, attempt, delay, exception))
 
     def retry_suppressed(
         self, number: int, index: int, attempt: int, reason: str, exception: BaseException
     ) -> None:
         """An attempt has failed, and there will be no other although it deserves one."""
         task, phase = self._tasks[index], PHASES[number]
-        self._tell(RetrySuppressed(self._run, task, phase, attempt, reason, exception))
+        self._tell(events.RetrySuppressed(self._run, task, phase, attempt, reason, exception))
 
     def fell_back(self, number: int, index: int, attempts: int, exception: BaseException) -> None:
         """A function has failed for good, and its fallback is about to be called."""
         task, phase = self._tasks[index], PHASES[number]
-        self._tell(FellBack(self._run, task, phase, attempts, exception))
+        self._tell(events.FellBack(self._run, task, phase, attempts, exception))
 
     def timeout_expired(self, number: int, index: int, attempt: int, timeout: float) -> None:
         """An attempt is about to be cancelled for its timeout."""
         task, phase = self._tasks[index], PHASES[number]
-        self._tell(TimeoutExpired(self._run, task, phase, attempt, timeout))
+        self._tell(events.TimeoutExpired(self._run, task, phase, attempt, timeout))
 
     def task_finished(
         self,
@@ -237,15 +218,17 @@ class Watch:
         `required`, and what the run stops for if it `stops` it."""
         task, phase = self._tasks[index], PHASES[number]
         cause = self._cause if state is State.CANCELLED else None
-        self._tell(TaskFinished(self._run, task, phase, attempts, state, value, exception, cause))
+        self._tell(
+            events.TaskFinished(self._run, task, phase, attempts, state, value, exception, cause)
+        )
         if exception is not None and state is not State.CANCELLED and required:
             self._run_failed = True
             if stops and not self._stopped:
-                self._cause = Cause(task, phase)
+                self._cause = events.Cause(task, phase)
 
     def run_ends_early(self, number: int, index: int) -> None:
         """A function has returned `Finish`."""
-        self._cause = Cause(self._tasks[index], PHASES[number], finished=True)
+        self._cause = events.Cause(self._tasks[index], PHASES[number], finished=True)
 
     def tasks_skipped(self, number: int, indices: Iterable[int], causes: Causes | None) -> None:
         """Functions will not be called: because of these failures, or with the run."""
@@ -254,10 +237,10 @@ class Watch:
             cause = self._cause
             if causes is not None and index in causes:
                 failed, in_phase = causes[index]
-                cause = Cause(self._tasks[failed], PHASES[in_phase])
-            self._tell(TaskSkipped(self._run, self._tasks[index], phase, cause))
+                cause = events.Cause(self._tasks[failed], PHASES[in_phase])
+            self._tell(events.TaskSkipped(self._run, self._tasks[index], phase, cause))
 
     def cancellation_requested(self, number: int) -> None:
         """The functions of a phase that are suspended are about to be cancelled."""
         self._stopped = True
-        self._tell(CancellationRequested(self._run, PHASES[number], self._cause))
+        self._tell(events.CancellationRequested(self._run, PHASES[number], self._cause))

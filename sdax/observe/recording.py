@@ -6,27 +6,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeAlias
 
+from .. import events
 from ..common.text import shortened, shown
-from ..events import (
-    AttemptFinished,
-    AttemptResumed,
-    AttemptStarted,
-    AttemptSuspended,
-    CancellationRequested,
-    Cause,
-    FellBack,
-    ObservedRun,
-    PhaseFinished,
-    PhaseStarted,
-    RetryScheduled,
-    RetrySuppressed,
-    RunFinished,
-    TaskFinished,
-    TaskInfo,
-    TaskSkipped,
-    TaskStarted,
-    TimeoutExpired,
-)
 from ..states import State
 from .run import RunSpan
 from .spans import AttemptSpan, Cancellation, FunctionSpan, PhaseSpan
@@ -92,13 +73,13 @@ class FunctionRecord:
 
     __slots__ = ("attempts", "cause", "covers", "end", "exception", "start", "state", "task")
 
-    def __init__(self, task: TaskInfo, now: float) -> None:
+    def __init__(self, task: events.TaskInfo, now: float) -> None:
         self.task = task
         self.start = now
         self.end: float | None = None
         self.state: State | None = None
         self.exception: str | None = None
-        self.cause: Cause | None = None
+        self.cause: events.Cause | None = None
         self.covers: str | None = None  # the exception for the fallback, which is called next
         self.attempts: list[AttemptRecord] = []
 
@@ -118,7 +99,7 @@ class FunctionRecord:
 class RunRecord:
     """A run. Only its own thread writes it, and any thread can read it."""
 
-    def __init__(self, number: int, run: ObservedRun, now: float) -> None:
+    def __init__(self, number: int, run: events.ObservedRun, now: float) -> None:
         self.number = number
         self.thread = threading.current_thread().name
         self.tasks = run.tasks
@@ -152,23 +133,23 @@ class RunRecord:
             cancellations=tuple(self.cancellations),
         )
 
-    def finished(self, event: RunFinished, now: float) -> None:
+    def finished(self, event: events.RunFinished, now: float) -> None:
         self.end = now
         self.state = event.state
         self.exception = _described(event.exception)
 
-    def phase_started(self, event: PhaseStarted, now: float) -> None:
+    def phase_started(self, event: events.PhaseStarted, now: float) -> None:
         self.phases.append(PhaseSpan(event.phase, now, None))
 
-    def phase_finished(self, event: PhaseFinished, now: float) -> None:
+    def phase_finished(self, event: events.PhaseFinished, now: float) -> None:
         last = self.phases[-1]
         self.phases[-1] = PhaseSpan(last.phase, last.start, now)
         self.goes_on(now)
 
-    def task_started(self, event: TaskStarted, now: float) -> None:
+    def task_started(self, event: events.TaskStarted, now: float) -> None:
         self.functions[event.phase, event.task.name] = FunctionRecord(event.task, now)
 
-    def task_finished(self, event: TaskFinished, now: float) -> None:
+    def task_finished(self, event: events.TaskFinished, now: float) -> None:
         place = (event.phase, event.task.name)
         function = self.functions.get(place)
         if function is None:  # the loop's task factory raised
@@ -179,53 +160,53 @@ class RunRecord:
         function.cause = event.cause
         self.goes_on(now)
 
-    def task_skipped(self, event: TaskSkipped, now: float) -> None:
+    def task_skipped(self, event: events.TaskSkipped, now: float) -> None:
         function = FunctionRecord(event.task, now)
         function.end = now
         function.state = State.SKIPPED
         function.cause = event.cause
         self.functions[event.phase, event.task.name] = function
 
-    def attempt_started(self, event: AttemptStarted, now: float) -> None:
+    def attempt_started(self, event: events.AttemptStarted, now: float) -> None:
         function = self.functions[event.phase, event.task.name]
         function.attempts.append(AttemptRecord(event.attempt, now, function.covers))
 
-    def attempt_suspended(self, event: AttemptSuspended, now: float) -> None:
+    def attempt_suspended(self, event: events.AttemptSuspended, now: float) -> None:
         self.attempt(event).pause(now)
 
-    def attempt_resumed(self, event: AttemptResumed, now: float) -> None:
+    def attempt_resumed(self, event: events.AttemptResumed, now: float) -> None:
         self.attempt(event).since = now
 
-    def attempt_finished(self, event: AttemptFinished, now: float) -> None:
+    def attempt_finished(self, event: events.AttemptFinished, now: float) -> None:
         attempt = self.attempt(event)
         attempt.pause(now)
         attempt.end = now
         attempt.state = event.state
         attempt.exception = _described(event.exception)
 
-    def retry_scheduled(self, event: RetryScheduled, now: float) -> None:
+    def retry_scheduled(self, event: events.RetryScheduled, now: float) -> None:
         self.attempt(event).delay = event.delay
 
-    def retry_suppressed(self, event: RetrySuppressed, now: float) -> None:
+    def retry_suppressed(self, event: events.RetrySuppressed, now: float) -> None:
         self.attempt(event).suppressed = event.reason
 
-    def fell_back(self, event: FellBack, now: float) -> None:
+    def fell_back(self, event: events.FellBack, now: float) -> None:
         self.functions[event.phase, event.task.name].covers = _described(event.exception)
 
-    def timeout_expired(self, event: TimeoutExpired, now: float) -> None:
+    def timeout_expired(self, event: events.TimeoutExpired, now: float) -> None:
         self.attempt(event).timeout = event.timeout
 
-    def cancellation_requested(self, event: CancellationRequested, now: float) -> None:
+    def cancellation_requested(self, event: events.CancellationRequested, now: float) -> None:
         self.cancellations.append(Cancellation(now, event.phase, event.cause))
 
     def attempt(
         self,
-        event: AttemptSuspended
-        | AttemptResumed
-        | AttemptFinished
-        | RetryScheduled
-        | RetrySuppressed
-        | TimeoutExpired,
+        event: events.AttemptSuspended
+        | events.AttemptResumed
+        | events.AttemptFinished
+        | events.RetryScheduled
+        | events.RetrySuppressed
+        | events.TimeoutExpired,
     ) -> AttemptRecord:
         return self.functions[event.phase, event.task.name].attempts[-1]
 
@@ -240,19 +221,19 @@ def _described(exception: BaseException | None) -> str | None:
 
 
 WRITERS: Final[dict[type[Any], Callable[[RunRecord, Any, float], None]]] = {
-    RunFinished: RunRecord.finished,
-    PhaseStarted: RunRecord.phase_started,
-    PhaseFinished: RunRecord.phase_finished,
-    TaskStarted: RunRecord.task_started,
-    TaskFinished: RunRecord.task_finished,
-    TaskSkipped: RunRecord.task_skipped,
-    AttemptStarted: RunRecord.attempt_started,
-    AttemptSuspended: RunRecord.attempt_suspended,
-    AttemptResumed: RunRecord.attempt_resumed,
-    AttemptFinished: RunRecord.attempt_finished,
-    RetryScheduled: RunRecord.retry_scheduled,
-    RetrySuppressed: RunRecord.retry_suppressed,
-    FellBack: RunRecord.fell_back,
-    TimeoutExpired: RunRecord.timeout_expired,
-    CancellationRequested: RunRecord.cancellation_requested,
+    events.RunFinished: RunRecord.finished,
+    events.PhaseStarted: RunRecord.phase_started,
+    events.PhaseFinished: RunRecord.phase_finished,
+    events.TaskStarted: RunRecord.task_started,
+    events.TaskFinished: RunRecord.task_finished,
+    events.TaskSkipped: RunRecord.task_skipped,
+    events.AttemptStarted: RunRecord.attempt_started,
+    events.AttemptSuspended: RunRecord.attempt_suspended,
+    events.AttemptResumed: RunRecord.attempt_resumed,
+    events.AttemptFinished: RunRecord.attempt_finished,
+    events.RetryScheduled: RunRecord.retry_scheduled,
+    events.RetrySuppressed: RunRecord.retry_suppressed,
+    events.FellBack: RunRecord.fell_back,
+    events.TimeoutExpired: RunRecord.timeout_expired,
+    events.CancellationRequested: RunRecord.cancellation_requested,
 }

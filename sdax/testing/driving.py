@@ -26,6 +26,7 @@ from .clock import VirtualClockLoop, outside
 from .faults import InjectedError, InjectedInterrupt, exception_of
 from .frames import Place, awaiting, of_user
 from .points import CALL, RETURN, Disturbance, Fault, Point, Schedule, label_of
+from .yields import skipping_yield
 
 COURSE: ContextVar[Course | None] = ContextVar("COURSE", default=None)
 
@@ -70,6 +71,7 @@ class Course:
         self.unfailing: set[Point] = set()  # points at which no exception can come
         self.injected: list[Injected] = []
         self.swallowed: list[str] = []  # functions that were cancelled and still returned
+        self.skipped: dict[str, Place] = {}  # the `yield`s of cleanups that an exception skipped
         self.raised: dict[tuple[str, int], BaseException] = {}  # by function and attempt
         self.attempts: dict[str, int] = {}
         self.under_way: dict[Attempt, None] = {}
@@ -415,6 +417,11 @@ class DrivenManager:
 
     async def leave(self, raised: Any) -> Any:
         """Run the function on from its `yield`."""
+        course = COURSE.get()
+        if course is not None and raised[0] is not None:
+            place = skipping_yield(self.manager)
+            if place is not None:
+                course.skipped[self.of.clean_up.label] = place
         try:
             return await type(self.manager).__aexit__(self.manager, *raised)
         finally:

@@ -22,7 +22,7 @@ from .faults import USUAL, faults_at
 from .findings import NotDeterministic, ScheduleFailed, finding_of, refuse_difference
 from .leftovers import without_collector
 from .loops import Loops, RealLoops, VirtualLoops
-from .player import ExploredRun, Played, Player, pinned_jitter, tasks_of
+from .player import ONE_FOR_ALL, ExploredRun, Played, Player, pinned_jitter, tasks_of
 from .points import (
     AFTER_FAILURE,
     EXIT,
@@ -76,7 +76,8 @@ def explore(
     Raises `ScheduleFailed` for the first schedule after which something is wrong.
 
     - `context`: a function that creates a new context for each run. It is plain or async, or
-      returns an async context manager, which is left after the check of the run.
+      returns an async context manager, which is left after the check of the run. One object for all
+      runs is refused with a `TypeError`, unless it is None or a value such as a number.
     - `check`: gets each run as an `ExploredRun`. To fail it, it returns False or raises an
       exception. It can be async.
     - `faults`: the kinds to try. By default `"cancel"` (the caller is cancelled), `"fail"` (an
@@ -255,7 +256,7 @@ class Explorer:
         self._trace = played.trace
         self._points = played.course.points()
         self._unfailing = played.course.unfailing
-        self.player.may_fail = frozenset(function for function, _ in played.course.raised)
+        self.player.may_fail = frozenset(played.failed_cleanups)
         self._new(played)
         self.loops.learn()
 
@@ -384,7 +385,7 @@ def _check_arguments(processor: Any, context: Any, check: Any) -> None:
             context.close()
         raise TypeError(
             f"context must be a function that makes a new context for each run, got "
-            f"{shown(context)}: one context for all would have what earlier runs left in it"
+            f"{shown(context)}: {ONE_FOR_ALL}"
         )
     if inspect.isgeneratorfunction(context) or inspect.isasyncgenfunction(context):
         raise TypeError(

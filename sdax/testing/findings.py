@@ -9,7 +9,7 @@ from typing import Any, Final
 from ..engine.exceptions import hide_engine
 from .driving import Happened, Injected
 from .player import ExploredRun, Played
-from .points import CALL, RETURN, Disturbance, Fault, Point, text_of
+from .points import CALL, RETURN, Disturbance, Fault, Point, await_of, text_of
 
 MOST_EVENTS: Final = 20
 MOST_PLACES: Final = 3
@@ -109,8 +109,7 @@ def _sentence(disturbance: Disturbance) -> str:
     """Describe a disturbance in words."""
     point, fault = disturbance
     what = f"{point.function}" + (f" (attempt {point.attempt})" if point.attempt > 1 else "")
-    number = point.at.removesuffix("+")
-    wait = f"{number}{_ending(number)} await" if number.isdecimal() else ""
+    wait = await_of(point.at)
     if fault is Fault.CANCEL:
         return f"The caller was cancelled {_moment(point, what, wait)}."
     if fault is Fault.INTERRUPT:
@@ -139,12 +138,6 @@ def _moment(point: Point, what: str, wait: str) -> str:
             f"when what the {wait} of {what} waited for was there, but the function had not gone on"
         )
     return f"while {what} waited at its {wait}"
-
-
-def _ending(number: str) -> str:
-    if number[-2:-1] == "1":
-        return "th"
-    return {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th")
 
 
 def _differences(undisturbed: Sequence[Happened], played: Played) -> Iterator[str]:

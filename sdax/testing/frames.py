@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from gc import get_referents
 from pathlib import Path
+from traceback import walk_tb
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
@@ -86,6 +87,15 @@ def calling_place() -> Place | None:
             return place_of(frame)
         frame = frame.f_back
     return None
+
+
+def raising_place(error: BaseException | None) -> Place | None:
+    """Return the innermost place in the user's code from which an exception came, or None."""
+    found = None
+    for frame, line in walk_tb(None if error is None else error.__traceback__):
+        if not is_of_library(frame.f_code):
+            found = Place(frame.f_code.co_filename, line, frame.f_code.co_name)
+    return found
 
 
 def waiting_tasks(loop: asyncio.AbstractEventLoop) -> list[str]:

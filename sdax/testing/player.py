@@ -11,14 +11,16 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import copy_context
 from copy import copy
 from functools import partial
-from typing import Any, Generic
+from typing import Any, Final, Generic
+from weakref import ref
 
 from .. import processor as processors
 from ..common.generic import T
 from ..common.groups import iter_leaves
 from ..common.order import PHASES, POST
-from ..common.text import shown
+from ..common.text import listed, shown
 from ..engine import attempts
+from ..errors import SdaxExecutionError
 from ..events import Event, RetryScheduled, RunFinished, TimeoutExpired
 from ..report import RunReport
 from ..tasks import AsyncTask
@@ -26,10 +28,28 @@ from .clock import DeadlockError, EndlessError, OutsideWorldError
 from .driven import driven
 from .driving import Attempt, Course, Happened, Injected
 from .faults import InjectedInterrupt
-from .frames import of_user, waiting_tasks
+from .frames import of_user, raising_place, waiting_tasks
 from .leftovers import Complaints, Leftovers
 from .loops import Loops
-from .points import ENTER, Fault, Schedule, functions_of, label_of, labels_of, text_of
+from .points import ENTER, Fault, Schedule, await_of, functions_of, label_of, labels_of, text_of
+
+ONE_FOR_ALL: Final = "one context for all would have what earlier runs left in it"
+
+MOST_FAILURES: Final = 3
+
+_CUT_OFF: Final = "cut off by cleanup_timeout"  # as the engine says it
+
+# Exceptions of a function that needs something which does not exist.
+_MISSING: Final = (
+    AssertionError,
+    AttributeError,
+    FileNotFoundError,
+    LookupError,
+    NameError,
+    ProcessLookupError,
+    TypeError,
+    ValueError,
+)
 
 
 class ExploredRun(Generic[T]):
@@ -76,12 +96,17 @@ class ExploredRun(Generic[T]):
         return f"<ExploredRun: {what}, {self._error!r} after {self.time:.6g} s>"
 
 
+class SharedContextError(TypeError):
+    """Two runs got the same context. Explorations raise it as a `TypeError`."""
+
+
 class Played:
     """A played schedule: its events and its problems."""
 
     def __init__(self, schedule: Schedule, course: Course, may_fail: frozenset[str]) -> None:
         self.schedule = schedule
         self.course = course
+        self.failed_cleanups: dict[str, BaseException] = {}  # by function
         self.stage = "to make the context"
         self.run: ExploredRun[Any] | None = None
         self.report: RunReport[Any] | None = None
@@ -121,7 +146,9 @@ class Player:
         self.check = check
         self.loops = loops
         self.complaints = Complaints()
-        self.may_fail: frozenset[str] = frozenset()  # functions that fail in the undisturbed run
+        self.may_fail: frozenset[str] = frozenset()  # cleanups that fail in the undisturbed run
+        self._contexts = 0
+        self._first_context: Callable[[], Any] | None = None
 
     def play(self, schedule: Schedule, *, checked: bool = True, detailed: bool = False) -> Played:
         """Make a run with these disturbances, and find its problems.
@@ -171,6 +198,7 @@ class Player:
     async def _run(
         self, loop: asyncio.AbstractEventLoop, played: Played, ctx: Any, checked: bool
     ) -> None:
+        self._refuse_shared(ctx)
         played.stage = "the run"
         with Leftovers(loop) as played.leftovers:
             await loop.create_task(self._call(played, ctx), name="the caller")
@@ -184,9 +212,36 @@ class Player:
         accepted = await self._check(played) if checked else False
         if not played.schedule and played.error is not None and not accepted:
             played.problems.append(
-                f"the undisturbed run failed, and the check did not look at run.error: "
-                f"{shown(played.error)}"
+                f"{self._failure(played.error)}. If the undisturbed run is meant to fail, let the "
+                f"check look at run.error"
             )
+
+    def _refuse_shared(self, ctx: Any) -> None:
+        """Raise `TypeError` if the first two runs get the same context, unless it is a value."""
+        self._contexts += 1
+        if self._contexts == 1 and not _is_value(ctx):
+            try:
+                self._first_context = ref(ctx)
+            except TypeError:  # a dict, or a class with slots
+                self._first_context = lambda: ctx
+        elif self._contexts == 2 and self._first_context is not None:
+            first = self._first_context()
+            self._first_context = None
+            if first is ctx:
+                raise SharedContextError(
+                    f"context must make a new context for each run, but made {shown(ctx)} twice: "
+                    f"{ONE_FOR_ALL}"
+                )
+
+    def _failure(self, error: BaseException) -> str:
+        """Return a sentence about the exception of a run."""
+        if not isinstance(error, SdaxExecutionError):
+            return f"the run raised {shown(error)}"
+        failures = [
+            f"{self.labels[each.name]}.{each.phase} raised {shown(each.exception)}"
+            for each in error.failures
+        ]
+        return listed(failures, len(failures), MOST_FAILURES)
 
     async def _call(self, played: Played, ctx: Any) -> None:
         """Call `process_tasks`, as the caller of the run."""
@@ -206,7 +261,12 @@ class Player:
     def _hear(self, played: Played, event: Event) -> None:
         """Observe the run."""
         if isinstance(event, RunFinished):
-            played.report = event.report
+            played.report = report = event.report
+            played.failed_cleanups = {
+                f"{self.labels[each.name]}.{each.phase}": each.exception
+                for each in (() if report is None else report.failures)
+                if each.phase == PHASES[POST]
+            }
         elif isinstance(event, (RetryScheduled, TimeoutExpired)):
             label = f"{self.labels[event.task.name]}.{event.phase}"
             retried = isinstance(event, RetryScheduled)
@@ -247,11 +307,7 @@ def _never_ended(played: Played, error: Exception) -> Played:
             hint = ""
             if attempt.of.phase != PHASES[POST]:
                 hint = ", or leave out the fault hang if its callers bound the run"
-            owner, _, limit = label_of(attempt.of.label)
-            needed = f"give {owner} a total_timeout" if limit == ENTER else "give it a timeout"
-            if limit not in (None, ENTER):
-                needed = f"give {owner} a timeout"
-            told.problems.append(f"nothing bounds {attempt.of.label}: {needed}{hint}")
+            told.problems.append(f"nothing bounds {attempt.of.label}: {_bound(attempt)}{hint}")
     waiting = [_waits(attempt) for attempt in under_way] or waiting_tasks(course.loop)
     told.problems.append("\n  ".join([f"{played.stage} {how}:", *waiting]))
     return told
@@ -260,7 +316,26 @@ def _never_ended(played: Played, error: Exception) -> Played:
 def _waits(attempt: Attempt) -> str:
     places = of_user(attempt.frames())
     where = f", {places[-1]}: {places[-1].source}" if places else ""
-    return f"{attempt.of.label}, attempt {attempt.number}, is at {attempt.at}{where}"
+    how = f"waits at its {await_of(attempt.at)}"
+    limits = attempt.of.limits
+    advice = ""
+    if not attempt.hangs and limits.timeout is limits.total_timeout is None:
+        advice = f"\n    ({_bound(attempt)}, and let it wait only for what always comes)"
+    return f"{attempt.of.label}, attempt {attempt.number}, {how}{where}{advice}"
+
+
+def _bound(attempt: Attempt) -> str:
+    """Return what to do so that an attempt cannot wait for ever."""
+    owner, _, limit = label_of(attempt.of.label)
+    if limit is None:
+        return "give it a timeout"
+    return f"give {owner} a {'total_timeout' if limit == ENTER else 'timeout'}"
+
+
+def _is_value(ctx: Any) -> bool:
+    """Return True for None and for types that hash by value, which two runs may share."""
+    by: Any = type(ctx).__hash__
+    return ctx is None or not (by is None or by is object.__hash__)
 
 
 def _look_outside(error: BaseException | None) -> None:
@@ -277,6 +352,12 @@ def _not_as_promised(played: Played) -> Iterator[str]:
         yield (
             f"{who} was cancelled, and returned as if nothing had happened; let CancelledError "
             f"through"
+        )
+    for function, place in course.skipped.items():
+        yield (
+            f"{function} did nothing, because the exception at its yield skipped the code after "
+            f"it ({place}). Put that code into 'finally' or 'async with'. If only a success needs "
+            f"it, write 'except BaseException: raise' after the yield"
         )
     yield from _failed_cleanups(played)
     known: set[int] | None = None
@@ -300,18 +381,32 @@ def _not_as_promised(played: Played) -> Iterator[str]:
 
 def _failed_cleanups(played: Played) -> Iterator[str]:
     """Yield the cleanups that fail although they were not disturbed themselves."""
-    course = played.course
-    disturbed = {label_of(each.disturbance.point.function).owner for each in course.injected}
-    for (function, attempt), error in course.raised.items():
-        if (
-            played.schedule
-            and label_of(function).is_cleanup
-            and label_of(function).owner not in disturbed
-            and function not in played.may_fail
-            and attempt == course.attempts[function]
-            and isinstance(error, Exception)
-        ):
-            yield (f"{function} raised {shown(error)}; a cleanup must work with whatever exists")
+    if not played.schedule:
+        return
+    labels = [label_of(each.disturbance.point.function) for each in played.course.injected]
+    disturbed = {label.owner for label in labels}
+    # A cleanup that takes all of cleanup_timeout cuts off others as well.
+    others_cut_off = any(label.is_cleanup for label in labels)
+    for function, error in played.failed_cleanups.items():
+        is_cut_off = isinstance(error, TimeoutError) and str(error).startswith(_CUT_OFF)
+        skipped = is_cut_off and others_cut_off
+        others_cut_off |= is_cut_off
+        if not (skipped or function in disturbed or function in played.may_fail):
+            where = ""
+            if isinstance(error, TimeoutError):
+                attempt = function, played.course.attempts.get(function, 0)
+                place = raising_place(played.course.raised.get(attempt))
+                where = "" if place is None else f" ({place}: {place.source})"
+            yield f"{function} raised {shown(error)}{where}; {_advice(error)}"
+
+
+def _advice(error: BaseException) -> str:
+    """Return what to do about a cleanup that fails only in disturbed runs."""
+    if isinstance(error, TimeoutError):
+        return "a cleanup must not wait for what never comes after a failure or a cancellation"
+    if isinstance(error, _MISSING):
+        return "a cleanup must work with whatever exists"
+    return "a cleanup must also succeed after a failure or a cancellation"
 
 
 def _reachable(error: BaseException | None, report: RunReport[Any] | None) -> set[int]:

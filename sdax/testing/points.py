@@ -100,6 +100,17 @@ class Label(NamedTuple):
         return self.phase == PHASES[POST]
 
 
+def await_of(at: str) -> str:
+    """Return "2nd await" for the place `2` or `2+`, and an empty text for another place."""
+    number = at.removesuffix("+")
+    if not number.isdecimal():
+        return ""
+    ending = "th"
+    if number[-2:-1] != "1":
+        ending = {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], ending)
+    return f"{number}{ending} await"
+
+
 @cache
 def label_of(function: str) -> Label:
     """Return the parts of a function's name in points."""
