@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,7 +19,7 @@ from sdax.__main__ import main
 from sdax.commands.run import SECONDS_BETWEEN_SIGNALS
 
 SHOP = """
-import asyncio, os, time
+import asyncio, os, signal, sys, time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from sdax import AsyncTask, AsyncTaskProcessor, TaskFunction
@@ -47,6 +47,43 @@ async def kill(ctx):
     if ctx["id"] == 7:
         os._exit(1)
 
+async def leave(ctx):
+    await asyncio.sleep(0.001)
+    if ctx["id"] == 7 and not Path("go").exists():
+        sys.exit("enough")
+    return ctx["id"]
+
+async def leave_later(ctx):
+    await asyncio.get_running_loop().create_task(leave(ctx))
+
+async def end(ctx):
+    if ctx["id"] == 3:
+        await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif ctx["id"] > 3:
+        await asyncio.sleep(100)
+
+async def repair(ctx):
+    if ctx["id"] % 10 == 3 and not Path("go").exists():
+        raise ValueError
+    return ctx["id"]
+
+async def forget(ctx):
+    return double(ctx)
+
+async def first(ctx):
+    return {"when": [ctx["id"]]}
+
+async def second(ctx):
+    return [float("nan")]
+
+class Unshowable(Exception):
+    def __str__(self):
+        raise LookupError
+
+async def fail(ctx):
+    raise Unshowable
+
 def of(function, cleanup=None):
     post = cleanup and TaskFunction(cleanup)
     made = AsyncTask("Double", execute=TaskFunction(function), post_execute=post)
@@ -56,6 +93,24 @@ processor = of(double)
 waiting = of(wait, clean)
 blocking = of(block, clean)
 killing = of(kill)
+leaving = of(leave)
+leaving_later = of(leave_later)
+repairing = of(repair)
+ending = of(end)
+forgetting = of(forget)
+unshowable = of(fail)
+odd = (
+    AsyncTaskProcessor.builder()
+    .add_task(AsyncTask("First", execute=TaskFunction(first)), 1)
+    .add_task(AsyncTask("Second", execute=TaskFunction(second)), 1)
+    .build()
+)
+both = (
+    AsyncTaskProcessor.builder()
+    .add_task(AsyncTask("First", execute=TaskFunction(fail)), 1)
+    .add_task(AsyncTask("Second", post_execute=TaskFunction(fail)), 1)
+    .build()
+)
 
 def make(item):
     return dict(item)
@@ -68,11 +123,39 @@ async def make_later(item, prefix):
 async def resources():
     yield "A-"
 
+async def end_here():
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(100)
+
+@asynccontextmanager
+async def slow_to_open():
+    await end_here()
+    yield ""
+
+@asynccontextmanager
+async def slow_to_close():
+    yield ""
+    await end_here()
+
+@asynccontextmanager
+async def cannot_open():
+    raise LookupError("no pool")
+    yield
+
+@asynccontextmanager
+async def cannot_close():
+    yield ""
+    raise TypeError("no pool")
+
 def pick(ctx, report):
     return ctx["prefix"] + str(report["Double"].execute.value)
 
 def pick_odd(ctx, report):
     return {"when": complex(1, 2)}
+
+def pick_circle(ctx, report):
+    ctx["ctx"] = ctx
+    return ctx
 """
 
 
@@ -146,11 +229,100 @@ def test_a_job_that_succeeds(folder: Path) -> None:
     assert [each["value"] for each in written(folder).values()] == ["A-0", "A-2", "A-4"]
 
 
-def test_what_json_does_not_know_is_written_as_it_is_shown(folder: Path) -> None:
+class Ran(NamedTuple):
+    """What a command has done."""
+
+    status: int
+    out: str
+    errors: str
+
+
+@pytest.fixture
+def ran(
+    engine: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ran]]:
+    """Run the command in this process, which is quicker."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+
+    def run(*arguments: str) -> Ran:
+        try:
+            main(["run", *arguments])
+            status: Any = 0
+        except SystemExit as error:
+            status = error.code
+        return Ran(status, *capsys.readouterr())
+
+    try:
+        yield run
+    finally:
+        sys.modules.pop("shop", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["shop:processor", "--pick", "shop:pick_odd"],
+            "the return value of --pick is not JSON: it has an object of type complex; return "
+            "text, numbers, lists and dicts of them",
+        ),
+        (
+            ["shop:processor", "--pick", "shop:pick_circle"],
+            "the return value of --pick is not JSON: Circular reference detected; return text",
+        ),
+        (
+            ["shop:odd"],
+            "the return value of execute of task 'Second' is not JSON: Out of range float values "
+            "are not JSON compliant",
+        ),
+        (
+            ["shop:forgetting"],
+            "the return value of execute of task 'Double' is not JSON: it has a coroutine, for "
+            "which an 'await' is missing; name a function with --pick that returns text",
+        ),
+    ],
+    ids=["object", "circle", "number", "coroutine"],
+)
+@pytest.mark.filterwarnings("ignore:coroutine 'double' was never awaited")
+@pytest.mark.one_engine
+def test_a_value_that_is_not_json_is_the_error_of_its_input(
+    folder: Path, ran: Callable[..., Ran], options: list[str], message: str
+) -> None:
     write_inputs(folder, 1)
-    done = sdax_run(folder, "shop:processor", *JOB, "--pick", "shop:pick_odd")
-    assert done.returncode == 0, done.stderr
-    assert written(folder)[1]["value"] == {"when": "(1+2j)"}
+    done = ran(*options, *JOB)
+    assert done.status == 1
+    assert f"the first error: line 1: TypeError: {message}" in done.errors
+    (outcome,) = written(folder).values()
+    assert "value" not in outcome
+    assert outcome["error"]["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("processor", "text"),
+    [
+        ("shop:repairing", "line 4, execute of task 'Double': ValueError"),
+        ("shop:unshowable", "line 1, execute of task 'Double': Unshowable: Unshowable()"),
+        (
+            "shop:both",
+            "line 1, execute of task 'First': Unshowable: Unshowable(), and 1 more failure",
+        ),
+    ],
+)
+@pytest.mark.one_engine
+def test_the_first_error_is_told(ran: Callable[..., Ran], processor: str, text: str) -> None:
+    done = ran(processor, *JOB)
+    assert done.status == 1
+    assert done.errors.splitlines()[1] == f"python -m sdax run: the first error: {text}"
+
+
+@pytest.mark.one_engine
+def test_an_error_that_is_not_of_a_task_is_told(ran: Callable[..., Ran]) -> None:
+    done = ran("shop:processor", *JOB, "--context", "shop:make_later")
+    assert done.status == 1
+    assert "30 outcomes: 0 succeeded, 30 failed" in done.errors
+    assert "the first error: line 1: TypeError: make_later() missing 1 required" in done.errors
 
 
 def test_bad_lines_are_told_of_and_the_rest_goes_on(folder: Path) -> None:
@@ -171,18 +343,148 @@ def test_inputs_from_standard_input(folder: Path) -> None:
     assert written(folder) == {1: {"number": 1, "value": {"Double": 2}}}
 
 
-def test_resuming_leaves_out_what_is_done(folder: Path) -> None:
+@pytest.mark.one_engine
+def test_resuming_leaves_out_what_is_done(folder: Path, ran: Callable[..., Ran]) -> None:
     torn = '{"number": 1, "value": 1}\n{"number": 5, "value": 2}\n{"number": 6, "val'
     (folder / "out.jsonl").write_text(torn)
-    done = sdax_run(folder, "shop:processor", *JOB, "--resume")
-    assert "28 outcomes: 25 succeeded, 3 failed, 2 done before" in done.stderr
+    done = ran("shop:processor", *JOB, "--resume")
+    assert done.status == 1
+    assert "28 outcomes: 25 succeeded, 3 failed, 2 done before\n" in done.errors
     outcomes = written(folder)
     assert sorted(outcomes) == list(range(1, 31))
     assert outcomes[5]["value"] == 2
     assert outcomes[6]["value"] == {"Double": 10}
-    again = sdax_run(folder, "shop:processor", *JOB, "--resume")
-    assert again.returncode == 0
-    assert "0 outcomes: 0 succeeded, 0 failed, 30 done before" in again.stderr
+
+
+@pytest.mark.one_engine
+def test_a_resumed_job_tells_what_failed_before(folder: Path, ran: Callable[..., Ran]) -> None:
+    assert ran("shop:repairing", *JOB).status == 1
+    before = (folder / "out.jsonl").read_text()
+    done = ran("shop:repairing", *JOB, "--resume")
+    assert done == Ran(
+        1,
+        "",
+        "python -m sdax run: 0 outcomes: 0 succeeded, 0 failed, 30 done before, 3 of them failed\n"
+        "python -m sdax run: the first error: line 4, execute of task 'Double': ValueError\n"
+        "python -m sdax run: --retry-failed runs those again that failed before\n",
+    )
+    assert (folder / "out.jsonl").read_text() == before
+
+
+@pytest.mark.one_engine
+def test_what_failed_is_run_again(folder: Path, ran: Callable[..., Ran]) -> None:
+    again = ("shop:repairing", *JOB, "--resume", "--retry-failed")
+    assert ran(*again).status == 1  # the file does not exist yet
+    before = (folder / "out.jsonl").read_text()
+    done = ran(*again)
+    assert done.status == 1
+    assert "3 outcomes: 0 succeeded, 3 failed, 27 done before\n" in done.errors
+    (folder / "go").touch()
+    done = ran(*again)
+    assert done.status == 0
+    assert "3 outcomes: 3 succeeded, 0 failed, 27 done before\n" in done.errors
+    for more in [], ["--retry-failed"]:
+        done = ran("shop:repairing", *JOB, "--resume", *more)
+        assert done.status == 0
+        assert "0 outcomes: 0 succeeded, 0 failed, 30 done before\n" in done.errors
+    text = (folder / "out.jsonl").read_text()
+    assert text.startswith(before)
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len(lines) == 30 + 3 + 3
+    assert {each["number"]: each.get("value") for each in lines} == {
+        number: {"Double": number - 1} for number in range(1, 31)
+    }
+
+
+@pytest.mark.one_engine
+def test_a_later_error_counts_as_well(folder: Path, ran: Callable[..., Ran]) -> None:
+    write_inputs(folder, 2)
+    lines = '{"number": 1, "error": "a"}\n{"number": 1, "value": 2}\n{"number": 2, "value": 1}\n'
+    (folder / "out.jsonl").write_text(lines + '{"number": 2, "error": "b"}\n')
+    done = ran("shop:processor", *JOB, "--resume")
+    assert done.status == 1
+    assert "2 done before, 1 of them failed" in done.errors
+    assert "the first error: line 2: 'b'" in done.errors
+
+
+@pytest.mark.parametrize("where", [[], ["--workers", "1", "--batch-size", "20"]], ids=["here", "1"])
+def test_system_exit_ends_the_job_and_is_the_error_of_its_input(
+    folder: Path, where: list[str]
+) -> None:
+    done = sdax_run(folder, "shop:leaving", *JOB, *where)
+    assert done.returncode == 1
+    summary, first, ended = done.stderr.splitlines()
+    assert summary.endswith("succeeded, 1 failed")
+    told = "line 8: SystemExit: enough (task 'Double', execute, attempt 1 of 1)"
+    assert first == f"python -m sdax run: the first error: {told}"
+    assert ended == "python -m sdax run: ended by SystemExit; --resume goes on with the rest"
+    assert written(folder)[8]["error"] == {
+        "type": "SystemExit",
+        "message": "enough",
+        "notes": ["task 'Double', execute, attempt 1 of 1"],
+    }
+
+
+def test_a_job_that_system_exit_has_ended_goes_on(folder: Path, ran: Callable[..., Ran]) -> None:
+    assert ran("shop:leaving", *JOB, "--concurrency", "3").status == 1
+    assert 7 <= len(written(folder)) < 11
+    done = ran("shop:leaving", *JOB, "--resume")
+    assert done.status == 1
+    assert ", 1 of them failed" in done.errors
+    assert "ended by" not in done.errors
+    assert sorted(written(folder)) == list(range(1, 31))
+    (folder / "go").touch()
+    assert ran("shop:leaving", *JOB, "--resume", "--retry-failed").status == 0
+
+
+def test_system_exit_of_a_task_that_nobody_knows_ends_the_job(folder: Path) -> None:
+    done = sdax_run(folder, "shop:leaving_later", *JOB)
+    assert done.returncode == 1
+    assert "ended by SystemExit; --resume goes on with the rest" in done.stderr
+    assert all("error" not in each for each in written(folder).values())
+
+
+@pytest.mark.parametrize("out", ["-", "/dev/stdout"])
+@pytest.mark.one_engine
+def test_outcomes_on_standard_output(folder: Path, ran: Callable[..., Ran], out: str) -> None:
+    done = ran("shop:repairing", "--inputs", "in.jsonl", "--out", out)
+    assert done.status == 1
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert {each["number"] for each in lines} == set(range(1, 31))
+    assert not (folder / "-").exists()
+
+
+needs_dev = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file of Linux")
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_job(folder: Path) -> None:
+    write_inputs(folder, 2000)
+    job = ["shop:processor", "--inputs", "in.jsonl", "--out", "-", "--concurrency", "2"]
+    with in_background(folder, *job, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == '{"number": 1, "value": {"Double": 0}}\n'
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        assert process.wait(60) == 141
+    assert "--out: - takes no more: " in errors
+    assert "Traceback" not in errors.partition("--out")[2]
+
+
+@needs_dev
+@pytest.mark.one_engine
+def test_a_full_disk_ends_the_job(ran: Callable[..., Ran]) -> None:
+    done = ran("shop:repairing", "--inputs", "in.jsonl", "--out", "/dev/full")
+    assert done.status == 1
+    assert "--out: /dev/full takes no more: No space left on device" in done.errors
+
+
+@needs_dev
+@pytest.mark.one_engine
+def test_what_is_not_a_regular_file_is_not_resumed(ran: Callable[..., Ran]) -> None:
+    write_to = ["shop:unshowable", "--inputs", "in.jsonl", "--out", "/dev/null"]
+    assert "30 failed" in ran(*write_to).errors
+    assert "30 failed" in ran(*write_to).errors
 
 
 @contextmanager
@@ -217,11 +519,52 @@ def job(
         yield process
 
 
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+
+
+@needs_signals
+@pytest.mark.one_engine
+def test_a_signal_loses_nothing_that_has_ended(folder: Path, ran: Callable[..., Ran]) -> None:
+    done = ran("shop:ending", *JOB)
+    assert done.status == 128 + signal.SIGTERM
+    assert sorted(written(folder)) == [1, 2, 3, 4]
+
+
+@needs_signals
+@pytest.mark.one_engine
+@pytest.mark.parametrize(("when", "number"), [("open", 0), ("close", 30)])
+def test_a_signal_ends_resources_that_are_slow(
+    folder: Path, ran: Callable[..., Ran], when: str, number: int
+) -> None:
+    options = ["--context", "shop:make_later", "--resources", f"shop:slow_to_{when}"]
+    done = ran("shop:processor", *JOB, *options)
+    assert done.status == 128 + signal.SIGTERM
+    assert len(written(folder)) == number
+
+
+@pytest.mark.one_engine
+@pytest.mark.parametrize(
+    ("when", "error", "number"), [("open", LookupError, 0), ("close", TypeError, 30)]
+)
+def test_resources_that_fail_show_where(
+    folder: Path, ran: Callable[..., Ran], when: str, error: type[Exception], number: int
+) -> None:
+    options = ["--context", "shop:make_later", "--resources", f"shop:cannot_{when}"]
+    with pytest.raises(error, match="no pool"):
+        ran("shop:processor", *JOB, *options)
+    assert len(written(folder)) == number
+
+
+@pytest.mark.one_engine
+def test_resources_that_fail_on_a_worker_are_told(ran: Callable[..., Ran]) -> None:
+    options = ["--context", "shop:make_later", "--resources", "shop:cannot_open", "--workers", "1"]
+    done = ran("shop:processor", *JOB, *options)
+    assert done.status == 1
+    assert "a worker cannot run the job: LookupError: no pool" in done.errors
+
+
 def ids(folder: Path, what: str) -> set[int]:
     return {int(path.name.partition("-")[2]) for path in folder.glob(f"{what}-*")}
-
-
-needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
 def wait_for(folder: Path, job: subprocess.Popen[str], lines: int, begun: int) -> None:
@@ -279,8 +622,10 @@ def test_a_second_signal_ends_processes(folder: Path, job: subprocess.Popen[str]
     assert "a second signal ends it at once" in job.stderr.readline()
     errors = end_by_second(job, signal.SIGINT)
     assert job.returncode == 128 + signal.SIGINT
-    assert len(written(folder)) < 30
-    assert [line.partition(": ")[0] for line in errors] == ["python -m sdax run"] * 2
+    outcomes = written(folder)
+    assert 5 <= len(outcomes) < 30
+    assert not any("error" in each for each in outcomes.values())
+    assert [line.partition(": ")[0] for line in errors] == ["python -m sdax run"] * 2, errors
 
 
 @needs_signals
@@ -365,26 +710,26 @@ def test_a_process_that_ends_is_told_of(folder: Path) -> None:
             "in.jsonl, line 1 has no outcome of this command",
         ),
         (["shop:processor", "--inputs", "in.jsonl", "--out", "no/out"], "cannot be written"),
+        (["shop:processor", "--inputs", "in.jsonl", "--out", "."], ". cannot be written: "),
+        (
+            ["shop:processor", "--inputs", "in.jsonl", "--out", ".", "--resume"],
+            "--resume: . is not a file that can be read",
+        ),
+        (
+            ["shop:processor", "--inputs", "in.jsonl", "--out", "-", "--resume"],
+            "--resume: - is not a file that can be read",
+        ),
+        (["shop:processor", *JOB, "--retry-failed"], "--retry-failed: needs --resume"),
     ],
     ids=lambda each: each[-1] if isinstance(each, list) else "",
 )
+@pytest.mark.one_engine
 def test_bad_arguments_are_refused(
-    folder: Path,
-    arguments: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    ran: Callable[..., Ran], arguments: list[str], message: str
 ) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
-    try:
-        with pytest.raises(SystemExit) as caught:
-            main(["run", *arguments])
-    finally:
-        sys.modules.pop("shop", None)
-    assert caught.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    done = ran(*arguments)
+    assert done.status == 2
+    (line,) = done.errors.splitlines()
     assert message in line
 
 

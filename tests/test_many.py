@@ -138,7 +138,7 @@ async def test_a_run_that_reports_nothing_but_successes_shares_its_report() -> N
 
 async def test_outcomes_come_as_runs_end() -> None:
     gates = Gates()
-    async with run_many(gates.processor, "abc") as outcomes:
+    async with run_many(gates.processor, list("abc")) as outcomes:
         taking = asyncio.ensure_future(anext(outcomes))
         await until(lambda: len(gates.begun) == 3)
         for letter in "cab":
@@ -153,7 +153,7 @@ async def test_outcomes_come_as_runs_end() -> None:
 async def test_or_in_the_order_of_the_inputs(kind: str) -> None:
     gates = Gates()
     taken = []
-    async with run_many(gates.processor, given(kind, "abcd"), ordered=True) as outcomes:
+    async with run_many(gates.processor, given(kind, list("abcd")), ordered=True) as outcomes:
         asyncio.get_running_loop().call_later(0.01, lambda: [gates.let_go(each) for each in "dcba"])
         async for outcome in outcomes:
             taken.append((outcome.number, outcome.item))
@@ -402,7 +402,7 @@ async def test_a_run_sees_the_variables_that_its_make_context_sets(how: str) -> 
     var.set("opened")
     make_context: Any = make if how == "plain" else make_later
     got = await values(
-        solo(execute=read), "abc", make_context=make_context, pick=squared, ordered=True
+        solo(execute=read), list("abc"), make_context=make_context, pick=squared, ordered=True
     )
     assert got == ["a", "b", "c"]
     assert var.get() == "opened"
@@ -451,7 +451,7 @@ async def test_resources_are_closed_after_the_cleanup() -> None:
 
     with pytest.raises(Broken):
         async with run_many(
-            gates.processor, "ab", make_context=lambda item, _: item, resources=pool
+            gates.processor, list("ab"), make_context=lambda item, _: item, resources=pool
         ) as outcomes:
             taking = asyncio.ensure_future(anext(outcomes))
             await until(lambda: len(gates.begun) == 2)
@@ -638,7 +638,7 @@ async def test_a_second_cancellation_does_not_interrupt_the_cleanup() -> None:
     gates = Gates()
 
     async def consume() -> None:
-        async with run_many(gates.processor, "abc") as outcomes:
+        async with run_many(gates.processor, list("abc")) as outcomes:
             async for _ in outcomes:
                 pass
 
@@ -657,7 +657,7 @@ async def test_a_cancellation_during_the_cleanup_after_a_break_is_raised() -> No
     gates.let_go("a")
 
     async def consume() -> None:
-        async with run_many(gates.processor, "abc") as outcomes:
+        async with run_many(gates.processor, list("abc")) as outcomes:
             async for _ in outcomes:
                 break
 
@@ -685,7 +685,7 @@ async def test_what_is_made_is_cancelled_too(stage: str) -> None:
         trace.append("cleaned")
 
     processor = solo(None, forever, post)
-    async with run_many(processor, "a", make_context=make) as outcomes:
+    async with run_many(processor, ["a"], make_context=make) as outcomes:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(outcomes), 0.01)
     assert trace == (["not made"] if stage == "make_context" else ["cleaned"])
@@ -754,7 +754,7 @@ async def test_the_loop_hears_of_failures_of_cancelled_runs(
     async def fail(ctx: Any) -> None:
         raise Broken(ctx)
 
-    async with run_many(solo(None, forever, fail), "a") as outcomes:
+    async with run_many(solo(None, forever, fail), ["a"]) as outcomes:
         with suppress(TimeoutError):
             await asyncio.wait_for(anext(outcomes), 0.01)
     heard = loop_errors.pop()
@@ -776,6 +776,52 @@ async def test_inputs_can_be_ended_while_runs_go_on(kind: str) -> None:
     assert gates.cancelled == []
 
 
+@KINDS
+async def test_runs_can_be_stopped_without_losing_what_has_ended(kind: str) -> None:
+    gates = Gates()
+    seen = []
+    async with run_many(gates.processor, given(kind, numbers()), concurrency=3) as outcomes:
+        taking = asyncio.ensure_future(anext(outcomes))
+        await until(lambda: len(gates.begun) == 3)
+        gates.let_go(0)
+        await until(lambda: gates.cleaned)
+        outcomes.stop()
+        outcomes.stop()
+        seen = [await taking, *[each async for each in outcomes]]
+        assert len(gates.cleaned) == 3
+    assert [each.item for each in seen] == [0]
+    assert gates.begun == [0, 1, 2]
+    assert sorted(gates.cancelled) == [1, 2]
+
+
+@one_loop
+@without_factory
+async def test_a_run_whose_context_was_made_does_not_begin_after_the_stop() -> None:
+    gates = Gates()
+    made = []
+
+    async def make(item: int) -> int:
+        await passes(1)
+        made.append(item)
+        return item
+
+    async with run_many(gates.processor, [0], make_context=make) as outcomes:
+        taking = asyncio.ensure_future(anext(outcomes, None))
+        await until(lambda: made)
+        outcomes.stop()
+        assert await taking is None
+    assert gates.begun == []
+
+
+@one_loop
+@pytest.mark.one_engine
+@KINDS
+async def test_stopped_before_the_first_there_is_no_outcome(kind: str) -> None:
+    async with run_many(solo(execute=square), given(kind, numbers())) as outcomes:
+        outcomes.stop()
+        assert [each async for each in outcomes] == []
+
+
 @one_loop
 @pytest.mark.one_engine
 @KINDS
@@ -783,6 +829,49 @@ async def test_ended_before_the_first_there_is_no_outcome(kind: str) -> None:
     async with run_many(solo(execute=square), given(kind, numbers())) as outcomes:
         outcomes.take_no_more()
         assert [each async for each in outcomes] == []
+
+
+@one_loop
+@pytest.mark.one_engine
+@KINDS
+async def test_a_block_that_asks_for_nothing_is_told(kind: str) -> None:
+    gates = Gates()
+    with pytest.warns(RuntimeWarning, match="so no run has begun; write 'async for outc") as caught:
+        async with run_many(gates.processor, given(kind, range(3))):
+            await passes(5)
+    assert gates.begun == []
+    (warning,) = caught
+    assert warning.filename == __file__
+
+
+@one_loop
+@pytest.mark.one_engine
+@pytest.mark.parametrize("how", ["took", "ended", "raised"])
+async def test_other_blocks_are_not_warned_of(how: str) -> None:
+    with suppress(LookupError):
+        async with run_many(solo(execute=square), numbers()) as outcomes:
+            if how == "took":
+                await anext(outcomes)
+            elif how == "ended":
+                outcomes.take_no_more()
+            else:
+                raise LookupError
+
+
+@one_loop
+@pytest.mark.one_engine
+@pytest.mark.parametrize("how", ["for", "with", "await"])
+async def test_what_is_written_without_async_is_told(how: str) -> None:
+    many: Any = run_many(solo(execute=square), range(3))
+    with pytest.raises(TypeError, match=r"write 'async with run_many.* 'async for outcome in"):
+        if how == "for":
+            for _ in many:
+                pass
+        elif how == "with":
+            with many:
+                pass
+        else:
+            await many
 
 
 # What is not an Exception.
@@ -833,8 +922,32 @@ async def test_keyboard_interrupt_stops_everything_and_is_raised(where: str, kin
             async for _ in outcomes:
                 pass
     assert caught.value is error
+    assert outcomes.stopped_by == (None if where == "inputs" else (3, 3))
     assert sorted(gates.cancelled) == sorted(gates.begun)
     assert set(gates.begun) <= set(gates.cleaned)
+
+
+@one_loop
+async def test_outcomes_of_runs_that_ended_before_still_come() -> None:
+    gates = Gates()
+    together = asyncio.Barrier(3)
+
+    async def execute(ctx: int) -> None:
+        if ctx == 3:
+            await gates.execute(ctx)
+        await together.wait()
+        await passes(1)
+        if ctx == 1:
+            raise SystemExit
+
+    seen = []
+    with pytest.raises(SystemExit):
+        async with run_many(solo(None, execute), range(4)) as outcomes:
+            async for outcome in outcomes:
+                seen.append(outcome.item)
+    assert sorted(seen) == [0, 2]
+    assert gates.cancelled == [3]
+    assert outcomes.stopped_by == (1, 1)
 
 
 @without_factory
@@ -856,6 +969,7 @@ async def test_nothing_begins_while_the_interrupted_run_cleans_up(how: str) -> N
         async with run_many(solo(None, execute, post), range(5), make_context=make) as outcomes:
             await anext(outcomes)
     assert caught.value is error
+    assert outcomes.stopped_by == (0, 0)
     assert trace == ["begun 0", "cleaned 0"]
 
 
@@ -903,7 +1017,7 @@ async def test_an_interrupt_that_comes_after_another_one_is_its_context() -> Non
 @pytest.mark.one_engine
 async def test_one_at_a_time_takes_outcomes() -> None:
     gates = Gates()
-    async with run_many(gates.processor, "a") as outcomes:
+    async with run_many(gates.processor, ["a"]) as outcomes:
         taking = asyncio.ensure_future(anext(outcomes))
         await until(lambda: gates.begun)
         with pytest.raises(RuntimeError, match="waits for the next outcome"):
@@ -953,7 +1067,7 @@ async def test_a_coroutine_that_is_closed_leaves_runs_to_clean_up_alone() -> Non
     gates = Gates()
 
     async def consume() -> None:
-        async with run_many(gates.processor, "ab") as outcomes:
+        async with run_many(gates.processor, list("ab")) as outcomes:
             async for _ in outcomes:
                 pass
 
@@ -976,7 +1090,7 @@ def test_the_end_of_the_loop_waits_for_cleanups(engine: Any) -> None:
     processor = solo(None, forever, post)
 
     async def consume() -> None:
-        async with run_many(processor, "abc") as outcomes:
+        async with run_many(processor, list("abc")) as outcomes:
             async for _ in outcomes:
                 pass
 
@@ -1154,7 +1268,12 @@ async def make_slowly_plain(item: int) -> int:
     ("options", "error", "message"),
     [
         ({"processor": build}, TypeError, "run_many takes a processor"),
-        ({"inputs": 3}, TypeError, "inputs must be an iterable"),
+        ({"inputs": 3}, TypeError, "inputs must be an iterable or an async iterable, got 3"),
+        ({"inputs": "abc"}, TypeError, r"inputs must be .* got 'abc'; pass \[inputs\] if this is"),
+        ({"inputs": b"a" * 99}, TypeError, r"got b'a{57}…; pass .* or list\(inputs\) for its char"),
+        ({"inputs": bytearray()}, TypeError, r"got bytearray\(b''\); pass"),
+        ({"max_concurrency": 2}, TypeError, "'max_concurrency'; did you mean 'concurrency'\\?"),
+        ({"xyz": 2}, TypeError, "no argument 'xyz'; there are 'processor', 'inputs'"),
         ({"make_context": 3}, TypeError, "make_context must be a function or None, got 3"),
         ({"pick": 3}, TypeError, "pick must be a function or None, got 3"),
         ({"pick": square}, TypeError, "pick must be a plain function"),
@@ -1177,6 +1296,11 @@ def test_bad_arguments_are_refused(
     arguments = {"processor": solo(execute=square), "inputs": [], **options}
     with pytest.raises(error, match=message):
         run_many(**arguments)
+
+
+def test_arguments_that_are_missing_are_told_by_python() -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'inputs'"):
+        run_many(solo(execute=square))  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(

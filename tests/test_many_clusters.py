@@ -195,12 +195,13 @@ def test_each_input_has_one_outcome(on: Any) -> None:
 @only("dask", "processes")
 def test_what_is_no_exception_stops_everything_and_is_raised(on: Any) -> None:
     async def scenario() -> None:
-        async with run_many(one(act), ["a", "interrupt", *range(100)], on=on) as outcomes:
-            async for _ in outcomes:
-                pass
+        with pytest.raises(Interrupt):
+            async with run_many(one(act), ["a", "interrupt", *range(100)], on=on) as outcomes:
+                async for _ in outcomes:
+                    pass
+        assert outcomes.stopped_by == (1, "interrupt")
 
-    with pytest.raises(Interrupt):
-        play(scenario)
+    play(scenario)
 
 
 @ends_and_replaces

@@ -259,8 +259,22 @@ async def test_what_is_no_exception_stops_everything_and_is_raised(
         async with run_many(one(act), ["a", "interrupt", *range(500)], on=threads) as outcomes:
             async for outcome in outcomes:
                 assert outcome.error is None
+    assert outcomes.stopped_by == (1, "interrupt")
     assert caught.value.args == ("stop",)
     assert isinstance(caught.value.__cause__, WorkerTraceback)
+
+
+@one_loop
+@pytest.mark.one_engine
+async def test_runs_that_ended_before_have_their_outcomes(threads: Executor) -> None:
+    inputs = ["error", 0, 1, "error", "interrupt", 2]
+    seen = []
+    with pytest.raises(Interrupt):
+        async with run_many(one(act), inputs, on=threads, batch_size=3) as outcomes:
+            async for outcome in outcomes:
+                seen.append(outcome.item)
+    assert outcomes.stopped_by == (4, "interrupt")  # although the first batch has ended first
+    assert seen.count("error") == 2
 
 
 @one_loop

@@ -24,14 +24,14 @@ def write(text: str, *, encoding: str | None = None) -> None:
     try:
         print(text, end="", flush=True)
     except OSError as error:
-        _discard_the_rest()
+        discard_the_rest()
         if error.errno in (EPIPE, EINVAL):  # the second on Windows
             raise SystemExit(CLOSED) from None
         print(f"python -m sdax: standard output takes no more: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _discard_the_rest() -> None:
+def discard_the_rest() -> None:
     """Keep Python from writing again at exit, which would print a traceback."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

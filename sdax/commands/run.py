@@ -16,12 +16,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, Final, NamedTuple
 
-from ..common.text import class_name, counted, one_line, shown
-from ..errors import SdaxExecutionError
+from ..common.text import class_name, counted, one_line
 from ..report import RunReport
 from .named import Processor, complain, load_function, load_processor, refuse
+from .outcomes import Earlier, Out, WriteError, described_stop, told
+from .output import CLOSED
 
 DASK: Final = "dask://"
 STANDARD_INPUT: Final = "-"
@@ -40,15 +41,18 @@ def add_to(commands: Any) -> None:
         description="Runs a processor once for each line of a file, many at a time, and writes an "
         "outcome for each as it comes. A line of the inputs is a value in JSON. A line of the "
         "outcomes is an object in JSON: 'number' is that of the line, from 1; 'value' is what was "
-        "kept, or 'error' says what has failed. The status is 1 if anything failed. Ctrl-C and "
-        "SIGTERM end the job, with the cleanup of what was under way; --resume goes on with it.",
+        "kept, or 'error' says what has failed. Ctrl-C and SIGTERM end the job, with the cleanup "
+        "of what was under way; --resume goes on with it. The status is 0 if all inputs have "
+        "succeeded, now or before, 1 if anything failed or was left out, 2 for wrong arguments, "
+        "128 and the number of a signal that ended the job, and 141 if the reader of the outcomes "
+        "has closed its pipe.",
     )
     command.add_argument("processor", metavar="MODULE:NAME", help="a processor, as a module has it")
     command.add_argument(
         "--inputs", required=True, metavar="PATH", help="a value in JSON on each line; - is stdin"
     )
     command.add_argument(
-        "--out", required=True, metavar="PATH", type=Path, help="where outcomes are written"
+        "--out", required=True, metavar="PATH", help="where outcomes are written; - is stdout"
     )
     command.add_argument(
         "--context",
@@ -65,8 +69,8 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--pick",
         metavar="MODULE:FUNCTION",
-        help="a function of the context and the report that returns the value to write; "
-        "by default these are the return values of each task's execute",
+        help="a function of the context and the report that returns the value to write, which must "
+        "be JSON; by default these are the return values of each task's execute",
     )
     command.add_argument("--concurrency", metavar="N", type=int, help="runs at a time (100)")
     command.add_argument("--batch-size", metavar="N", type=int, help="inputs sent together (50)")
@@ -75,6 +79,12 @@ def add_to(commands: Any) -> None:
     where.add_argument("--on", metavar="dask://HOST:PORT", help="run on a Dask cluster")
     command.add_argument(
         "--resume", action="store_true", help="leave out the numbers that the outcomes have"
+    )
+    command.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="with --resume: run those again whose outcome is an error; of two outcomes of a "
+        "number, the later one counts",
     )
     command.set_defaults(run=run, command="run")
 
@@ -156,17 +166,21 @@ class Inputs:
 class Job:
     """One batch job. It counts the outcomes and writes them."""
 
-    def __init__(self, args: argparse.Namespace, out: TextIO, inputs: Inputs) -> None:
+    def __init__(self, args: argparse.Namespace, out: Out, inputs: Inputs) -> None:
         self.args = args
         self.out = out
         self.inputs = inputs
         self.done = self.failed = 0
+        self.first_error: tuple[int, Any] | None = None  # the number, and what was written
+        self.stopped: BaseException | None = None  # what a function has raised
+        self.is_closed = False  # because nobody reads the outcomes
         self.signal: int | None = None  # the signal that ended it
         self.lost: str | None = None  # why there are inputs without an outcome
         self.without_worker: list[Any] = []  # outcomes of inputs whose workers have ended
         self._outcomes: Any = None
         self._task: Task[None] | None = None
         self._ends = False  # because of a signal
+        self._is_killed = False  # because of a second one: workers have ended with their inputs
         self._heard_at: float | None = None  # when the last signal came
         self._is_unheeded = False  # the event loop has not yet looked at it
 
@@ -181,8 +195,8 @@ class Job:
             stack.callback(restore)
             on = await self._where(stack)
             inputs: Any = self.inputs.from_stdin() if is_stdin else self.inputs
-            with suppress(CancelledError):
-                many = run_many(processor, inputs, on=on, observer=_progress(), **options)
+            many = run_many(processor, inputs, on=on, observer=_progress(), **options)
+            try:
                 async with many as outcomes:
                     self._outcomes = outcomes
                     async for outcome in outcomes:
@@ -190,9 +204,16 @@ class Job:
                             self.without_worker.append(outcome)
                         else:
                             self._write(outcome)
+                    self._outcomes = None
                 # The workers are still there: they have ended because of these inputs.
-                for outcome in self.without_worker:
+                for outcome in [] if self._is_killed else self.without_worker:
                     self._write(outcome)
+            except CancelledError:  # because of a signal
+                pass
+            except (Exception, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self._stop(error, many.stopped_by)
 
     async def _where(self, stack: AsyncExitStack) -> Any:
         """Return where to run."""
@@ -211,19 +232,28 @@ class Job:
             try:
                 return await stack.enter_async_context(client)
             except OSError as error:
-                refuse(self.args, f"--on: there is no Dask scheduler at {self.args.on}: {error}")
+                raise ValueError(
+                    f"--on: there is no Dask scheduler at {self.args.on}: {error}"
+                ) from None
         return None
 
     def _write(self, outcome: Any) -> None:
-        line: dict[str, Any] = {"number": outcome.item.number}
-        if outcome.error is None:
-            line["value"] = outcome.value
-        else:
-            self.failed += 1
-            line["error"] = described(outcome.error)
+        number = outcome.item.number
+        self._count(number, self.out.write(number, outcome))
+
+    def _stop(self, error: BaseException, by: tuple[int, Line] | None) -> None:
+        """Take note of what ends the job. It is the error of its input, or else a resumed job would
+        end there again."""
+        self.stopped = error
+        if by is not None:
+            number = by[1].number
+            self._count(number, self.out.write_error(number, described_stop(error)))
+
+    def _count(self, number: int, error: Any) -> None:
         self.done += 1
-        self.out.write(json.dumps(line, default=shown) + "\n")
-        self.out.flush()
+        if error is not None:
+            self.failed += 1
+            self.first_error = self.first_error or (number, error)
 
     def _catch_signals(self, loop: AbstractEventLoop) -> Callable[[], None]:
         """Catch the signals that end the job. Return a function that restores their handlers."""
@@ -255,12 +285,15 @@ class Job:
         if not self.args.workers or self._outcomes is None:
             again = "" if is_first else "still "
             complain(self.args, f"{again}waits for the cleanup of what is under way")
-            if self._task is not None:
+            if self._outcomes is not None:
+                self._outcomes.stop()
+            elif self._task is not None:
                 self._task.cancel()
         elif is_first:
             complain(self.args, "ends what has begun; a second signal ends it at once")
             self._outcomes.take_no_more()
         else:
+            self._is_killed = True
             for process in multiprocessing.active_children():
                 process.kill()
 
@@ -297,21 +330,42 @@ def run(args: argparse.Namespace) -> None:
         options["resources"] = load_function(args, args.resources, "that gives resources")
     options = {name: value for name, value in options.items() if value is not None}
     _check(args)
-    done = _done_already(args) if args.resume else set[int]()
-    job = _run_job(args, processor, options, Inputs(args, done))
+    earlier = Earlier()
+    if args.resume:
+        earlier.read(args)
+    if args.retry_failed:
+        earlier.forget_failed()
+    job = _run_job(args, processor, options, Inputs(args, earlier.done))
+    _sum_up(args, job, earlier)
+    if job.signal is not None:
+        raise SystemExit(128 + job.signal)
+    if job.is_closed:
+        raise SystemExit(CLOSED)
+    if job.failed or earlier.failed or job.inputs.bad or job.lost or job.stopped is not None:
+        raise SystemExit(1)
+
+
+def _sum_up(args: argparse.Namespace, job: Job, earlier: Earlier) -> None:
     counts = [f"{job.done - job.failed} succeeded", f"{job.failed} failed"]
     if job.inputs.bad:
         counts.append(f"{counted(job.inputs.bad, 'line')} left out")
-    if done:
-        counts.append(f"{len(done)} done before")
+    if earlier.done:
+        counts.append(f"{len(earlier.done)} done before")
+    if earlier.failed:
+        counts.append(f"{len(earlier.failed)} of them failed")
     complain(args, f"{counted(job.done, 'outcome')}: {', '.join(counts)}")
+    first_error = job.first_error or earlier.first_error
+    if first_error is not None:
+        complain(args, f"the first error: {told(*first_error)}")
+    if earlier.failed:
+        complain(args, "--retry-failed runs those again that failed before")
+    ended_by = None
     if job.signal is not None:
-        complain(
-            args, f"ended by {signal.Signals(job.signal).name}; --resume goes on with the rest"
-        )
-        raise SystemExit(128 + job.signal)
-    if job.failed or job.inputs.bad or job.lost:
-        raise SystemExit(1)
+        ended_by = signal.Signals(job.signal).name
+    elif job.stopped is not None:
+        ended_by = class_name(job.stopped)
+    if ended_by is not None:
+        complain(args, f"ended by {ended_by}; --resume goes on with the rest")
 
 
 def _run_job(
@@ -319,7 +373,7 @@ def _run_job(
 ) -> Job:
     from ..many import WorkerTraceback
 
-    with _opened(args) as out:
+    with Out(args) as out:
         job = Job(args, out, inputs)
         try:
             asyncio.run(job.run(processor, options))
@@ -327,6 +381,10 @@ def _run_job(
             if job.done:
                 raise
             refuse(args, str(error))
+        except WriteError as error:
+            job.lost = str(error)
+            job.is_closed = error.is_closed
+            complain(args, job.lost)
         except Exception as error:
             if isinstance(error.__cause__, WorkerTraceback):
                 why = f"a worker cannot run the job: {type(error).__name__}: {error}"
@@ -339,46 +397,20 @@ def _run_job(
                 complain(args, why)
         except KeyboardInterrupt:
             job.signal = job.signal or signal.SIGINT
+        except SystemExit as error:  # out of an asyncio.Task that a function has started
+            job.stopped = error
         return job
-
-
-def _opened(args: argparse.Namespace) -> TextIO:
-    path: Path = args.out
-    try:
-        # Nothing that was done is ever written over.
-        return path.open("a" if args.resume else "x", encoding="utf-8")
-    except FileExistsError:
-        refuse(args, f"--out: {path} exists; --resume goes on with it")
-    except OSError as error:
-        refuse(args, f"--out: {path} cannot be written: {error.strerror}")
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.inputs != STANDARD_INPUT and not Path(args.inputs).is_file():
         refuse(args, f"--inputs: there is no file {args.inputs}")
+    if args.retry_failed and not args.resume:
+        refuse(args, "--retry-failed: needs --resume, which goes on with the outcomes of --out")
     if args.workers is not None and args.workers < 1:
         refuse(args, f"--workers: must be at least 1, got {args.workers}")
     if args.on is not None and not args.on.startswith(DASK):
         refuse(args, f"--on: expected {DASK}HOST:PORT, got {args.on}")
-
-
-def _done_already(args: argparse.Namespace) -> set[int]:
-    """Return the numbers that the outcomes have. A last line that is not whole is cut off."""
-    done = set[int]()
-    if not args.out.exists():
-        return done
-    with args.out.open("r+b") as file:
-        whole = 0
-        for place, text in enumerate(file, 1):
-            try:
-                if not text.endswith(b"\n"):
-                    break
-                done.add(int(json.loads(text)["number"]))
-            except (ValueError, KeyError, TypeError):
-                refuse(args, f"--resume: {args.out}, line {place} has no outcome of this command")
-            whole += len(text)
-        file.truncate(whole)
-    return done
 
 
 def _progress() -> Any:
@@ -390,23 +422,6 @@ def _progress() -> Any:
 
         return ProgressDisplay()
     return None
-
-
-def described(error: Exception) -> dict[str, Any]:
-    """Return what is written of an error."""
-    written: dict[str, Any] = {"type": class_name(error), "message": one_line(str(error))}
-    if isinstance(error, SdaxExecutionError):
-        written["failures"] = [
-            {
-                "task": one_line(failure.name),
-                "phase": failure.phase,
-                "attempts": failure.attempts,
-                "type": class_name(failure.exception),
-                "message": one_line(str(failure.exception)),
-            }
-            for failure in error.failures
-        ]
-    return written
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, overload
 
-from ..common.checks import checked_limit, runs_later
-from ..common.text import shown
+from ..common.checks import checked_limit, explained, runs_later
+from ..common.text import nearest, shortened, shown
 from ..events import Observers
 from ..options import checked_observers
 from ..processor import TaskProcessor
@@ -51,6 +51,8 @@ DEFAULT_CONCURRENCY: Final = 100
 DEFAULT_BATCH_SIZE: Final = 50
 DEFAULT_AHEAD: Final = 2
 
+LONGEST: Final = 60  # characters of what is shown of a string
+
 
 class ManyOptions(TypedDict, total=False):
     """The options of `run_many` that do not change the type of its outcomes, for functions that
@@ -66,6 +68,15 @@ class ManyOptions(TypedDict, total=False):
     on: Any
     batch_size: int
     ahead: int
+
+
+def _no_such_option(_: object, named: dict[str, Any]) -> str | None:
+    names = ["processor", "inputs", "make_context", "resources", "pick"]
+    names += ManyOptions.__annotations__
+    for name in named:
+        if name not in names:
+            return f"run_many has no argument {shown(name)}{nearest(name, names)}"
+    return None
 
 
 @overload
@@ -136,6 +147,7 @@ def run_many(
 ) -> Outcomes[Item, V]: ...
 
 
+@explained(_no_such_option)
 def run_many(
     processor: TaskProcessor[Any, Any],
     inputs: Iterable[Any] | AsyncIterable[Any],
@@ -154,8 +166,9 @@ def run_many(
 
     Use it as `async with run_many(...) as outcomes`, and take the outcomes with `async for`.
 
-    - `inputs`: any iterable or async iterable. It may have no end. An input is taken when a place
-      is free. An async generator is closed when you leave the block.
+    - `inputs`: any iterable or async iterable, but not a string or bytes. It may have no end. Runs
+      begin when you ask for the first outcome. Then an input is taken when a place is free. An
+      async generator is closed when you leave the block.
     - `make_context`: a function, async or not, that makes the context of a run from an input.
       Without it the input is the context. Its run sees the context variables that it sets.
     - `pick`: a function that gets the context and the report, and returns the `outcome.value`. By
@@ -177,9 +190,10 @@ def run_many(
     A failed run is an outcome with an `error`, and stops nothing. If `make_context` or `pick`
     raises, that is the error of its input. If `inputs` raises, the `async for` raises that when all
     runs have ended. `KeyboardInterrupt`, and anything else that is not an `Exception`, cancels all
-    runs, waits for their cleanup, and is raised.
+    runs, waits for their cleanup, and is raised. `outcomes.stopped_by` is the input.
 
-    Leaving the block early cancels the active runs and waits for their cleanup.
+    Leaving the block early cancels the active runs and waits for their cleanup. Outcomes that you
+    have not taken are dropped. `outcomes.take_no_more()` ends a job and loses none.
 
     Raises `TypeError` and `ValueError` for arguments of other kinds.
 
@@ -190,6 +204,11 @@ def run_many(
         raise TypeError(f"run_many takes a processor, got {shown(processor)}; call build() first?")
     if not isinstance(inputs, (Iterable, AsyncIterable)):
         raise TypeError(f"inputs must be an iterable or an async iterable, got {shown(inputs)}")
+    if isinstance(inputs, (str, bytes, bytearray)):
+        raise TypeError(
+            f"inputs must be an iterable of inputs, got {shortened(shown(inputs), LONGEST)}; pass "
+            f"[inputs] if this is one input, or list(inputs) for its characters"
+        )
     for name, function in (
         ("make_context", make_context),
         ("pick", pick),

@@ -211,9 +211,13 @@ class BatchedOutcomes(Outcomes[Any, Any]):
         if result.outcomes is not None:
             pairs = zip(batch.members, result.outcomes, strict=True)
             for (number, item), data in pairs:
-                self._put(unpack(data, number, item))
-        elif result.fatal is not None:
-            self._stop_with(unpack_error(result.fatal))
+                if data:
+                    self._put(unpack(data, number, item))
+        if result.fatal is not None:
+            culprit = None if result.culprit is None else batch.members[result.culprit]
+            self._stop_with(unpack_error(result.fatal), culprit)
+            if self._stopped_by is None:  # another batch of its worker was faster
+                self._stopped_by = culprit
         elif result.broken is not None:
             broken = unpack_error(result.broken)
             add_note(broken, "a worker could not load the job, or enter its resources")

@@ -73,8 +73,8 @@ class Runs:
     `start` begins a run, and returns its outcome if the run has ended immediately. Otherwise `wake`
     is called when the run has ended, in the middle of a step of the engine. Then somebody calls
     `collect`, which passes the outcome to `put`. An exception that is not an `Exception` goes to
-    `stop_with`, when the run has cleaned up. That run has no outcome, and neither has a cancelled
-    run. `dropped` gets the number of the input.
+    `stop_with`, with the number of the input and the input. That run has no outcome, and neither
+    has a cancelled run. `dropped` gets the number of the input, when the run has cleaned up.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Runs:
         observer: Observers | None,
         *,
         put: Callable[[Outcome[Any, Any]], None],
-        stop_with: Callable[[BaseException], None],
+        stop_with: Callable[[BaseException, tuple[int, Any]], None],
         wake: Callable[[], None],
         is_interrupted: Callable[[], bool],
         dropped: Callable[[int], None] = lambda number: None,
@@ -136,10 +136,11 @@ class Runs:
                 del outcome
 
     def cancel(self, slots: Iterable[Slot]) -> None:
-        """Cancel runs. They clean up, and have no outcome."""
+        """Cancel runs. They clean up, and have no outcome. A run that has ended keeps its own."""
         for slot in slots:
-            slot.is_cancelled = True
-            slot.run.cancel()
+            if slot.preparing or not slot.is_over:
+                slot.is_cancelled = True
+                slot.run.cancel()
 
     def abandon(self) -> None:
         """Cancel all runs. The loop's exception handler gets their failures."""
@@ -177,7 +178,7 @@ class Runs:
             run.waiter = slot  # type: ignore[assignment]
             self.under_way[slot] = None
             if run.fatal is not None:  # it cleans up, and nothing begins meanwhile
-                self._stop_with(run.fatal)
+                self._stop_with(run.fatal, (slot.number, slot.item))
 
     def _preparation(self, slot: Slot) -> Run:
         """Return the run that makes a context: its functions may be async, and are cancelled."""
@@ -252,7 +253,7 @@ class Runs:
                 return failed(number, item, unasked)
             if is_exception(error):
                 return failed(number, item, error)  # type: ignore[arg-type]
-            self._stop_with(error)
+            self._stop_with(error, (number, item))
             self._dropped(number)
             return None
         finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from asyncio import Future, Task
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from enum import Enum
 from inspect import isasyncgen
 from types import TracebackType
-from typing import Any, Final, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, Self, TypeVar, cast
 
 from ..common.text import counted, shown_fields
 from ..engine.exceptions import chain, is_cancellation, is_exception, set_traceback, traceback_of
@@ -94,7 +95,7 @@ def make_outcome(
 
 
 class _State(Enum):
-    NEW = "is not open: it is used as 'async with run_many(...) as outcomes'"
+    NEW = "is not open: use it as 'async with run_many(...) as outcomes'"
     OPEN = "is open"
     LEFT = "is closed: its block was left"
 
@@ -136,6 +137,8 @@ class Outcomes(Generic[I_co, V_co]):
         self._stopping = False
         self._source_error: BaseException | None = None
         self._fatal: BaseException | None = None  # will be raised before anything else
+        self._stopped_by: tuple[int, Any] | None = None  # the number and the input that raised it
+        self._is_asked = False  # for an outcome
 
     def __aiter__(self) -> AsyncIterator[Outcome[I_co, V_co]]:
         return self
@@ -143,20 +146,47 @@ class Outcomes(Generic[I_co, V_co]):
     async def __anext__(self) -> Outcome[I_co, V_co]:
         """Return the next outcome.
 
-        Raises what `inputs` has raised, once all runs have ended, and at once, after their
-        cleanup, what a function has raised that is not an `Exception`.
+        Raises what `inputs` has raised, once all runs have ended. `KeyboardInterrupt`, and anything
+        else that is not an `Exception`, cancels all runs, which clean up. It is raised after the
+        outcomes of runs that had ended before.
         """
         if self._finished and self._in_a_row:
             self._in_a_row -= 1
             return self._take()
         return await self._next()
 
+    @property
+    def stopped_by(self) -> tuple[int, I_co] | None:
+        """The number and the input whose function has stopped everything, with an exception like
+        `SystemExit` that is not an `Exception`. Otherwise None.
+
+        >>> try:
+        ...     async with run_many(processor, orders) as outcomes:
+        ...         async for outcome in outcomes:
+        ...             ...
+        ... except SystemExit:
+        ...     print(f"stopped by {outcomes.stopped_by}")
+        """
+        return self._stopped_by
+
     def take_no_more(self) -> None:
         """Take no more inputs: the outcomes of those that were taken still come.
 
-        For a program that is asked to end.
+        For a program that is asked to end. Pass it to `loop.add_signal_handler`, and no outcome
+        of a run that has begun is lost.
         """
+        self._is_asked = True
         self._end_inputs()
+        self._wake()
+
+    def stop(self) -> None:
+        """Cancel the active runs, which clean up: the outcomes of those that have ended still come.
+
+        For a program that is asked to end soon. An executor finishes the batches that it has begun.
+        """
+        self._is_asked = True
+        if not self._stopping:
+            self._cancel()
         self._wake()
 
     async def __aenter__(self) -> Self:
@@ -186,10 +216,30 @@ class Outcomes(Generic[I_co, V_co]):
                 self._abandon()  # nothing can be awaited any more
             else:
                 await self._leave(exception)
+                if exception is None and not self._is_asked:
+                    warnings.warn(
+                        "run_many was left before an outcome was asked for, so no run has begun; "
+                        "write 'async for outcome in outcomes:' in its block",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
         finally:
             if self._progress is not None:
                 self._progress.end()
             del exception, traceback
+
+    if not TYPE_CHECKING:  # type checkers refuse these without help
+
+        def _refuse(self) -> NoReturn:
+            raise TypeError(
+                "run_many gives its outcomes asynchronously: write 'async with run_many(...) as "
+                "outcomes:' and in it 'async for outcome in outcomes:'"
+            )
+
+        __iter__ = __enter__ = __await__ = _refuse
+
+        def __exit__(self, *_) -> None:
+            """Make `with` get as far as `__enter__`."""
 
     # Methods of each way to run many.
 
@@ -303,11 +353,13 @@ class Outcomes(Generic[I_co, V_co]):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _stop_with(self, error: BaseException) -> None:
-        """Keep an exception that stops everything. It is raised when all runs have ended."""
+    def _stop_with(self, error: BaseException, by: tuple[int, Any] | None = None) -> None:
+        """Keep an exception that stops everything. It is raised when all runs have ended. `by` is
+        the number and the input that raised it."""
         try:
             if self._fatal is None:
                 self._fatal = error
+                self._stopped_by = by
                 if not self._stopping:
                     self._cancel()
                 self._wake()
@@ -317,6 +369,7 @@ class Outcomes(Generic[I_co, V_co]):
             del error
 
     async def _next(self) -> Outcome[I_co, V_co]:
+        self._is_asked = True
         if self._state is not _State.OPEN:
             raise RuntimeError(f"run_many {self._state.value}")
         if self._waiter is not None:
@@ -329,7 +382,8 @@ class Outcomes(Generic[I_co, V_co]):
             self._fill()
             if self._fatal is not None:
                 await self._stop()
-                self._raise_fatal()
+                if not self._finished:
+                    self._raise_fatal()
             if self._finished:
                 return self._take()
             if self._iterator is None and not self._is_fed() and not self._is_busy():

@@ -37,8 +37,9 @@ class Job(NamedTuple):
 class Result(NamedTuple):
     """The answer of a worker for a batch: the packed outcomes, or why there are none."""
 
-    outcomes: list[bytes] | None = None
+    outcomes: list[bytes] | None = None  # those that there are, if there is something fatal
     fatal: bytes | None = None  # an exception that stops everything
+    culprit: int | None = None  # the place in this batch of the input that raised it
     broken: bytes | None = None  # the job cannot run on this worker
     # If all are None, the worker was told to stop.
 
@@ -82,6 +83,7 @@ class Host:
         self._numbers = 0
         self._scheduled = False
         self._fatal: BaseException | None = None
+        self._culprit: tuple[_Batch, int] | None = None  # the input that raised it
         self._stopped = False
 
     async def run(self, items: Sequence[bytes]) -> Result:
@@ -113,7 +115,9 @@ class Host:
         finally:
             del self._batches[batch]
         if self._fatal is not None:
-            return Result(fatal=pack_error(self._fatal))
+            where, place = self._culprit or (None, None)
+            culprit = place if where is batch else None
+            return Result(batch.outcomes, pack_error(self._fatal), culprit)
         return Result() if batch.is_cancelled else Result(outcomes=batch.outcomes)
 
     async def stop(self) -> None:
@@ -218,9 +222,10 @@ class Host:
             slots = list(self._runs.under_way)
             self._runs.cancel(each for each in slots if self._where[each.number][0] is batch)
 
-    def _stop_with(self, error: BaseException) -> None:
+    def _stop_with(self, error: BaseException, by: tuple[int, Any]) -> None:
         if self._fatal is None:
             self._fatal = error
+            self._culprit = self._where[by[0]]
         self._stopped = True
         self._loop.call_soon(self._cancel_all)
 
