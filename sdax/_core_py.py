@@ -395,9 +395,10 @@ class Run(RunBase):
             asyncio.future_add_to_awaited_by(  # type: ignore[attr-defined]
                 driver.task, self.parent
             )
+        by_step = self.goes_by_step()
         self.suspended[driver] = None  # no call from here on: it is counted in, or it is not
-        if self.goes_by_step() and driver.resource is not None:
-            driver.__next__ = driver.begin  # else it has broken, and cleans up already
+        if by_step and driver.resource is not None:  # else it has broken, and cleans up already
+            driver.__next__ = driver.begin
 
     def goes_by_step(self) -> bool:
         """Return True if it matters to what is called now that its first step has suspended."""
