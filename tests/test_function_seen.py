@@ -157,6 +157,8 @@ def kept_plainly(ctx: Any) -> None:
 @pytest.mark.parametrize("timeout", [None, 60])
 async def test_a_task_that_is_done_still_shows_its_function(function: Any, timeout: Any) -> None:
     """In debug mode, asyncio says by that what has blocked the loop."""
+    if sys.version_info[:2] == (3, 12) and function is not kept_later:
+        pytest.skip("CPython 3.12.1 crashes if such a task is asked for its coroutine")
     kept: list[asyncio.Task[Any]] = []
     wrap = task_sync_func if function is kept_plainly else task_func
     await build([task("A", None, wrap(function, timeout=timeout))]).process_tasks(kept)
