@@ -21,6 +21,7 @@ import compare
 import explored
 import report
 import sdax
+import sdax.processor
 import turns
 from conftest import LOOP_KINDS
 from loopback import answering, response, serving
@@ -42,6 +43,12 @@ WORKS = [
     Work("at once", (3, 2), 0.001, concurrent=5),
     Work("failure", (1, 3), 0, phases=(PRE, POST), fails=True, repeat=2),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _engine_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contestants choose an engine for the whole process."""
+    monkeypatch.setattr(sdax.processor, "Run", sdax.processor.Run)
 
 
 @contextmanager
