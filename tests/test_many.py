@@ -34,7 +34,7 @@ from helpers import (
 )
 from sdax import RunReport, SdaxExecutionError, State, TaskCancelledError
 from sdax.events import Event, RunFinished, RunStarted
-from sdax.many import ManyOptions, Outcome, Progress, RayCluster, run_many
+from sdax.many import ManyOptions, Outcome, Outcomes, Progress, RayCluster, run_many
 
 KINDS = pytest.mark.parametrize("kind", ["plain", "async"])
 
@@ -816,18 +816,12 @@ async def test_a_run_whose_context_was_made_does_not_begin_after_the_stop() -> N
 @one_loop
 @pytest.mark.one_engine
 @KINDS
-async def test_stopped_before_the_first_there_is_no_outcome(kind: str) -> None:
+@pytest.mark.parametrize("end", [Outcomes.stop, Outcomes.take_no_more])
+async def test_ended_before_the_first_there_is_no_outcome(
+    kind: str, end: Callable[[Outcomes[Any, Any]], None]
+) -> None:
     async with run_many(solo(execute=square), given(kind, numbers())) as outcomes:
-        outcomes.stop()
-        assert [each async for each in outcomes] == []
-
-
-@one_loop
-@pytest.mark.one_engine
-@KINDS
-async def test_ended_before_the_first_there_is_no_outcome(kind: str) -> None:
-    async with run_many(solo(execute=square), given(kind, numbers())) as outcomes:
-        outcomes.take_no_more()
+        end(outcomes)
         assert [each async for each in outcomes] == []
 
 

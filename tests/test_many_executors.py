@@ -301,19 +301,19 @@ async def test_resources_are_left_at_the_end(
 
 @one_loop
 @pytest.mark.one_engine
-async def test_resources_that_cannot_be_entered_are_an_error_of_all(threads: Executor) -> None:
-    with pytest.raises(ConnectionError, match="no pool today"):
+@pytest.mark.parametrize(
+    ("resources", "kind", "message"),
+    [
+        (broken_pool, ConnectionError, "no pool today"),
+        (cancelled_pool, TaskCancelledError, "nobody asked for it"),
+    ],
+)
+async def test_resources_that_cannot_be_entered_are_an_error_of_all(
+    threads: Executor, resources: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
         await outcomes_of(
-            one(keep), range(3), make_context=with_pool, resources=broken_pool, on=threads
-        )
-
-
-@one_loop
-@pytest.mark.one_engine
-async def test_resources_whose_opening_is_cancelled_are_an_error_of_all(threads: Executor) -> None:
-    with pytest.raises(TaskCancelledError, match="nobody asked for it"):
-        await outcomes_of(
-            one(keep), range(3), make_context=with_pool, resources=cancelled_pool, on=threads
+            one(keep), range(3), make_context=with_pool, resources=resources, on=threads
         )
 
 

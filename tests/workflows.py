@@ -74,7 +74,7 @@ class Within(_Brief):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Stubborn(_Brief):
-    """Wait so many seconds for a future whose `cancel()` raises."""
+    """Wait for a future whose `cancel()` raises. It is done after these seconds."""
 
     seconds: float
 

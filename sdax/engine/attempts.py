@@ -30,6 +30,8 @@ def uniform(low: float, high: float) -> float:
     return uniform(low, high)
 
 
+CUT_OFF: Final = "cut off by cleanup_timeout"
+
 AT_ONCE: Final = -math.inf  # a deadline before any other moment
 
 # The seconds that are left of a limit, its name, and the seconds of all of it.
@@ -225,7 +227,7 @@ def limit_of(
 
 def cut_off_by(cleanup_timeout: float) -> str:
     """Return what to say of a cleanup that the limit for all cleanup cuts off."""
-    return f"cut off by cleanup_timeout: all cleanup of the run had {cleanup_timeout} s"
+    return f"{CUT_OFF}: all cleanup of the run had {cleanup_timeout} s"
 
 
 def time_left(

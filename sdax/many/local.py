@@ -14,13 +14,13 @@ from .._impl import Run
 from ..common.checks import is_async
 from ..engine.exceptions import hide_engine, is_cancellation, is_exception, set_cause, traceback_of
 from ..engine.outcome import conclude, hear_out, report_of
-from ..errors import SdaxExecutionError, TaskCancelledError
+from ..errors import SdaxExecutionError
 from ..events import Observers
 from ..limits import answer
 from ..processor import AsyncTaskProcessor, TaskProcessor, parts_of
 from ..report import RunReport
 from ..tasks import AsyncTask, TaskFunction
-from .outcome import Outcome, Outcomes, failed, make_outcome
+from .outcome import Outcome, Outcomes, failed, make_outcome, unasked_cancellation
 from .progress import Progress
 
 NO_CONTEXT: Final = object()
@@ -248,7 +248,7 @@ class Runs:
         try:
             hide_engine(error)
             if is_cancellation(error):  # which nobody asked for
-                unasked = TaskCancelledError("cancelled, although nobody asked for it")
+                unasked = unasked_cancellation()
                 set_cause(unasked, error)
                 return failed(number, item, unasked)
             if is_exception(error):

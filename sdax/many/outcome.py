@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, Sel
 from ..common.text import counted, shown_fields
 from ..engine.exceptions import chain, is_cancellation, is_exception, set_traceback, traceback_of
 from ..engine.outcome import PASS, shield
+from ..errors import TaskCancelledError
 from ..report import RunReport
 from .progress import Progress
 
@@ -75,6 +76,11 @@ def _without_calls(error: Exception, own: int) -> TracebackType | None:
             return added.tb_next
         added = added.tb_next
     return traceback
+
+
+def unasked_cancellation() -> TaskCancelledError:
+    """Return the error for what was cancelled, but not by `run_many`."""
+    return TaskCancelledError("cancelled, although nobody asked for it")
 
 
 def failed(number: int, item: Any, error: Exception) -> Outcome[Any, Any]:

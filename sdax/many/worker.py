@@ -12,10 +12,9 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ..common.text import shown
-from ..errors import TaskCancelledError
 from ..processor import TaskProcessor
 from .local import Runs, with_resources
-from .outcome import Outcome
+from .outcome import Outcome, unasked_cancellation
 from .travel import TravelError, loads, pack, pack_error
 
 V = TypeVar("V")
@@ -98,8 +97,7 @@ class Host:
             if self._stopped:
                 return Result()
             if opening.cancelled():
-                unasked = TaskCancelledError("cancelled, although nobody asked for it")
-                return Result(broken=pack_error(unasked))
+                return Result(broken=pack_error(unasked_cancellation()))
             if error := opening.exception():
                 return Result(broken=pack_error(error))
         batch = _Batch(self._loop, items)

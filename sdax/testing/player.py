@@ -37,8 +37,6 @@ ONE_FOR_ALL: Final = "one context for all would have what earlier runs left in i
 
 MOST_FAILURES: Final = 3
 
-_CUT_OFF: Final = "cut off by cleanup_timeout"  # as the engine says it
-
 # Exceptions of a function that needs something which does not exist.
 _MISSING: Final = (
     AssertionError,
@@ -388,7 +386,7 @@ def _failed_cleanups(played: Played) -> Iterator[str]:
     # A cleanup that takes all of cleanup_timeout cuts off others as well.
     others_cut_off = any(label.is_cleanup for label in labels)
     for function, error in played.failed_cleanups.items():
-        is_cut_off = isinstance(error, TimeoutError) and str(error).startswith(_CUT_OFF)
+        is_cut_off = isinstance(error, TimeoutError) and str(error).startswith(attempts.CUT_OFF)
         skipped = is_cut_off and others_cut_off
         others_cut_off |= is_cut_off
         if not (skipped or function in disturbed or function in played.may_fail):
